@@ -1,0 +1,161 @@
+"""Containers of a graph classification data set: ragged arrays on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lorap_jax.data.store import DataError
+
+
+class GraphDataset(NamedTuple):
+  """Many graphs, stored one after the other in flat arrays.
+
+  Graph i owns rows `sum(n_node[:i]) : sum(n_node[:i + 1])` of `nodes` and the
+  same ranges, counted with `n_edge`, of `senders` and `receivers`. Edge ends
+  are ids inside their own graph, from 0 to `n_node[i] - 1`.
+
+  As for every tuple, `len()` counts the fields; use `num_graphs`.
+
+  Attributes:
+    nodes: f32[sum(n_node), f] node features.
+    senders: u16[sum(n_edge)] node that sends the message of each edge.
+    receivers: u16[sum(n_edge)] node that receives it.
+    n_node: i32[g] nodes per graph.
+    n_edge: i32[g] directed edges per graph.
+    labels: i32[g] class of each graph.
+  """
+
+  nodes: np.ndarray
+  senders: np.ndarray
+  receivers: np.ndarray
+  n_node: np.ndarray
+  n_edge: np.ndarray
+  labels: np.ndarray
+
+  @property
+  def num_graphs(self) -> int:
+    """Number of graphs."""
+    return len(self.n_node)
+
+  def take(self, indices: np.ndarray | Sequence[int]) -> GraphDataset:
+    """Returns the graphs `indices`, in that order (repeats are allowed)."""
+    indices = np.asarray(indices, np.int64)
+    node_rows = _ragged_rows(self.n_node, indices)
+    edge_rows = _ragged_rows(self.n_edge, indices)
+    return GraphDataset(
+      nodes=self.nodes[node_rows],
+      senders=self.senders[edge_rows],
+      receivers=self.receivers[edge_rows],
+      n_node=self.n_node[indices],
+      n_edge=self.n_edge[indices],
+      labels=self.labels[indices],
+    )
+
+  def check(self, name: str = 'dataset') -> None:
+    """Checks that the arrays fit together.
+
+    Args:
+      name: how to call the data set in an error message.
+
+    Raises:
+      DataError: a type or a total is wrong, an edge leaves its graph, a
+        feature is not finite, a graph has no nodes or a label is negative.
+        The message names the first such graph.
+    """
+    _check_totals(self, name)
+    _check_values(self, name)
+
+
+class DataSplits(NamedTuple):
+  """Training, validation and test graphs, and where they come from.
+
+  Attributes:
+    train: graphs to fit.
+    valid: graphs to select by.
+    test: graphs to report on.
+    num_classes: number of classes; labels are 0 to `num_classes - 1`.
+    source: JSON-able record of the data: `name`, `origin`, `files`, `sha256`,
+      `counts`, `subset`, `comparable` (may results stand beside published
+      ones) and `note`.
+  """
+
+  train: GraphDataset
+  valid: GraphDataset
+  test: GraphDataset
+  num_classes: int
+  source: dict[str, Any]
+
+
+# Type and number of axes of each field.
+_TYPES = {
+  'nodes': ('float32', 2),
+  'senders': ('uint16', 1),
+  'receivers': ('uint16', 1),
+  'n_node': ('int32', 1),
+  'n_edge': ('int32', 1),
+  'labels': ('int32', 1),
+}
+
+
+def _ragged_rows(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
+  """Returns the flat rows of the ragged items `indices`, i64[sum]."""
+  starts = np.cumsum(sizes, dtype=np.int64) - sizes
+  taken = sizes[indices].astype(np.int64)
+  shifts = starts[indices] - (np.cumsum(taken) - taken)
+  return np.repeat(shifts, taken) + np.arange(taken.sum())
+
+
+def _check_totals(data: GraphDataset, name: str) -> None:
+  for field, (dtype, ndim) in _TYPES.items():
+    array = getattr(data, field)
+    if array.dtype != dtype or array.ndim != ndim:
+      raise DataError(
+        f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
+        f'{dtype} with {ndim}.'
+      )
+  for field in ('n_edge', 'labels'):
+    if len(getattr(data, field)) != data.num_graphs:
+      raise DataError(
+        f'{name}: {field} has {len(getattr(data, field))} entries for '
+        f'{data.num_graphs} graphs.'
+      )
+  _raise_at(data.n_node < 1, name, 'has no nodes')
+  _raise_at(data.n_edge < 0, name, 'has a negative number of edges')
+  for field, counts in (
+    ('nodes', data.n_node),
+    ('senders', data.n_edge),
+    ('receivers', data.n_edge),
+  ):
+    total = int(counts.sum(dtype=np.int64))
+    if len(getattr(data, field)) != total:
+      raise DataError(
+        f'{name}: {field} has {len(getattr(data, field))} rows, the counts '
+        f'of the {data.num_graphs} graphs add up to {total}.'
+      )
+
+
+def _check_values(data: GraphDataset, name: str) -> None:
+  _raise_at(data.labels < 0, name, 'has a negative label')
+  not_finite = np.any(~np.isfinite(data.nodes), axis=1)
+  node_graph = np.repeat(np.arange(data.num_graphs), data.n_node)
+  edge_graph = np.repeat(np.arange(data.num_graphs), data.n_edge)
+  _raise_at(not_finite, name, 'has a feature that is not finite', node_graph)
+  for field in ('senders', 'receivers'):
+    outside = getattr(data, field) >= data.n_node[edge_graph]
+    _raise_at(
+      outside, name, f'has an edge whose {field} id is outside', edge_graph
+    )
+
+
+def _raise_at(
+  bad: np.ndarray, name: str, what: str, graph: np.ndarray | None = None
+) -> None:
+  """Raises for the graph of the first True in `bad`, if there is one."""
+  if bad.any():
+    first = int(np.argmax(bad))
+    raise DataError(
+      f'{name}: graph {first if graph is None else graph[first]} {what}.'
+    )

@@ -1,0 +1,172 @@
+"""From a data set to padded batches on the device.
+
+The order of an epoch depends on (seed, epoch) alone, so that a resumed run
+needs no more than its position.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from lorap_jax.data.dataset import GraphDataset
+from lorap_jax.graphs import batching
+
+_DONE = object()
+_QUEUE_SIZE = 4  # Batches ready ahead of the step.
+
+
+class Loader:
+  """Cuts a data set into padded batches of one static shape.
+
+  Attributes:
+    data: the graphs.
+    budget: the static shape.
+    layout: attach memory layouts to the batches.
+  """
+
+  def __init__(
+    self, data: GraphDataset, budget: batching.Budget, *, layout: bool
+  ):
+    self.data = data
+    self.budget = budget
+    self.layout = layout
+    self._node_start = np.concatenate([[0], np.cumsum(data.n_node)])
+    self._edge_start = np.concatenate([[0], np.cumsum(data.n_edge)])
+
+  def shuffled(self, seed: int, epoch: int) -> list[np.ndarray]:
+    """Graph numbers of each batch of a training epoch.
+
+    Args:
+      seed: of the run.
+      epoch: from 0.
+
+    Returns:
+      One array per batch; every graph appears once.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    return self._plan(rng.permutation(self.data.num_graphs))
+
+  def ordered(self) -> list[np.ndarray]:
+    """Graph numbers of each batch in the order of the data set."""
+    return self._plan(np.arange(self.data.num_graphs))
+
+  def _plan(self, order: np.ndarray) -> list[np.ndarray]:
+    return list(
+      batching.plan_batches(
+        order, self.data.n_node, self.data.n_edge, self.budget
+      )
+    )
+
+  def batch(self, indices: np.ndarray) -> batching.Batch:
+    """The padded batch of these graphs, on the host.
+
+    Args:
+      indices: graph numbers that fit the budget.
+
+    Returns:
+      numpy arrays.
+    """
+    data = self.data
+    n_node, n_edge = data.n_node[indices], data.n_edge[indices]
+    nodes = _rows(self._node_start[indices], n_node)
+    edges = _rows(self._edge_start[indices], n_edge)
+    offset = np.repeat(np.cumsum(n_node) - n_node, n_edge)
+    return batching.pad_batch(
+      data.nodes[nodes],
+      data.senders[edges] + offset,
+      data.receivers[edges] + offset,
+      n_node,
+      n_edge,
+      data.labels[indices],
+      self.budget,
+      layout=self.layout,
+    )
+
+  def stream(self, plan: list[np.ndarray]) -> Iterator[batching.Batch]:
+    """Device batches, built ahead of their use on another thread.
+
+    Args:
+      plan: graph numbers of each batch.
+
+    Yields:
+      Batches of device arrays.
+    """
+    ready: queue.Queue = queue.Queue(_QUEUE_SIZE)
+    stop = threading.Event()
+
+    def put(item) -> bool:
+      while not stop.is_set():
+        try:
+          ready.put(item, timeout=0.1)
+        except queue.Full:
+          continue
+        return True
+      return False
+
+    def build():
+      try:
+        for indices in plan:
+          if not put(jax.device_put(self.batch(indices))):
+            return
+        put(_DONE)
+      except Exception as error:  # Raised again on the consumer's thread.
+        put(error)
+
+    worker = threading.Thread(target=build, daemon=True)
+    worker.start()
+    try:
+      while (item := ready.get()) is not _DONE:
+        if isinstance(item, Exception):
+          raise item
+        yield item
+    finally:
+      stop.set()
+      worker.join()
+
+
+def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """The concatenation of arange(start, start + count)."""
+  shift = starts - (np.cumsum(counts) - counts)
+  return np.arange(counts.sum()) + np.repeat(shift, counts)
+
+
+def max_out_degree(*datasets: GraphDataset) -> int:
+  """The most edges that any node of these data sets sends.
+
+  Args:
+    *datasets: graphs.
+
+  Returns:
+    The degree, 0 without edges.
+  """
+  most = 0
+  for data in datasets:
+    starts = np.cumsum(data.n_node) - data.n_node
+    sender = data.senders + np.repeat(starts, data.n_edge)
+    if sender.size:
+      most = max(most, int(np.bincount(sender).max()))
+  return most
+
+
+def joint_budget(
+  datasets: tuple[GraphDataset, ...], *, batch_size: int
+) -> batching.Budget:
+  """One budget for several splits, so that they share compiled programs.
+
+  Args:
+    datasets: the splits.
+    batch_size: graphs per batch.
+
+  Returns:
+    See `batching.choose_budget`.
+  """
+  join = lambda field: np.concatenate([getattr(d, field) for d in datasets])
+  return batching.choose_budget(
+    join('n_node'),
+    join('n_edge'),
+    batch_size=batch_size,
+    max_out_degree=max_out_degree(*datasets),
+  )

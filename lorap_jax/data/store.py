@@ -1,0 +1,298 @@
+"""The one place that downloads, checks, caches and opens data files.
+
+Nothing is trusted: a download counts only if the SHA-256 of its decompressed
+content is the pinned one, and a cache file carries the digest of what it holds.
+No file is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import urllib.request
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from lorap_jax.data import progress
+
+_TIMEOUT_S = 5.0
+_CHUNK = 1 << 16
+_META = '__meta__'
+_DIGEST = '__sha256__'
+PathLike = str | os.PathLike[str]
+
+
+class DataError(ValueError):
+  """Data is missing, damaged or not what it should be."""
+
+
+def cache_dir() -> pathlib.Path:
+  """Returns the folder of everything that can be made again.
+
+  It is $LORAP_JAX_CACHE, else $XDG_CACHE_HOME/lorap_jax, else
+  ~/.cache/lorap_jax. The folder may not exist yet.
+  """
+  if own := os.environ.get('LORAP_JAX_CACHE'):
+    return pathlib.Path(own).expanduser()
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(base).expanduser() / 'lorap_jax'
+
+
+def content_digest(content: bytes | memoryview) -> str:
+  """Returns the SHA-256 of `content` in hexadecimal."""
+  return hashlib.sha256(content).hexdigest()
+
+
+def check_content(content: bytes, name: str, *, sha256: str, size: int) -> None:
+  """Checks decompressed file content against its pinned size and digest.
+
+  Raises:
+    DataError: names `name`, what was expected and what was found.
+  """
+  if content[:512].lstrip()[:1] == b'<':
+    raise DataError(f'{name}: this is a web page, not the data file.')
+  if len(content) != size:
+    raise DataError(
+      f'{name}: expected {size} bytes (decompressed), found {len(content)}.'
+    )
+  if (found := content_digest(content)) != sha256:
+    raise DataError(f'{name}: expected SHA-256 {sha256}, found {found}.')
+
+
+def gunzip(content: bytes, name: str, *, max_size: int) -> bytes:
+  """Decompresses gzip content; other content is returned as it is.
+
+  At most `max_size + 1` bytes are produced, so that a hostile file cannot fill
+  the memory and an over-long one is still seen to be over-long.
+
+  Raises:
+    DataError: the gzip stream is damaged or ends early.
+  """
+  if content[:2] != b'\x1f\x8b':
+    return content
+  decoder = zlib.decompressobj(wbits=31)
+  try:
+    plain = decoder.decompress(content, max_size + 1)
+  except zlib.error as error:
+    raise DataError(f'{name}: damaged gzip file ({error}).') from error
+  if not decoder.eof and len(plain) <= max_size:
+    raise DataError(f'{name}: truncated gzip file.')
+  return plain
+
+
+def read_file(path: PathLike, *, max_size: int) -> bytes:
+  """Returns a file's content, decompressed if it is gzip.
+
+  Raises:
+    DataError: the file cannot be read or its gzip stream is damaged.
+  """
+  try:
+    content = pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read ({error.strerror}).') from error
+  return gunzip(content, str(path), max_size=max_size)
+
+
+def download(
+  urls: Sequence[str], path: PathLike, *, sha256: str, size: int
+) -> pathlib.Path:
+  """Makes sure that a verified file lies at `path`.
+
+  A file that is there already and has the right digest is left alone. Else the
+  mirrors are tried in order, and the decompressed content of the first good
+  answer is moved into place in one step. Parallel callers wait for each other.
+
+  Args:
+    urls: mirrors of one file, compressed with gzip or not.
+    path: where the decompressed file goes.
+    sha256: digest of the decompressed content.
+    size: number of bytes of the decompressed content.
+
+  Raises:
+    DataError: no mirror gave the file; says why, and what to put where.
+  """
+  path = pathlib.Path(path)
+  if _is_intact(path, sha256, size):
+    return path
+  failures = []
+  with lock(path):
+    if _is_intact(path, sha256, size):  # Another process was faster.
+      return path
+    if path.exists():
+      logging.warning('%s is damaged and is downloaded again.', path)
+    for url in urls:
+      try:
+        content = gunzip(_fetch(url, size), url, max_size=size)
+        check_content(content, url, sha256=sha256, size=size)
+      except DataError as error:
+        failures.append(str(error))
+      else:
+        with atomic_file(path) as part:
+          part.write_bytes(content)
+        return path
+  raise DataError(
+    f'{path.name} could not be downloaded: {" | ".join(failures)} Remedy: put '
+    f'the file with SHA-256 {sha256} (decompressed, {size} bytes) at {path}.'
+  )
+
+
+def _is_intact(path: pathlib.Path, sha256: str, size: int) -> bool:
+  try:
+    check_content(path.read_bytes(), str(path), sha256=sha256, size=size)
+  except (OSError, DataError):
+    return False
+  return True
+
+
+def _fetch(url: str, size: int) -> bytes:
+  """Returns the body behind `url`, at most a little over `size` bytes."""
+  body = bytearray()
+  try:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
+      expected = int(response.headers.get('Content-Length') or 0)
+      name = url.rsplit('/', 1)[-1]
+      with progress.track(f'Downloading {name}', expected) as advance:
+        while len(body) <= size + _CHUNK and (chunk := response.read(_CHUNK)):
+          body += chunk
+          advance(len(chunk))
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    raise DataError(f'{url}: {error}.') from error
+  if len(body) < min(expected, size + _CHUNK):
+    raise DataError(
+      f'{url}: connection ended after {len(body)} of {expected} bytes.'
+    )
+  return bytes(body)
+
+
+@contextlib.contextmanager
+def lock(path: PathLike) -> Iterator[None]:
+  """Holds the exclusive lock of `path` across processes (POSIX flock).
+
+  The lock is on a file beside `path` that the holder removes in the end. The
+  empty file of a killed holder is not locked and does not matter.
+
+  Raises:
+    DataError: the folder cannot be written.
+  """
+  guard = pathlib.Path(f'{os.fspath(path)}.lock')
+  handle = _acquire(guard)
+  try:
+    yield
+  finally:
+    guard.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _acquire(guard: pathlib.Path) -> int:
+  while True:
+    try:
+      guard.parent.mkdir(parents=True, exist_ok=True)
+      handle = os.open(guard, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+      raise DataError(
+        f'{guard.parent}: cannot be written ({error.strerror}); point '
+        'LORAP_JAX_CACHE to a folder that can.'
+      ) from error
+    try:
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        logging.info('Waiting for another process that makes %s', guard.stem)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+      # The holder before us removed the file: the lock we got guards nothing.
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), os.stat(guard)):
+          return handle
+    except BaseException:
+      os.close(handle)
+      raise
+    os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
+  """Yields a path to write to, moved to `path` only if the block succeeds.
+
+  Processes that may write the same file do it under `lock(path)`; what a killed
+  one left is then overwritten by the next.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  try:
+    yield part
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def read_npz(path: PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays of an npz file; pickled ones are refused.
+
+  Raises:
+    DataError: the file is missing, damaged or holds pickles.
+  """
+  try:
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
+      return {name: npz[name] for name in npz.files}
+  except FileNotFoundError as error:
+    raise DataError(f'{path}: no such file.') from error
+  except Exception as error:  # Damage shows in a dozen types of exception.
+    raise DataError(f'{path}: not a sound npz file ({error}).') from error
+
+
+def save_arrays(
+  path: PathLike,
+  arrays: Mapping[str, np.ndarray],
+  meta: Mapping[str, Any],
+) -> None:
+  """Writes arrays and a JSON-able record to one self-verifying npz file."""
+  meta_text = json.dumps(meta, sort_keys=True)
+  digest = _arrays_digest(arrays, meta_text)
+  with atomic_file(path) as part, open(part, 'wb') as file:
+    np.savez(
+      file,
+      allow_pickle=False,
+      **arrays,
+      **{_META: np.array(meta_text), _DIGEST: np.array(digest)},
+    )
+
+
+def load_arrays(
+  path: PathLike,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Reads what `save_arrays` wrote, and proves that it is unchanged.
+
+  Returns:
+    The arrays by name, and the record.
+
+  Raises:
+    DataError: the file is missing, is not such a file, or was changed.
+  """
+  arrays = read_npz(path)
+  if not {_META, _DIGEST} <= arrays.keys():
+    raise DataError(f'{path}: not a cache file of this library.')
+  meta_text, expected = str(arrays.pop(_META)), str(arrays.pop(_DIGEST))
+  if (found := _arrays_digest(arrays, meta_text)) != expected:
+    raise DataError(
+      f'{path}: damaged cache file, expected digest {expected}, found {found}.'
+    )
+  return arrays, json.loads(meta_text)
+
+
+def _arrays_digest(arrays: Mapping[str, np.ndarray], meta_text: str) -> str:
+  digest = hashlib.sha256(meta_text.encode())
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    digest.update(f'\n{name} {array.dtype.str} {array.shape}\n'.encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()

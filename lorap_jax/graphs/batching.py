@@ -1,0 +1,237 @@
+"""Padded batches of a static shape, so that one compilation serves a run."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jraph
+import numpy as np
+
+from lorap_jax._typing import Array
+from lorap_jax.graphs.aggregate import Csr, Layout, make_layout
+
+
+class Budget(NamedTuple):
+  """The static shape of every batch, padding included.
+
+  Attributes:
+    num_nodes: n; at least one node is padding.
+    num_edges: e.
+    num_graphs: g; at least one graph is padding.
+    max_out_degree: bound on the edges a node sends, for the layout.
+  """
+
+  num_nodes: int
+  num_edges: int
+  num_graphs: int
+  max_out_degree: int
+
+
+class Batch(NamedTuple):
+  """A padded batch.
+
+  Attributes:
+    graph: jraph.GraphsTuple with nodes [n, f] and int32 indices, padded as by
+      `jraph.pad_with_graphs`; edges are sorted by receiver.
+    labels: int32 [g], 0 for padding graphs.
+    layout: of the graph, or None where segment_sum serves.
+  """
+
+  graph: jraph.GraphsTuple
+  labels: Array
+  layout: Layout | None
+
+
+def choose_budget(
+  n_node: np.ndarray,
+  n_edge: np.ndarray,
+  *,
+  batch_size: int,
+  max_out_degree: int,
+) -> Budget:
+  """A budget that nearly every batch of batch_size graphs fills and fits.
+
+  Nodes: 4 standard deviations above the mean of a random batch, at least the
+  largest graph, at most the batch_size largest, plus one for padding, rounded
+  up to 64; edges likewise. Batches that would not fit take fewer graphs.
+
+  Args:
+    n_node: nodes of each graph of the data set.
+    n_edge: edges of each graph.
+    batch_size: graphs per batch.
+    max_out_degree: bound on the edges a node sends.
+
+  Returns:
+    The budget.
+
+  Raises:
+    ValueError: batch_size below 1, or no graphs.
+  """
+  if batch_size < 1:
+    raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
+  if n_node.size == 0:
+    raise ValueError('no graphs to choose a budget for: the split is empty')
+
+  def bound(sizes):
+    spread = 4 * math.sqrt(batch_size) * float(sizes.std())
+    usual = batch_size * float(sizes.mean()) + spread
+    most = np.sort(sizes)[-batch_size:].sum()
+    needed = max(int(sizes.max()), min(math.ceil(usual), int(most)))
+    return 64 * math.ceil((needed + 1) / 64)
+
+  return Budget(bound(n_node), bound(n_edge), batch_size + 1, max_out_degree)
+
+
+def plan_batches(
+  order: np.ndarray, n_node: np.ndarray, n_edge: np.ndarray, budget: Budget
+) -> Iterator[np.ndarray]:
+  """Cuts an order of graphs into batches that fit the budget.
+
+  Args:
+    order: graph numbers in the order of training.
+    n_node: nodes of every graph, indexed by graph number.
+    n_edge: edges of every graph.
+    budget: from `choose_budget`.
+
+  Yields:
+    Consecutive pieces of `order`.
+
+  Raises:
+    ValueError: a graph larger than the budget, by its number and size.
+  """
+  for sizes, limit, what in (
+    (n_node, budget.num_nodes - 1, 'nodes'),
+    (n_edge, budget.num_edges, 'edges'),
+  ):
+    large = order[sizes[order] > limit]
+    if large.size:
+      raise ValueError(
+        f'graph {large[0]} has {sizes[large[0]]} {what}, more than the '
+        f'{limit} of the batch budget; raise the budget or drop the graph'
+      )
+  start = nodes = edges = 0
+  for stop, graph in enumerate(order):
+    nodes += n_node[graph]
+    edges += n_edge[graph]
+    full = (
+      nodes > budget.num_nodes - 1
+      or edges > budget.num_edges
+      or stop - start >= budget.num_graphs - 1
+    )
+    if full:
+      yield order[start:stop]
+      start, nodes, edges = stop, n_node[graph], n_edge[graph]
+  if start < len(order):
+    yield order[start:]
+
+
+def batch_graphs(
+  graphs: list[jraph.GraphsTuple],
+  labels: np.ndarray,
+  budget: Budget,
+  *,
+  layout: bool = True,
+) -> Batch:
+  """Batches and pads single graphs.
+
+  Args:
+    graphs: each with n_node [1] and nodes [n_i, f].
+    labels: int [len(graphs)].
+    budget: the static shape.
+    layout: False leaves the layout out.
+
+  Returns:
+    A batch of numpy arrays.
+
+  Raises:
+    ValueError: the graphs do not fit the budget.
+  """
+  joined = jraph.batch_np(graphs)
+  return pad_batch(
+    joined.nodes,
+    joined.senders,
+    joined.receivers,
+    joined.n_node,
+    joined.n_edge,
+    labels,
+    budget,
+    layout=layout,
+  )
+
+
+def pad_batch(
+  nodes: np.ndarray,
+  senders: np.ndarray,
+  receivers: np.ndarray,
+  n_node: np.ndarray,
+  n_edge: np.ndarray,
+  labels: np.ndarray,
+  budget: Budget,
+  *,
+  layout: bool = True,
+) -> Batch:
+  """Pads the arrays of a batch to the budget.
+
+  Args:
+    nodes: [sum n, f].
+    senders: batch-wide node numbers [sum e].
+    receivers: batch-wide node numbers [sum e].
+    n_node: [graphs].
+    n_edge: [graphs].
+    labels: int [graphs].
+    budget: the static shape.
+    layout: False leaves the layout out.
+
+  Returns:
+    A batch of numpy arrays, its edges sorted by receiver.
+
+  Raises:
+    ValueError: the graphs do not fit the budget.
+  """
+  free = (
+    budget.num_nodes - len(nodes),
+    budget.num_edges - len(senders),
+    budget.num_graphs - len(n_node),
+  )
+  if free[0] < 1 or free[1] < 0 or free[2] < 1:
+    raise ValueError(
+      f'{len(n_node)} graphs with {len(nodes)} nodes and {len(senders)} edges '
+      f'do not fit the budget {budget}, which keeps one node and one graph '
+      'for padding; use fewer graphs or a larger budget'
+    )
+  lay = make_layout(
+    senders,
+    receivers,
+    budget.num_nodes,
+    max_out_degree=budget.max_out_degree,
+  )
+  degree = np.diff(lay.incoming.indptr)
+  senders, receivers = lay.incoming.indices, np.repeat(
+    np.arange(budget.num_nodes, dtype=np.int32), degree
+  )
+  pad = lambda a, count, value=0: np.concatenate(
+    [a, np.full((count, *a.shape[1:]), value, a.dtype)]
+  )
+  sizes = lambda a, first: pad(
+    np.append(a, first).astype(np.int32), free[2] - 1
+  )
+  first_padding = len(nodes)
+  graph = jraph.GraphsTuple(
+    nodes=pad(nodes.astype(np.float32), free[0]),
+    edges=None,
+    senders=pad(senders, free[1], first_padding),
+    receivers=pad(receivers, free[1], first_padding),
+    n_node=sizes(n_node, free[0]),
+    n_edge=sizes(n_edge, free[1]),
+    globals=None,
+  )
+  fixed = lambda side: (
+    side._replace(indices=pad(side.indices, free[1]))
+    if isinstance(side, Csr)
+    else side
+  )
+  return Batch(
+    graph,
+    pad(labels.astype(np.int32), free[2]),
+    Layout(*map(fixed, lay)) if layout else None,
+  )

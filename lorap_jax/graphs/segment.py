@@ -1,0 +1,86 @@
+"""Masks, degrees and pooling of padded jraph batches.
+
+Padding follows `jraph.pad_with_graphs`: the first padding graph owns all
+padding nodes and edges, further padding graphs are empty.
+"""
+
+import jax
+import jax.numpy as jnp
+import jraph
+
+from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax.graphs.aggregate import Csr, Table, gather_sum
+
+
+def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'n']:
+  """True for real nodes of a batch that has padding."""
+  return jraph.get_node_padding_mask(graph)
+
+
+def graph_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'g']:
+  """True for real graphs of a batch that has padding."""
+  return jraph.get_graph_padding_mask(graph)
+
+
+def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
+  """The graph that each node belongs to.
+
+  Args:
+    graph: a batch.
+    num_nodes: n, padding included (static).
+
+  Returns:
+    int32 [n].
+  """
+  num_graphs = graph.n_node.shape[0]
+  return jnp.repeat(
+    jnp.arange(num_graphs, dtype=jnp.int32),
+    graph.n_node,
+    total_repeat_length=num_nodes,
+  )
+
+
+def in_degree(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
+  """Edges that each node receives; padding edges count at padding nodes.
+
+  Args:
+    graph: a batch.
+    num_nodes: n, padding included (static).
+
+  Returns:
+    int32 [n].
+  """
+  ones = jnp.ones(graph.receivers.shape, jnp.int32)
+  return jax.ops.segment_sum(ones, graph.receivers, num_nodes)
+
+
+def mean_pool(
+  x: Float[Array, 'n f'], graph: jraph.GraphsTuple
+) -> Float[Array, 'g f']:
+  """Mean over the nodes of each graph, in float32.
+
+  z_g = 1/max(n_g, 1) sum over the nodes i of graph g of x_i. The sum runs
+  over contiguous rows, as a CSR product whose transpose is a gather.
+
+  Args:
+    x: node features [n, f].
+    graph: a batch; padding nodes enter the padding graph only.
+
+  Returns:
+    [g, f]; 0 for graphs without nodes.
+  """
+  num_nodes = x.shape[0]
+  ends = jnp.cumsum(graph.n_node, dtype=jnp.int32)
+  indptr = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
+  nodes = Csr(indptr, jnp.arange(num_nodes, dtype=jnp.int32))
+  owner = Table(node_graph_idx(graph, num_nodes)[:, None])
+  if jax.default_backend() == 'cpu':
+    total = gather_sum(x, nodes, owner)
+  else:
+    total = jax.ops.segment_sum(
+      x,
+      owner.indices[:, 0],
+      graph.n_node.shape[0],
+      indices_are_sorted=True,
+    )
+  return total / jnp.maximum(graph.n_node, 1)[:, None].astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Linen modules over the pure functions."""

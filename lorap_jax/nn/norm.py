@@ -1,0 +1,22 @@
+"""Batch norm that leaves padding out."""
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Bool, Float
+
+
+class MaskedBatchNorm(nn.Module):
+  """Batch norm over the real rows: torch's momentum .1 and epsilon 1e-5.
+
+  Flax's `nn.BatchNorm` with a mask. Variances are biased, also in the running
+  average, where torch stores the unbiased one.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n f'], *, mask: Bool[Array, 'n 1'], train: bool
+  ) -> Float[Array, 'n f']:
+    """Normalises the columns of x over the rows with mask True."""
+    return nn.BatchNorm(
+      use_running_average=not train, momentum=0.9, epsilon=1e-5, name='bn'
+    )(x, mask=mask)

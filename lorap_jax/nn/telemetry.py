@@ -1,0 +1,154 @@
+"""What a forward pass reports about its bits and its cost.
+
+Layers and quantizers `sow` these records into the collection `telemetry`.
+jit removes them from a program that does not read them. `training/accounting`
+turns them into average bits, bytes and bit operations.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lorap_jax._typing import Array
+
+COLLECTION = 'telemetry'
+FULL_BITS = 32.0
+
+
+class Quantized(NamedTuple):
+  """A tensor on its way to a product, with the width it is stored in.
+
+  Attributes:
+    values: [n, f], on the grid of its quantizer.
+    bits: bits per element, [n, 1] or a scalar; 32 for full precision.
+  """
+
+  values: Array
+  bits: Array | float = FULL_BITS
+
+
+class FeatureReport(NamedTuple):
+  """One feature tensor [n, f] at one quantization point.
+
+  Attributes:
+    bits: stored bits per element of each row [n].
+    error: sum of squared quantization errors of each row [n].
+    energy: sum of squares of each row before quantization [n].
+    mask: True for real rows [n].
+    width: f.
+    row_metadata_bits: bits that each row needs beside its codes.
+    table_bytes: bytes that the quantizer's own parameters take.
+  """
+
+  bits: Array
+  error: Array
+  energy: Array
+  mask: Array
+  width: Array
+  row_metadata_bits: Array
+  table_bytes: Array
+
+
+class ProductReport(NamedTuple):
+  """One matrix product, over the real rows of the batch.
+
+  Attributes:
+    macs: multiply-accumulates.
+    bit_ops: macs times the bits of both operands.
+  """
+
+  macs: Array
+  bit_ops: Array
+
+
+class SumReport(NamedTuple):
+  """One sum over neighbours, over the real edges of the batch.
+
+  Attributes:
+    additions: of single numbers.
+    bit_ops: additions times the bits of the summand.
+  """
+
+  additions: Array
+  bit_ops: Array
+
+
+class WeightReport(NamedTuple):
+  """One weight matrix.
+
+  Attributes:
+    elements: number of entries.
+    bits: bits per entry.
+    metadata_bytes: scales, and biases in full precision.
+  """
+
+  elements: Array
+  bits: Array
+  metadata_bytes: Array
+
+
+class SideReport(NamedTuple):
+  """A full-precision path beside a quantized tensor.
+
+  Attributes:
+    row_bits: bits of each real row that the path has to carry.
+    mask: True for real rows [n].
+  """
+
+  row_bits: Array
+  mask: Array
+
+
+def report_feature(
+  module: nn.Module,
+  x: Array,
+  y: Array,
+  bits: Array,
+  mask: Array,
+  *,
+  row_metadata_bits: float,
+  table_bytes: float,
+) -> None:
+  """Sows the report of a feature tensor x stored as y.
+
+  Args:
+    module: the quantizer.
+    x: [n, f] before quantization.
+    y: [n, f] after it.
+    bits: stored bits, broadcast to [n].
+    mask: [n, 1].
+    row_metadata_bits: see FeatureReport.
+    table_bytes: see FeatureReport.
+  """
+  rows = x.shape[0]
+  report = FeatureReport(
+    bits=jnp.broadcast_to(bits, (rows,)),
+    error=jnp.sum((y - x) ** 2, axis=1),
+    energy=jnp.sum(x**2, axis=1),
+    mask=mask[:, 0],
+    width=jnp.float32(x.shape[1]),
+    row_metadata_bits=jnp.float32(row_metadata_bits),
+    table_bytes=jnp.float32(table_bytes),
+  )
+  module.sow(COLLECTION, 'feature', report)
+
+
+def report_product(
+  module: nn.Module, operand: Quantized, weight_bits: float, mask, macs: int
+) -> None:
+  """Sows a product of `macs` multiply-accumulates per row.
+
+  Args:
+    module: the layer.
+    operand: the left operand [n, f].
+    weight_bits: bits of the right operand, a scalar.
+    mask: [n, 1].
+    macs: multiply-accumulates per row.
+  """
+  bits = jnp.broadcast_to(jnp.asarray(operand.bits, jnp.float32), mask.shape)
+  report = ProductReport(
+    macs=macs * jnp.sum(mask, dtype=jnp.float32),
+    bit_ops=macs * weight_bits * jnp.sum(bits * mask),
+  )
+  module.sow(COLLECTION, 'product', report)

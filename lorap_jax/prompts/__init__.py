@@ -1,0 +1,20 @@
+"""Graph prompts as pure functions."""
+
+from lorap_jax.prompts.gpf import add_gpf, add_gpf_plus
+from lorap_jax.prompts.lorap import (
+  LoRAPParams,
+  init_lorap,
+  lorap_prompt,
+  num_lorap_params,
+  quantize_prompt,
+)
+
+__all__ = [
+  'LoRAPParams',
+  'add_gpf',
+  'add_gpf_plus',
+  'init_lorap',
+  'lorap_prompt',
+  'num_lorap_params',
+  'quantize_prompt',
+]

@@ -1,0 +1,43 @@
+"""Prompts on node features: GPF and GPF-plus.
+
+References:
+  Fang, Zhang, Yang, Wang, Chen: Universal Prompt Tuning for Graph Neural
+  Networks, NeurIPS 2023, arXiv 2209.15240, equations 6 and 8.
+"""
+
+import jax
+
+from lorap_jax._typing import Array, Float
+
+
+def add_gpf(x: Float[Array, 'n f'], prompt: Float[Array, 'f']) -> Array:
+  """One vector for every node: x_i + p.
+
+  Args:
+    x: node features [n, f].
+    prompt: p [f].
+
+  Returns:
+    Prompted features [n, f].
+  """
+  return x + prompt[None, :]
+
+
+def add_gpf_plus(
+  x: Float[Array, 'n f'],
+  basis: Float[Array, 'k f'],
+  kernel: Float[Array, 'f k'],
+  bias: Float[Array, 'k'],
+) -> Array:
+  """A mixture of k vectors for each node: x_i + softmax(x_i W + c) P.
+
+  Args:
+    x: node features [n, f].
+    basis: P [k, f].
+    kernel: W [f, k].
+    bias: c [k].
+
+  Returns:
+    Prompted features [n, f].
+  """
+  return x + jax.nn.softmax(x @ kernel + bias[None, :], axis=-1) @ basis

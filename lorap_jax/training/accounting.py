@@ -1,0 +1,183 @@
+"""Average bits, bytes and bit operations from the telemetry of a model.
+
+Definitions, for features entering a product (`input` and `aggregate` points):
+
+* usage-weighted: sum of bits over all elements of all real rows, divided by
+  their number. The number to compare hardware by.
+* unweighted: mean over quantizers of the mean over rows.
+* published: A2Q's print-out, see `quantization.a2q_groups`.
+
+Non-negative data is counted with its unsigned bits, one less than the signed
+formula uses. Bit operations follow the product rule: multiply-accumulates
+times the bits of both operands; a neighbour sum has no second operand and is
+listed apart. Batch norms, activations and pooling are not counted.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lorap_jax import graphs
+from lorap_jax._typing import Array, PyTree
+from lorap_jax.nn import telemetry
+
+MAX_DEGREE = 64  # In-degrees from here on share the last bin.
+_PRODUCT_POINTS = ('input', 'aggregate')
+
+
+def reports(tree: PyTree, kind: type) -> dict[str, Any]:
+  """All records of one kind, by the path of the module that sowed them.
+
+  Args:
+    tree: the `telemetry` collection.
+    kind: one of the record types of `nn.telemetry`.
+
+  Returns:
+    Path such as `conv_0/aggregate` to record.
+  """
+  is_record = lambda leaf: isinstance(leaf, kind)
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_record)
+  return {
+    '/'.join(key.key for key in path[:-2]): leaf
+    for path, leaf in leaves
+    if is_record(leaf)
+  }
+
+
+def mean_bits(tree: PyTree) -> tuple[Array, Array]:
+  """Sum of bits over product operands, and the number of their elements."""
+  total = count = jnp.float32(0)
+  for path, r in reports(tree, telemetry.FeatureReport).items():
+    if path.rsplit('/', 1)[-1] in _PRODUCT_POINTS:
+      total += r.width * jnp.sum(r.bits * r.mask)
+      count += r.width * jnp.sum(r.mask)
+  return total, count
+
+
+def totals(tree: PyTree, graph) -> dict[str, Any]:
+  """Sums over one batch, to be added up over batches.
+
+  Args:
+    tree: the `telemetry` collection of one forward pass.
+    graph: the batch.
+
+  Returns:
+    Nested dict of scalars and of [MAX_DEGREE + 1] arrays.
+  """
+  num_nodes = graph.nodes.shape[0]
+  degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
+  by_degree = lambda v: jax.ops.segment_sum(v, degree, MAX_DEGREE + 1)
+  features = {}
+  for path, r in reports(tree, telemetry.FeatureReport).items():
+    rows = jnp.sum(r.mask, dtype=jnp.float32)
+    entry = {
+      'rows': rows,
+      'elements': rows * r.width,
+      'bits': r.width * jnp.sum(r.bits * r.mask),
+      'error': jnp.sum(r.error * r.mask),
+      'energy': jnp.sum(r.energy * r.mask),
+      'metadata_bits': rows * r.row_metadata_bits,
+    }
+    if r.mask.shape[0] == num_nodes:
+      entry['degree'] = {
+        'rows': by_degree(r.mask.astype(jnp.float32)),
+        'bits': by_degree(r.bits * r.mask),
+        'error': by_degree(r.error * r.mask),
+        'energy': by_degree(r.energy * r.mask),
+      }
+    features[path] = entry
+  by_path = lambda kind: {
+    path: r._asdict() for path, r in reports(tree, kind).items()
+  }
+  sides = {
+    path: r.row_bits * jnp.sum(r.mask)
+    for path, r in reports(tree, telemetry.SideReport).items()
+  }
+  return {
+    'features': features,
+    'products': by_path(telemetry.ProductReport),
+    'sums': by_path(telemetry.SumReport),
+    'side_bits': sides,
+  }
+
+
+def constants(tree: PyTree) -> dict[str, Any]:
+  """What does not depend on the batch: weights and tables, in bytes.
+
+  Args:
+    tree: the `telemetry` collection of one forward pass.
+
+  Returns:
+    Dict of scalars.
+  """
+  weights = reports(tree, telemetry.WeightReport).values()
+  features = reports(tree, telemetry.FeatureReport).values()
+  total = lambda values: sum(values, start=jnp.float32(0))
+  return {
+    'weight_elements': total(w.elements for w in weights),
+    'weight_bits': total(w.elements * w.bits for w in weights),
+    'weight_metadata_bytes': total(w.metadata_bytes for w in weights),
+    'table_bytes': total(r.table_bytes for r in features),
+  }
+
+
+def summarize(
+  sums: dict[str, Any], fixed: dict[str, Any], *, num_graphs: int
+) -> dict[str, Any]:
+  """The cost part of a report.
+
+  Args:
+    sums: `totals` added up over the batches of a split.
+    fixed: from `constants`.
+    num_graphs: graphs of the split; bytes and operations are per graph.
+
+  Returns:
+    JSON-able dict; every size states its unit in its name.
+  """
+  features = {
+    path: r
+    for path, r in sums['features'].items()
+    if path.rsplit('/', 1)[-1] in _PRODUCT_POINTS
+  }
+  add = lambda entries, key: sum(float(e[key]) for e in entries)
+  operands = features.values()
+  everything = sums['features'].values()
+  per_point = {p: float(r['bits'] / r['elements']) for p, r in features.items()}
+  side_bits = sum(float(v) for v in sums['side_bits'].values())
+  elements = add(operands, 'elements')
+  to_bytes = lambda bits: bits / 8 / num_graphs
+  prompts = [v for p, v in sums['products'].items() if p.endswith('prompt')]
+  dense = [v for p, v in sums['products'].items() if not p.endswith('prompt')]
+  neighbors = sums['sums'].values()
+  return {
+    'average_bits': {
+      'usage_weighted': add(operands, 'bits') / elements,
+      'usage_weighted_with_side_path': (add(operands, 'bits') + side_bits)
+      / elements,
+      'usage_weighted_with_messages': add(everything, 'bits')
+      / add(everything, 'elements'),
+      'unweighted': sum(per_point.values()) / len(per_point),
+      'per_point': per_point,
+    },
+    'feature_bytes_per_graph': to_bytes(add(operands, 'bits')),
+    'feature_metadata_bytes_per_graph': to_bytes(
+      add(operands, 'metadata_bits')
+    ),
+    'side_path_bytes_per_graph': to_bytes(side_bits),
+    'feature_bytes_fp32_per_graph': to_bytes(32 * elements),
+    'message_bytes_per_graph': to_bytes(
+      add(everything, 'bits') - add(operands, 'bits')
+    ),
+    'weight_bytes': float(fixed['weight_bits']) / 8,
+    'weight_metadata_bytes': float(fixed['weight_metadata_bytes']),
+    'weight_bytes_fp32': float(fixed['weight_elements']) * 4,
+    'table_bytes': float(fixed['table_bytes']),
+    'bit_ops_per_graph': {
+      'products': add(dense, 'bit_ops') / num_graphs,
+      'products_fp32': add(dense, 'macs') * 32 * 32 / num_graphs,
+      'prompts': add(prompts, 'bit_ops') / num_graphs,
+      'neighbor_sums': add(neighbors, 'bit_ops') / num_graphs,
+      'neighbor_sums_fp32': add(neighbors, 'additions') * 32 / num_graphs,
+    },
+  }

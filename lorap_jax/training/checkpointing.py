@@ -1,0 +1,102 @@
+"""Checkpoints. The only module that knows Orbax."""
+
+import pathlib
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from lorap_jax._typing import PyTree
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that cannot be read."""
+
+
+class Checkpoints:
+  """The newest and the best state of a run, in `latest` and `best`.
+
+  Each folder keeps one checkpoint. A new one is complete on disk before the
+  old one is removed.
+
+  Attributes:
+    directory: parent of both.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    self.directory = directory.absolute()
+    self._open: dict[str, ocp.training.Checkpointer] = {}
+
+  def _checkpointer(self, kind: str) -> ocp.training.Checkpointer:
+    if kind not in self._open:
+      self._open[kind] = ocp.training.Checkpointer(
+        self.directory / kind,
+        preservation_policy=ocp.training.preservation_policies.LatestN(1),
+        cleanup_tmp_directories=True,
+      )
+    return self._open[kind]
+
+  def save(
+    self, kind: str, step: int, state: PyTree, progress: dict[str, Any]
+  ) -> None:
+    """Writes a checkpoint; returns when it is complete.
+
+    Args:
+      kind: `latest` or `best`.
+      step: its number, the optimizer steps taken.
+      state: tree of arrays.
+      progress: JSON-able position and history of the run.
+    """
+    self._checkpointer(kind).save(
+      step,
+      state,
+      overwrite=True,
+      custom_metadata=progress,
+    )
+
+  def step(self, kind: str) -> int | None:
+    """Number of the checkpoint in `kind`, None if there is none."""
+    if not (self.directory / kind).is_dir():
+      return None
+    latest = self._checkpointer(kind).latest
+    return None if latest is None else latest.step
+
+  def load(self, kind: str, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+      kind: `latest` or `best`.
+      like: a state of the same structure, or its `jax.eval_shape`.
+
+    Returns:
+      The state and the progress saved with it.
+
+    Raises:
+      CheckpointError: none there, or of another structure.
+    """
+    step = self.step(kind)
+    if step is None:
+      raise CheckpointError(f'no {kind} checkpoint in {self.directory / kind}')
+    checkpointer = self._checkpointer(kind)
+    abstract = jax.tree.map(ocp_abstract, like)
+    try:
+      state = checkpointer.load(step, abstract)
+    except Exception as error:  # Orbax wraps the useful one.
+      reason = error.__cause__ or error
+      raise CheckpointError(
+        f'checkpoint {step} in {self.directory / kind} does not fit this '
+        f'model: {str(reason).splitlines()[0]}'
+      ) from error
+    return state, checkpointer.metadata(step).custom_metadata
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    for checkpointer in self._open.values():
+      checkpointer.close()
+    self._open.clear()
+
+
+def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of a leaf, on the default device."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,118 @@
+"""Adam with parameter groups chosen by path."""
+
+import dataclasses
+
+import jax
+import optax
+
+from lorap_jax._typing import PyTree
+
+_FEATURE_POINTS = ('input', 'aggregate')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Learning rates of the parameter groups.
+
+  | group           | parameters                          | rate             |
+  |-----------------|-------------------------------------|------------------|
+  | base            | kernels, biases, batch norm, eps    | learning_rate    |
+  | prompt          | everything under a prompt           | x prompt_factor  |
+  | feature_scale   | scales of feature group tables      | feature_scale_lr |
+  | feature_bits    | bits of feature group tables        | feature_bits_lr  |
+  | message_scale   | scales of messages                  | message_scale_lr |
+  | weight_scale    | scales of weights                   | weight_scale_lr  |
+  | frozen          | bits of messages and weights        | 0                |
+
+  Attributes:
+    learning_rate: of the base group.
+    weight_decay: L2 of the base group, added to the gradient as torch's Adam.
+    prompt_factor: prompt learning rate over learning_rate.
+    prompt_weight_decay: L2 of the prompts.
+    feature_scale_lr: see table.
+    feature_bits_lr: see table.
+    message_scale_lr: see table.
+    weight_scale_lr: see table.
+  """
+
+  learning_rate: float = 1e-3
+  weight_decay: float = 0.0
+  prompt_factor: float = 1.0
+  prompt_weight_decay: float = 0.0
+  feature_scale_lr: float = 5e-3
+  feature_bits_lr: float = 1e-4
+  message_scale_lr: float = 5e-3
+  weight_scale_lr: float = 5e-4
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if not 0 <= value < float('inf'):
+        raise ValueError(f'`{field.name}` must be 0 or more, got {value}')
+
+
+def group_of(path: tuple[str, ...]) -> str:
+  """The parameter group of a path, by the table of OptimizerConfig.
+
+  Args:
+    path: module names and the parameter's name, outermost first.
+
+  Returns:
+    The group's name.
+  """
+  if any(name in ('prompt', 'node_prompt') for name in path[:-1]):
+    return 'prompt'
+  point, name = path[-2:] if len(path) > 1 else ('', path[-1])
+  if name == 'bits':
+    return 'feature_bits' if point in _FEATURE_POINTS else 'frozen'
+  if name == 'scale' and point in _FEATURE_POINTS:
+    return 'feature_scale'
+  if name == 'scale' and point in ('message', 'weight'):
+    return f'{point}_scale'
+  return 'base'
+
+
+def param_groups(params: PyTree) -> PyTree:
+  """A tree like params with the group of each leaf."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: group_of(tuple(key.key for key in path)), params
+  )
+
+
+def create_optimizer(
+  config: OptimizerConfig,
+) -> optax.GradientTransformation:
+  """Adam for every group, at the learning rates of the config.
+
+  Schedules are a factor common to all groups, applied to the updates by the
+  training step.
+
+  Args:
+    config: learning rates.
+
+  Returns:
+    An optax transformation.
+  """
+
+  def adam(rate: float, decay: float = 0.0) -> optax.GradientTransformation:
+    return optax.chain(
+      optax.add_decayed_weights(decay),
+      optax.scale_by_adam(),
+      optax.scale(-rate),
+    )
+
+  c = config
+  return optax.partition(
+    {
+      'base': adam(c.learning_rate, c.weight_decay),
+      'prompt': adam(
+        c.learning_rate * c.prompt_factor, c.prompt_weight_decay
+      ),
+      'feature_scale': adam(c.feature_scale_lr),
+      'feature_bits': adam(c.feature_bits_lr),
+      'message_scale': adam(c.message_scale_lr),
+      'weight_scale': adam(c.weight_scale_lr),
+      'frozen': optax.set_to_zero(),
+    },
+    param_groups,
+  )

@@ -1,0 +1,65 @@
+"""Learning-rate factors, common to all parameter groups."""
+
+import math
+from typing import NamedTuple
+
+
+def warmup_cosine(progress: float, *, warmup: float) -> float:
+  """Linear rise over the first part of a run, then half a cosine to 0.
+
+  Args:
+    progress: position in the run, 0 to 1.
+    warmup: share of the run that the rise takes, 0 to 1 (1 excluded).
+
+  Returns:
+    Factor in [0, 1].
+  """
+  if progress < warmup:
+    return progress / warmup
+  rest = min((progress - warmup) / (1 - warmup), 1.0)
+  return 0.5 * (1 + math.cos(math.pi * rest))
+
+
+class Plateau(NamedTuple):
+  """torch's ReduceLROnPlateau, mode min, relative threshold, no cooldown.
+
+  Attributes:
+    factor: the current learning-rate factor.
+    best: lowest loss seen.
+    bad_epochs: epochs since it was seen.
+  """
+
+  factor: float = 1.0
+  best: float = math.inf
+  bad_epochs: int = 0
+
+
+def update_plateau(
+  state: Plateau,
+  loss: float,
+  *,
+  patience: int,
+  decay: float = 0.5,
+  threshold: float = 1e-4,
+) -> Plateau:
+  """The plateau state after an epoch.
+
+  The factor is multiplied by `decay` when more than `patience` epochs in a
+  row bring no loss below best (1 - threshold).
+
+  Args:
+    state: before the epoch.
+    loss: validation loss of the epoch.
+    patience: see above.
+    decay: see above.
+    threshold: see above.
+
+  Returns:
+    The new state.
+  """
+  if loss < state.best * (1 - threshold):
+    return Plateau(state.factor, loss, 0)
+  bad = state.bad_epochs + 1
+  if bad > patience:
+    return Plateau(state.factor * decay, state.best, 0)
+  return Plateau(state.factor, state.best, bad)
