@@ -8,7 +8,7 @@ import jraph
 import numpy as np
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs.aggregate import Csr, Layout, make_layout
+from lorap_jax.graphs.aggregate import Csr, Layout, Table, make_layout
 
 
 class Budget(NamedTuple):
@@ -206,32 +206,28 @@ def pad_batch(
     max_out_degree=budget.max_out_degree,
   )
   degree = np.diff(lay.incoming.indptr)
-  senders, receivers = lay.incoming.indices, np.repeat(
-    np.arange(budget.num_nodes, dtype=np.int32), degree
-  )
-  pad = lambda a, count, value=0: np.concatenate(
-    [a, np.full((count, *a.shape[1:]), value, a.dtype)]
-  )
-  sizes = lambda a, first: pad(
-    np.append(a, first).astype(np.int32), free[2] - 1
-  )
+  senders = lay.incoming.indices
+  receivers = np.repeat(np.arange(budget.num_nodes, dtype=np.int32), degree)
   first_padding = len(nodes)
   graph = jraph.GraphsTuple(
-    nodes=pad(nodes.astype(np.float32), free[0]),
+    nodes=_pad(nodes.astype(np.float32), free[0]),
     edges=None,
-    senders=pad(senders, free[1], first_padding),
-    receivers=pad(receivers, free[1], first_padding),
-    n_node=sizes(n_node, free[0]),
-    n_edge=sizes(n_edge, free[1]),
+    senders=_pad(senders, free[1], first_padding),
+    receivers=_pad(receivers, free[1], first_padding),
+    n_node=_pad(np.append(n_node, free[0]).astype(np.int32), free[2] - 1),
+    n_edge=_pad(np.append(n_edge, free[1]).astype(np.int32), free[2] - 1),
     globals=None,
   )
-  fixed = lambda side: (
-    side._replace(indices=pad(side.indices, free[1]))
-    if isinstance(side, Csr)
-    else side
-  )
-  return Batch(
-    graph,
-    pad(labels.astype(np.int32), free[2]),
-    Layout(*map(fixed, lay)) if layout else None,
-  )
+  padded = Layout(*(_pad_indices(side, free[1]) for side in lay))
+  labels = _pad(labels.astype(np.int32), free[2])
+  return Batch(graph, labels, padded if layout else None)
+
+
+def _pad(a: np.ndarray, count: int, value: int = 0) -> np.ndarray:
+  return np.concatenate([a, np.full((count, *a.shape[1:]), value, a.dtype)])
+
+
+def _pad_indices(side: Csr | Table, count: int) -> Csr | Table:
+  if isinstance(side, Table):
+    return side
+  return side._replace(indices=_pad(side.indices, count))

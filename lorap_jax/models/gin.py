@@ -1,5 +1,7 @@
 """GIN for graph classification."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jraph
@@ -54,14 +56,12 @@ class GIN(nn.Module):
     """
     node_mask = graphs.node_mask(graph)[:, None]
     graph_mask = graphs.graph_mask(graph)[:, None]
-    dense = lambda features, name, **kwargs: linear.QuantDense(
-      features, self.scheme, name=name, **kwargs
-    )
+    dense = functools.partial(linear.QuantDense, scheme=self.scheme)
     x = graph.nodes
     node_prompt = self.prompt.on_nodes()
     if node_prompt is not None:
       x = node_prompt(x, mask=node_mask)
-    x = dense(self.features, 'embedding')(x, mask=node_mask)
+    x = dense(self.features, name='embedding')(x, mask=node_mask)
     for i in range(self.num_layers):
       layer = conv.GINConv(
         self.features, self.scheme, self.prompt, name=f'conv_{i}'
@@ -72,7 +72,7 @@ class GIN(nn.Module):
       z = norm.MaskedBatchNorm(name='norm_pooled')(
         z, mask=graph_mask, train=train
       )
-    z = jax.nn.relu(dense(self.features, 'readout_0')(z, mask=graph_mask))
-    return dense(self.num_classes, 'readout_1', non_negative=True)(
-      z, mask=graph_mask
+    z = dense(self.features, name='readout_0')(z, mask=graph_mask)
+    return dense(self.num_classes, non_negative=True, name='readout_1')(
+      jax.nn.relu(z), mask=graph_mask
     )

@@ -48,9 +48,7 @@ class QuantDense(nn.Module):
     kernel = self.param('kernel', uniform, (width, self.features))
     bias = self.param('bias', uniform, (self.features,))
     weight = schemes.quantize(self.scheme, 'weight', kernel)
-    telemetry.report_product(
-      self, x, weight.bits, mask, width * self.features
-    )
+    telemetry.report_product(self, x, weight.bits, mask, width * self.features)
     scale_bytes = 4 * self.features if weight.bits != 32 else 0
     self.sow(
       telemetry.COLLECTION,

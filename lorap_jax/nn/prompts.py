@@ -1,6 +1,7 @@
 """Prompt adapters: what is added to node features and to aggregates."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -166,9 +167,9 @@ class LoRAPPrompt(nn.Module):
   ) -> Float[Array, 'n d']:
     """The prompt of each row of s."""
     width = s.shape[1]
-    create = lambda key: lorap_lib.init_lorap(
-      key,
-      width,
+    create = functools.partial(
+      lorap_lib.init_lorap,
+      features=width,
       num_prompts=self.num_prompts,
       rank=self.rank,
       init=self.start,

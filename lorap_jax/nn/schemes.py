@@ -15,7 +15,7 @@ no framework. A scheme maps points to quantizer modules and knows no layer.
 """
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 
@@ -30,6 +30,7 @@ Point = Literal[
 _PRODUCT_POINTS = ('input', 'aggregate')
 
 
+@runtime_checkable
 class Scheme(Protocol):
   """A quantization framework, as layers see it."""
 
@@ -147,7 +148,7 @@ class A2QGraph:
     return None
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
-    """a relu(M - T)^2."""
+    """The memory penalty a relu(M - T)^2."""
     return a2q_groups.memory_penalty(
       memory, target=self.memory_target, weight=self.memory_weight
     )

@@ -107,8 +107,8 @@ def report_feature(
   bits: Array,
   mask: Array,
   *,
-  row_metadata_bits: float,
-  table_bytes: float,
+  row_metadata_bits: int,
+  table_bytes: int,
 ) -> None:
   """Sows the report of a feature tensor x stored as y.
 
@@ -135,7 +135,11 @@ def report_feature(
 
 
 def report_product(
-  module: nn.Module, operand: Quantized, weight_bits: float, mask, macs: int
+  module: nn.Module,
+  operand: Quantized,
+  weight_bits: Array | float | int,
+  mask: Array,
+  macs: int,
 ) -> None:
   """Sows a product of `macs` multiply-accumulates per row.
 

@@ -22,6 +22,7 @@ References:
   Neural Networks Training, 2026, arXiv 2601.15079.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -83,9 +84,11 @@ def init_lorap(
   check_lorap(num_prompts=num_prompts, rank=rank, init=init, low_rank=low_rank)
   keys = jax.random.split(key, 5)
   glorot = jax.nn.initializers.glorot_uniform()
-  fan_in = lambda k, shape: jax.random.uniform(
-    k, shape, minval=-(shape[0] ** -0.5), maxval=shape[0] ** -0.5
-  )
+
+  def fan_in(key, shape):
+    bound = shape[0] ** -0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
   rows = num_prompts if low_rank == 'none' else rank
   up = glorot(keys[0], (rows, features), jnp.float32)
   factored = low_rank == 'basis_and_score'
@@ -154,7 +157,7 @@ def quantize_prompt(params: LoRAPParams, *, bits: int) -> LoRAPParams:
       f'`bits` of a prompt must be in 2..8, or 32 for none, got {bits}'
     )
   dense = params.up if params.down is None else params.down @ params.up
-  on_grid = lambda m: _on_grid(m, 2 ** (bits - 1) - 1)
+  on_grid = functools.partial(_on_grid, qmax=2 ** (bits - 1) - 1)
   return LoRAPParams(
     up=on_grid(dense),
     down=None,
@@ -166,7 +169,7 @@ def quantize_prompt(params: LoRAPParams, *, bits: int) -> LoRAPParams:
   )
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _on_grid(matrix: Array, qmax: int) -> Array:
   scale = jnp.max(jnp.abs(matrix)) / qmax
   scale = jnp.where(scale > 0, scale, 1)
@@ -175,7 +178,7 @@ def _on_grid(matrix: Array, qmax: int) -> Array:
 
 _on_grid.defvjp(
   lambda matrix, qmax: (_on_grid(matrix, qmax), None),
-  lambda _, dy: (dy, None),
+  lambda qmax, _, dy: (dy,),
 )
 
 

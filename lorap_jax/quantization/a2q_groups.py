@@ -226,7 +226,7 @@ def memory_penalty(
   return weight * jnp.maximum(memory - target, 0) ** 2
 
 
-def published_average_bits(tables: list[Float[Array, 'm']]) -> float:
+def published_average_bits(tables: list[Float[Array, '_']]) -> float:
   """Average bits as the published analysis prints it.
 
   mean over quantizers of mean over the table of (round(|b|) - 1). Unweighted,

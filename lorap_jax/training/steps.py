@@ -121,34 +121,48 @@ def make_train_step(
 
 def make_eval_step(
   model,
-) -> Callable[[dict[str, Any], graphs.Batch], dict[str, Any]]:
+) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:
   """The jitted evaluation step.
 
   Args:
     model: Linen module.
 
   Returns:
-    step(variables, batch) -> sums over the batch: `cross_entropy`, `correct`,
-    `count`, and the `cost` sums of `accounting.totals`.
+    step(variables, batch) -> the three sums of `classification_sums`.
   """
 
   def step(variables, batch):
-    logits, new = model.apply(
+    logits = model.apply(
+      variables, batch.graph, layout=batch.layout, train=False
+    )
+    return classification_sums(
+      logits, batch.labels, graphs.graph_mask(batch.graph)
+    )
+
+  return jax.jit(step)
+
+
+def make_cost_step(
+  model,
+) -> Callable[[dict[str, Any], graphs.Batch], tuple[Any, Any]]:
+  """The jitted step that measures bits, bytes and operations.
+
+  Args:
+    model: Linen module.
+
+  Returns:
+    step(variables, batch) -> (`accounting.totals`, `accounting.constants`).
+  """
+
+  def step(variables, batch):
+    _, new = model.apply(
       variables,
       batch.graph,
       layout=batch.layout,
       train=False,
-      mutable=[telemetry.COLLECTION, 'memory'],
+      mutable=[telemetry.COLLECTION],
     )
-    sums = classification_sums(
-      logits, batch.labels, graphs.graph_mask(batch.graph)
-    )
-    names = ('cross_entropy', 'correct', 'count')
     tree = new[telemetry.COLLECTION]
-    return {
-      **dict(zip(names, sums, strict=True)),
-      'cost': accounting.totals(tree, batch.graph),
-      'constants': accounting.constants(tree),
-    }
+    return accounting.totals(tree, batch.graph), accounting.constants(tree)
 
   return jax.jit(step)

@@ -1,0 +1,1 @@
+"""Configurations: `python train.py --config=configs/NAME.py`."""

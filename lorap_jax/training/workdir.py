@@ -1,0 +1,117 @@
+"""The folder of a run: what it holds and whose it is."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from lorap_jax.data import store
+
+CONFIG = 'config.json'
+REPORT = 'report.json'
+METRICS = 'metrics.jsonl'
+CHECKPOINTS = 'checkpoints'
+
+# They change where data comes from or how fast, not what is computed.
+_FREE = ('data.dir', 'data.workers', 'data.offline')
+
+
+class WorkdirError(ValueError):
+  """A work folder that this run cannot use."""
+
+
+def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Makes the folder this run's, or checks that it already is.
+
+  Args:
+    workdir: the folder, created if need be.
+    config: plain values of the configuration.
+
+  Raises:
+    WorkdirError: not writable, in use by something else, or of a run with
+      another configuration, whose first difference is named.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise WorkdirError(
+      f'cannot create the work folder {workdir} ({error.strerror}); choose '
+      'another with --workdir'
+    ) from error
+  if not os.access(workdir, os.W_OK | os.X_OK):
+    raise WorkdirError(
+      f'the work folder {workdir} is not writable; choose another with '
+      '--workdir'
+    )
+  path = workdir / CONFIG
+  if not path.exists():
+    if (workdir / CHECKPOINTS).exists():
+      raise WorkdirError(
+        f'{workdir} has checkpoints but no {CONFIG}; choose another folder '
+        'with --workdir'
+      )
+    write_json(path, config)
+    return
+  difference = first_difference(read_json(path), _plain(config))
+  if difference is not None:
+    name, old, new = difference
+    raise WorkdirError(
+      f'{workdir} belongs to a run with config.{name} = {old!r}, this one has '
+      f'{new!r}; choose another folder with --workdir, or remove it'
+    )
+
+
+def first_difference(
+  old: dict[str, Any], new: dict[str, Any], prefix: str = ''
+) -> tuple[str, Any, Any] | None:
+  """The first setting in which two configurations differ.
+
+  Args:
+    old: plain values.
+    new: plain values.
+    prefix: path of both, for the recursion.
+
+  Returns:
+    (path, old value, new value), or None. `data.dir`, `data.workers` and
+    `data.offline` may differ.
+  """
+  missing = '(not set)'
+  for key in sorted(old.keys() | new.keys()):
+    a, b = old.get(key, missing), new.get(key, missing)
+    path = f'{prefix}{key}'
+    if isinstance(a, dict) and isinstance(b, dict):
+      inner = first_difference(a, b, f'{path}.')
+      if inner is not None:
+        return inner
+    elif a != b and path not in _FREE:
+      return path, a, b
+  return None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file whole or not at all."""
+  with store.atomic_file(path) as part:
+    part.write_text(json.dumps(value, indent=2) + '\n')
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: the file.
+
+  Returns:
+    Its value.
+
+  Raises:
+    WorkdirError: missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise WorkdirError(f'cannot read {path}: {error}') from error
+
+
+def _plain(value: Any) -> Any:
+  """As it will read back: tuples become lists."""
+  return json.loads(json.dumps(value))

@@ -1,0 +1,100 @@
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lorap_jax import graphs
+from lorap_jax.nn import conv, schemes, telemetry
+
+BUDGET = graphs.Budget(32, 64, 7, 16)
+
+
+def batch_and_mask():
+  batch = graphs.batch_graphs(
+    helpers.random_graphs(1, features=4), np.zeros(5, int), BUDGET
+  )
+  return batch, graphs.node_mask(batch.graph)[:, None]
+
+
+def test_full_precision_gin_layer(key):
+  """(1 + eps) x + A x, then Dense, norm and ReLU twice, in numpy."""
+  batch, mask = batch_and_mask()
+  layer = conv.GINConv(8, schemes.FP32())
+  x = jnp.asarray(batch.graph.nodes)
+  call = {'mask': mask, 'layout': batch.layout, 'train': True}
+  variables = layer.init(key, x, batch.graph, **call)
+  variables['params']['eps'] = jnp.float32(0.25)
+  out, _ = layer.apply(
+    variables, x, batch.graph, mutable=['batch_stats'], **call
+  )
+
+  adjacency = np.zeros((32, 32))
+  np.add.at(adjacency, (batch.graph.receivers, batch.graph.senders), 1)
+  h = (1.25 * batch.graph.nodes + adjacency @ batch.graph.nodes)[:18]
+  for i in range(2):
+    dense = variables['params'][f'dense_{i}']
+    h = h @ np.asarray(dense['kernel'], np.float64) + dense['bias']
+    h = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
+    h = np.maximum(h, 0)
+  np.testing.assert_allclose(out[:18], h, rtol=1e-3, atol=1e-4)
+
+
+def test_neighbor_sum_is_reported_over_real_edges(key):
+  batch, mask = batch_and_mask()
+  x = jnp.asarray(batch.graph.nodes)
+  for scheme, bits in ((schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)):
+    layer = conv.GINConv(8, scheme)
+    variables = layer.init(key, x, batch.graph, mask=mask, train=False)
+    _, sown = layer.apply(
+      {k: variables[k] for k in ('params', 'batch_stats')},
+      x,
+      batch.graph,
+      mask=mask,
+      train=False,
+      mutable=[telemetry.COLLECTION],
+    )
+    (report,) = sown[telemetry.COLLECTION]['sum']
+    assert report.additions == 54 * 4  # 54 edges, 4 features.
+    assert report.bit_ops == 54 * 4 * bits
+
+
+def test_integer_sum_of_messages(key):
+  """Without eps the aggregate is a sum of messages: codes times one scale."""
+  batch, mask = batch_and_mask()
+  x = jnp.asarray(batch.graph.nodes)
+  quantizer = schemes.A2QGraph().quantizer('message', non_negative=False)
+  params = quantizer.init(key, x, mask=mask)['params']
+  message = quantizer.apply({'params': params}, x, mask=mask).values
+  total = message + graphs.aggregate(message, batch.graph, batch.layout)
+  codes = np.asarray(total / params['scale'])[:18]
+  # Up to some ten float32 additions.
+  np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
+
+
+def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
+  """A large prompt vector on zero features is what dense_0 receives."""
+  from lorap_jax.nn import prompts
+
+  batch, mask = batch_and_mask()
+  x = jnp.zeros((32, 4))
+  spec = prompts.PromptSpec('lorap', num_prompts=1, rank=1)
+  layer = conv.GINConv(8, schemes.FP32(), spec)
+  variables = layer.init(key, x, batch.graph, mask=mask, train=False)
+  params = variables['params']
+  params['prompt']['down'] = jnp.ones((1, 1))
+  params['prompt']['up'] = jnp.asarray([[1.0, -2.0, 3.0, 0.5]])
+  _, state = layer.apply(
+    variables,
+    x,
+    batch.graph,
+    mask=mask,
+    train=False,
+    capture_intermediates=lambda module, _: module.name == 'dense_0',
+  )
+  out = state['intermediates']['dense_0']['__call__'][0]
+  dense = params['dense_0']
+  expected = jnp.asarray([1.0, -2.0, 3.0, 0.5]) @ dense['kernel']
+  np.testing.assert_allclose(
+    out[0], expected + dense['bias'], rtol=1e-5, atol=1e-6
+  )
+  assert jax.tree.all(jax.tree.map(np.all, np.isfinite(out)))

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lorap_jax.nn import quantizers, schemes
+
+KINDS = {
+  'input': quantizers.GroupedQuantizer,
+  'aggregate': quantizers.GroupedQuantizer,
+  'message': quantizers.ColumnQuantizer,
+  'weight': quantizers.ChannelQuantizer,
+  'output': None,
+  'neighbor_sum': None,
+  'update': None,
+}
+
+
+@pytest.mark.parametrize('non_negative', [False, True])
+@pytest.mark.parametrize('point', list(KINDS))
+def test_points_of_a2q(point, non_negative):
+  scheme = schemes.A2QGraph(bits=3, num_groups=7, start='uniform')
+  module = scheme.quantizer(point, non_negative=non_negative)
+  if KINDS[point] is None:
+    assert module is None
+    return
+  assert type(module) is KINDS[point]
+  assert (module.name, module.bits, module.start) == (point, 3, 'uniform')
+  if point in ('input', 'aggregate'):
+    assert (module.num_groups, module.non_negative) == (7, non_negative)
+
+
+@pytest.mark.parametrize('point', list(KINDS))
+def test_points_of_fp32(point):
+  module = schemes.FP32().quantizer(point, non_negative=False)
+  reported = point in ('input', 'aggregate', 'message')
+  assert isinstance(module, quantizers.Identity) == reported
+  assert (module is None) == (not reported)
+
+
+def test_point_without_a_quantizer_is_passed_by():
+  x = jnp.ones((2, 3))
+  out = schemes.quantize(schemes.FP32(), 'output', x, mask=jnp.ones((2, 1)))
+  assert out.values is x and out.bits == 32
+
+
+def test_penalties():
+  scheme = schemes.A2QGraph(memory_weight=0.5, memory_target=1.0)
+  value, grad = jax.value_and_grad(scheme.penalty)(jnp.float32(3))
+  assert value == 2 and grad == 2
+  assert schemes.FP32().penalty(jnp.float32(3)) == 0
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'bits': 0}, r'`bits` must be in 1\.\.8, got 0'),
+    ({'bits': 32}, 'use the scheme fp32'),
+    ({'num_groups': 0}, '`num_groups` must be at least 1'),
+    ({'start': 'zeros'}, "`start` must be 'data', 'uniform' or 'normal'"),
+  ],
+)
+def test_errors(values, message):
+  with pytest.raises(ValueError, match=message):
+    schemes.A2QGraph(**values)

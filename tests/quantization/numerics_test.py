@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lorap_jax.quantization import numerics
+
+
+@pytest.mark.parametrize(
+  'bits, qmax', [(0, -0.5), (1, 0), (2, 1), (3, 3), (4, 7), (8, 127), (9, 255)]
+)
+def test_symmetric_qmax(bits, qmax):
+  assert numerics.symmetric_qmax(jnp.float32(bits)) == qmax
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+def test_power_of_two_is_exact(jit):
+  exponent = np.arange(-20, 31)
+  function = jax.jit(numerics.power_of_two) if jit else numerics.power_of_two
+  powers = function(jnp.asarray(exponent, jnp.float32))
+  np.testing.assert_array_equal(powers, 2.0**exponent)
+
+
+@pytest.mark.parametrize(
+  'x, rounded',
+  [
+    (-2.5, -3),
+    (-1.5, -2),
+    (-0.5, -1),
+    (-0.4, 0),
+    (0.0, 0),
+    (0.5, 1),
+    (1.5, 2),
+    (2.4, 2),
+    (2.5, 3),
+  ],
+)
+def test_round_half_away(x, rounded):
+  assert numerics.round_half_away(jnp.float32(x)) == rounded
+
+
+@pytest.mark.parametrize(
+  'name', ['power_of_two', 'symmetric_qmax', 'round_half_away']
+)
+def test_shape_and_dtype_are_kept(name):
+  x = jnp.ones((2, 3), jnp.float32)
+  y = getattr(numerics, name)(x)
+  assert y.shape == (2, 3) and y.dtype == jnp.float32
