@@ -57,7 +57,7 @@ def get_config() -> config_dict.ConfigDict:
   config.optim.weight_scale_lr = 5e-4
 
   config.train = config_dict.ConfigDict()
-  config.train.epochs = 30
+  config.train.epochs = 20
   # Epochs on the embedded subset, which has 32 steps per epoch, not 430.
   config.train.subset_epochs = 60
   config.train.batch_size = 128

@@ -109,6 +109,13 @@ class Run:
       self.model, chosen.scheme, self.optimizer
     )
     self.eval_step = steps.make_eval_step(self.model)
+    workdir.write_json(
+      folder / workdir.SHAPE,
+      {
+        'num_classes': data.num_classes,
+        'num_features': data.train.nodes.shape[1],
+      },
+    )
     self.progress = history.Progress()
     self.state = self._initial_state()
     self._writers: list[Any] = []
@@ -218,9 +225,7 @@ class Run:
       '/'.join(key.key for key in path)
       for path, _ in jax.tree_util.tree_leaves_with_path(self.state.params)
     ]
-    bad = [
-      p for p, ok in zip(paths, values.finite, strict=True) if not ok
-    ]
+    bad = [p for p, ok in zip(paths, values.finite, strict=True) if not ok]
     step = self.progress.batch + sum(
       r['batches'] for r in self.progress.history
     )

@@ -105,9 +105,7 @@ def create_optimizer(
   return optax.partition(
     {
       'base': adam(c.learning_rate, c.weight_decay),
-      'prompt': adam(
-        c.learning_rate * c.prompt_factor, c.prompt_weight_decay
-      ),
+      'prompt': adam(c.learning_rate * c.prompt_factor, c.prompt_weight_decay),
       'feature_scale': adam(c.feature_scale_lr),
       'feature_bits': adam(c.feature_bits_lr),
       'message_scale': adam(c.message_scale_lr),

@@ -64,6 +64,8 @@ def init_state(model, optimizer, batch, key: Array) -> TrainState:
       opt_state=optimizer.init(params),
       key=run_key,
     )
-    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
+    return jax.tree.map(
+      lambda a: jax.lax.convert_element_type(a, a.dtype), state
+    )
 
   return jax.jit(create)(key, batch)

@@ -63,7 +63,9 @@ def classification_sums(
 
 def make_train_step(
   model, scheme: schemes.Scheme, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]]:
+) -> Callable[
+  [TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]
+]:
   """The jitted training step; the old state is donated.
 
   Args:

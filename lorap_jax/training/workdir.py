@@ -10,6 +10,7 @@ from lorap_jax.data import store
 CONFIG = 'config.json'
 REPORT = 'report.json'
 METRICS = 'metrics.jsonl'
+SHAPE = 'shape.json'
 CHECKPOINTS = 'checkpoints'
 
 # They change where data comes from or how fast, not what is computed.

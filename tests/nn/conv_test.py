@@ -33,7 +33,7 @@ def test_full_precision_gin_layer(key):
   h = (1.25 * batch.graph.nodes + adjacency @ batch.graph.nodes)[:18]
   for i in range(2):
     dense = variables['params'][f'dense_{i}']
-    h = h @ np.asarray(dense['kernel'], np.float64) + dense['bias']
+    h = h @ np.asarray(dense['kernel'], np.float64) + np.asarray(dense['bias'])
     h = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
     h = np.maximum(h, 0)
   np.testing.assert_allclose(out[:18], h, rtol=1e-3, atol=1e-4)
@@ -66,7 +66,7 @@ def test_integer_sum_of_messages(key):
   params = quantizer.init(key, x, mask=mask)['params']
   message = quantizer.apply({'params': params}, x, mask=mask).values
   total = message + graphs.aggregate(message, batch.graph, batch.layout)
-  codes = np.asarray(total / params['scale'])[:18]
+  codes = np.asarray(total / params['scale'][None])[:18]
   # Up to some ten float32 additions.
   np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
 

@@ -18,11 +18,16 @@ def run(module, x, key):
   return params, out, sown[telemetry.COLLECTION]
 
 
+def dense(x, kernel, bias):
+  x, kernel, bias = (np.asarray(v, np.float64) for v in (x, kernel, bias))
+  return x @ kernel + bias
+
+
 def test_full_precision_is_a_dense_layer(key):
   x = jax.random.normal(key, (6, 3))
   params, out, _ = run(linear.QuantDense(5, schemes.FP32()), x, key)
   assert helpers.tree_spec(params) == {'kernel': (3, 5), 'bias': (5,)}
-  expected = np.asarray(x, np.float64) @ params['kernel'] + params['bias']
+  expected = dense(x, params['kernel'], params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -39,14 +44,12 @@ def test_operands_are_quantized_and_the_bias_is_not(key, non_negative):
   x = jnp.abs(jax.random.normal(key, (6, 3)))
   module = linear.QuantDense(5, A2Q, non_negative=non_negative)
   params, out, _ = run(module, x, key)
-  bound = module.bind({'params': params})
-  left = schemes.A2QGraph.quantizer(A2Q, 'input', non_negative=non_negative)
+  left = A2Q.quantizer('input', non_negative=non_negative)
   right = A2Q.quantizer('weight', non_negative=False)
-  del bound
   q_x = left.apply({'params': params['input']}, x, mask=MASK)
   q_w = right.apply({'params': params['weight']}, params['kernel'])
   assert np.any(q_x.values != x) and np.any(q_w.values != params['kernel'])
-  expected = np.asarray(q_x.values, np.float64) @ q_w.values + params['bias']
+  expected = dense(q_x.values, q_w.values, params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -57,7 +60,7 @@ def test_quantized_input_is_not_quantized_again(key):
   q_w = A2Q.quantizer('weight', non_negative=False).apply(
     {'params': params['weight']}, params['kernel']
   )
-  expected = np.asarray(x.values, np.float64) @ q_w.values + params['bias']
+  expected = dense(x.values, q_w.values, params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
   # 4 real rows times 15 products, of 3 bits by 4 bits.
   (product,) = tree['product']

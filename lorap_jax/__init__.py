@@ -1,0 +1,19 @@
+"""Low-rank aggregation prompts for quantized graph neural networks.
+
+Pure functions: `quantization`, `prompts`, `graphs`. Linen modules over them:
+`nn`, `models`. Data sets: `data`. Runs: `training`.
+"""
+
+from lorap_jax._version import __version__
+
+__all__ = ['LoadedRun', '__version__', 'load_run']
+
+
+def __getattr__(name: str):
+  # Late: worker processes of the data layer import this package too, and
+  # have no use for JAX.
+  if name in ('LoadedRun', 'load_run'):
+    from lorap_jax.training import restore
+
+    return getattr(restore, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

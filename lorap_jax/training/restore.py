@@ -1,0 +1,74 @@
+"""A trained run, reloaded for use."""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jraph
+import numpy as np
+from ml_collections import config_dict
+
+from lorap_jax._typing import PyTree
+from lorap_jax.graphs import Budget, batch_graphs
+from lorap_jax.training import settings, state, workdir
+from lorap_jax.training.checkpointing import Checkpoints
+from lorap_jax.training.optimizer import create_optimizer
+
+
+class LoadedRun(NamedTuple):
+  """A trained network.
+
+  Attributes:
+    model: Linen module.
+    variables: what `model.apply` takes first.
+    config: the run's configuration, plain values.
+  """
+
+  model: nn.Module
+  variables: dict[str, PyTree]
+  config: dict[str, Any]
+
+
+def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
+  """The network of a run at its best validation epoch.
+
+  `model.apply(variables, graph, train=False)` gives the logits [g, c] of a
+  jraph.GraphsTuple whose nodes have the features of the training data.
+
+  Args:
+    folder: work folder of a run that has finished at least one epoch.
+
+  Returns:
+    Model, variables and configuration.
+
+  Raises:
+    ValueError: no run there, or no checkpoint yet.
+  """
+  path = pathlib.Path(folder).absolute()
+  shape = workdir.read_json(path / workdir.SHAPE)
+  config = workdir.read_json(path / workdir.CONFIG)
+  chosen = settings.from_config(config_dict.ConfigDict(config))
+  model = chosen.model(shape['num_classes'])
+  graph = jraph.GraphsTuple(
+    nodes=np.zeros((1, shape['num_features']), np.float32),
+    edges=None,
+    senders=np.zeros(0, np.int32),
+    receivers=np.zeros(0, np.int32),
+    n_node=np.array([1], np.int32),
+    n_edge=np.array([0], np.int32),
+    globals=None,
+  )
+  batch = batch_graphs([graph], np.zeros(1, np.int32), Budget(2, 1, 2, 0))
+  abstract = jax.eval_shape(
+    lambda: state.init_state(
+      model, create_optimizer(chosen.optimizer), batch, jax.random.key(0)
+    )
+  )
+  checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
+  try:
+    loaded, _ = checkpoints.load('best', abstract)
+  finally:
+    checkpoints.close()
+  return LoadedRun(model, loaded.variables(), config)
