@@ -35,16 +35,15 @@ _MALLOC = ('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
 def main(argv: list[str]) -> None:
   """Runs the configuration and prints its result."""
   if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}; see --help')
-  if _CONFIG.value is None:
-    raise app.UsageError('--config is missing: --config=configs/NAME.py')
+    sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
+  config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
   from lorap_jax.training import loop, report
 
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
   logging.info('Work folder: %s', workdir)
   try:
-    result = loop.train_and_evaluate(_CONFIG.value, workdir)
+    result = loop.train_and_evaluate(config, workdir)
   except loop.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '
@@ -61,6 +60,34 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: {error}')
   report.print_table(result)
   print(f'Report, plots and checkpoints: {workdir}')
+
+
+def _config():
+  """The configuration, or an exit that says what is missing."""
+  if _CONFIG.value is None:
+    sys.exit('error: --config is missing: --config=configs/NAME.py')
+  path = _config_name().partition(':')[0]
+  if not os.path.isfile(path):
+    sys.exit(f'error: no configuration file {path!r}')
+  return _CONFIG.value
+
+
+def _config_name() -> str:
+  return flags.FLAGS['config'].config_filename
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; says what is wrong with one in a line, not a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    text = str(error)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    # The lock of ml_collections: an unknown field, with the nearest name.
+    while error.args and isinstance(error.args[0], Exception):
+      error = error.args[0]
+    text = ' '.join(f'unknown field {error.args[0]}'.split())
+  sys.exit(f'error: {text.strip().splitlines()[-1].strip()}')
 
 
 def _set_up_logging() -> None:
@@ -80,7 +107,7 @@ def _set_up_logging() -> None:
 
 def _default_workdir() -> str:
   """runs/NAME or runs/NAME_RECIPE, from the --config flag."""
-  name, _, recipe = flags.FLAGS['config'].config_filename.partition(':')
+  name, _, recipe = _config_name().partition(':')
   stem = pathlib.Path(name).stem
   return os.path.join('runs', f'{stem}_{recipe}' if recipe else stem)
 
@@ -90,4 +117,4 @@ if __name__ == '__main__':
     os.environ[_MALLOC[0]] = _MALLOC[1]
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   _set_up_logging()
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

@@ -154,22 +154,23 @@ class TestParameters:
       for j in range(2)
       for name in ('mean', 'var')
     }
-    pooled = variables_of(make(normalize_pooled=True))['batch_stats']
+    pooled = variables_of(make('fp32', normalize_pooled=True))['batch_stats']
     assert 'norm_pooled' in pooled
 
   @BOTH
   def test_init_leaves_statistics_alone(self, key, scheme):
     batch = batch_of(graph_list())
-    model = make(scheme)
+    init = jax.jit(make(scheme).init, static_argnames='train')
     for train in (False, True):
-      variables = model.init(key, batch.graph, layout=batch.layout, train=train)
+      variables = init(key, batch.graph, layout=batch.layout, train=train)
       for leaf in jax.tree.leaves(variables['batch_stats']):
         assert np.all(leaf == leaf[0]) and leaf[0] in (0, 1)
 
   def test_init_does_not_depend_on_train(self, key):
     batch = batch_of(graph_list())
+    init = jax.jit(make('fp32').init, static_argnames='train')
     one, other = (
-      make('fp32').init(key, batch.graph, layout=batch.layout, train=train)
+      init(key, batch.graph, layout=batch.layout, train=train)
       for train in (False, True)
     )
     for name in ('params', 'batch_stats'):
@@ -180,8 +181,9 @@ class TestParameters:
     batch = batch_of(graph_list())
     model = make(prompt=prompts.PromptSpec(), num_layers=3)
     errors = {}
+    init = jax.jit(model.init, static_argnames='train')
     for start in (False, True):
-      variables = model.init(key, batch.graph, layout=batch.layout, train=start)
+      variables = init(key, batch.graph, layout=batch.layout, train=start)
       variables = {k: variables[k] for k in ('params', 'batch_stats')}
       _, sown = apply(model, variables, batch, train=True)
       reports = helpers.records(
@@ -350,7 +352,7 @@ class TestPrompts:
     zeroed = change(variables, 'up', jnp.zeros_like)
     zeroed['params']['node_prompt']['prompt'] = jnp.zeros((1, 3))
     batch = batch_of(graph_list())
-    for train in (False, True):
+    for train in (False, True) if scheme == 'fp32' else (True,):
       one, _ = apply(plain, without_prompts(variables), batch, train=train)
       other, _ = apply(prompted, zeroed, batch, train=train)
       np.testing.assert_array_equal(other, one)
@@ -379,7 +381,8 @@ class TestPrompts:
 
   @pytest.mark.parametrize('name', list(prompts.PROMPTS))
   def test_every_prompt_runs(self, name):
-    model = make('fp32', dataclasses.replace(LIVE, name=name))
+    spec = dataclasses.replace(LIVE, name=name)
+    model = make('fp32', spec, num_layers=1)
     logits, _ = apply(model, variables_of(model), batch_of(graph_list()))
     assert np.all(np.isfinite(logits))
 

@@ -44,7 +44,9 @@ def test_neighbor_sum_is_reported_over_real_edges(key):
   x = jnp.asarray(batch.graph.nodes)
   for scheme, bits in ((schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)):
     layer = conv.GINConv(8, scheme)
-    variables = layer.init(key, x, batch.graph, mask=mask, train=False)
+    variables = jax.jit(layer.init, static_argnames='train')(
+      key, x, batch.graph, mask=mask, train=False
+    )
     _, sown = layer.apply(
       {k: variables[k] for k in ('params', 'batch_stats')},
       x,
