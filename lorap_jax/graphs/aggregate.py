@@ -14,7 +14,7 @@ The gradient with respect to x is the same sum over the reversed graph, and
 takes the other half of the layout.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,8 @@ class Csr(NamedTuple):
     indices: int32 [e]; entries from indptr[-1] on are padding.
   """
 
-  indptr: Array
-  indices: Array
+  indptr: Array | np.ndarray
+  indices: Array | np.ndarray
 
 
 class Table(NamedTuple):
@@ -46,7 +46,7 @@ class Table(NamedTuple):
     indices: int32 [n, d].
   """
 
-  indices: Array
+  indices: Array | np.ndarray
 
 
 class Layout(NamedTuple):
@@ -129,7 +129,8 @@ def aggregate(
     dx_j = sum over the edges that j sends of ds.
   """
   if layout is None:
-    return jax.ops.segment_sum(x[graph.senders], graph.receivers, x.shape[0])
+    receivers: Any = graph.receivers
+    return jax.ops.segment_sum(x[graph.senders], receivers, x.shape[0])
   return gather_sum(x, layout.incoming, layout.outgoing)
 
 
@@ -158,8 +159,8 @@ def gather_sum(
   matrix = sparse.BCSR(
     (
       jnp.ones(incoming.indices.shape, x.dtype),
-      incoming.indices,
-      incoming.indptr,
+      jnp.asarray(incoming.indices),
+      jnp.asarray(incoming.indptr),
     ),
     shape=(incoming.indptr.shape[0] - 1, x.shape[0]),
   )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jraph
 import numpy as np
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
   """
 
   graph: jraph.GraphsTuple
-  labels: Array
+  labels: Array | np.ndarray
   layout: Layout | None
 
 
@@ -146,7 +146,7 @@ def batch_graphs(
   Raises:
     ValueError: the graphs do not fit the budget.
   """
-  joined = jraph.batch_np(graphs)
+  joined: Any = jraph.batch_np(graphs)
   return pad_batch(
     joined.nodes,
     joined.senders,
@@ -205,8 +205,9 @@ def pad_batch(
     budget.num_nodes,
     max_out_degree=budget.max_out_degree,
   )
-  degree = np.diff(lay.incoming.indptr)
-  senders = lay.incoming.indices
+  incoming: Any = lay.incoming  # Always CSR.
+  degree = np.diff(incoming.indptr)
+  senders = incoming.indices
   receivers = np.repeat(np.arange(budget.num_nodes, dtype=np.int32), degree)
   first_padding = len(nodes)
   graph = jraph.GraphsTuple(
@@ -223,7 +224,7 @@ def pad_batch(
   return Batch(graph, labels, padded if layout else None)
 
 
-def _pad(a: np.ndarray, count: int, value: int = 0) -> np.ndarray:
+def _pad(a: Any, count: int, value: int = 0) -> Any:
   return np.concatenate([a, np.full((count, *a.shape[1:]), value, a.dtype)])
 
 

@@ -4,6 +4,8 @@ Padding follows `jraph.pad_with_graphs`: the first padding graph owns all
 padding nodes and edges, further padding graphs are empty.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jraph
@@ -14,12 +16,14 @@ from lorap_jax.graphs.aggregate import Csr, Table, gather_sum
 
 def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'n']:
   """True for real nodes of a batch that has padding."""
-  return jraph.get_node_padding_mask(graph)
+  mask: Any = jraph.get_node_padding_mask(graph)
+  return mask
 
 
 def graph_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'g']:
   """True for real graphs of a batch that has padding."""
-  return jraph.get_graph_padding_mask(graph)
+  mask: Any = jraph.get_graph_padding_mask(graph)
+  return mask
 
 
 def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
@@ -50,8 +54,9 @@ def in_degree(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   Returns:
     int32 [n].
   """
-  ones = jnp.ones(graph.receivers.shape, jnp.int32)
-  return jax.ops.segment_sum(ones, graph.receivers, num_nodes)
+  receivers: Any = graph.receivers
+  ones = jnp.ones(receivers.shape, jnp.int32)
+  return jax.ops.segment_sum(ones, receivers, num_nodes)
 
 
 def mean_pool(

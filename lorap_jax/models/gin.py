@@ -1,6 +1,7 @@
 """GIN for graph classification."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -57,7 +58,7 @@ class GIN(nn.Module):
     node_mask = graphs.node_mask(graph)[:, None]
     graph_mask = graphs.graph_mask(graph)[:, None]
     dense = functools.partial(linear.QuantDense, scheme=self.scheme)
-    x = graph.nodes
+    x: Any = graph.nodes
     node_prompt = self.prompt.on_nodes()
     if node_prompt is not None:
       x = node_prompt(x, mask=node_mask)

@@ -1,5 +1,7 @@
 """Graph convolutions with named quantization points and prompt hooks."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,7 @@ class GINConv(nn.Module):
     eps = self.param('eps', nn.initializers.zeros, ())
     s = (1 + eps) * message.values + neighbors
 
-    h = prompt_lib.prompted(
+    h: Any = prompt_lib.prompted(
       self.prompt.on_aggregate(),
       self.prompt.placement,
       lambda t: schemes.quantize(self.scheme, 'aggregate', t, mask=mask),

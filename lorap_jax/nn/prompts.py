@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ class PromptSpec:
       )
     return None
 
-  def on_aggregate(self) -> nn.Module | None:
+  def on_aggregate(self) -> 'LoRAPPrompt | None':
     """A new LoRAP prompt, or None."""
     if not PROMPTS[self.name][1]:
       return None
@@ -157,8 +157,8 @@ class LoRAPPrompt(nn.Module):
 
   num_prompts: int
   rank: int
-  start: str
-  low_rank: str
+  start: lorap_lib.Init
+  low_rank: lorap_lib.LowRank
   bits: int
 
   @nn.compact
@@ -177,14 +177,13 @@ class LoRAPPrompt(nn.Module):
     )
     fields = lorap_lib.LoRAPParams._fields
     shapes = jax.eval_shape(create, jax.random.key(0))
-    params = lorap_lib.LoRAPParams(
-      *(
-        None
-        if shape is None
-        else self.param(name, lambda key, n=name: getattr(create(key), n))
-        for name, shape in zip(fields, shapes, strict=True)
-      )
-    )
+    values: dict[str, Any] = {
+      name: None
+      if shape is None
+      else self.param(name, lambda key, n=name: getattr(create(key), n))
+      for name, shape in zip(fields, shapes, strict=True)
+    }
+    params = lorap_lib.LoRAPParams(**values)
     macs = lorap_lib.num_lorap_params(
       width,
       num_prompts=self.num_prompts,

@@ -151,7 +151,7 @@ class ColumnQuantizer(nn.Module):
   """
 
   bits: int
-  level: str
+  level: a2q.Level
   start: str
   published: bool
 
@@ -205,7 +205,7 @@ class ChannelQuantizer(nn.Module):
   """
 
   bits: int
-  level: str
+  level: a2q.Level
   start: str
   published: bool
 

@@ -55,7 +55,7 @@ References:
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,8 @@ from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
 _LN2 = 0.6931471805599453
+
+Level = Literal['node', 'graph']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +112,12 @@ _RULES = {
   ('graph', 'weight'): _TASK,
 }
 
-_UNCLAMPED = {'min_bits': None, 'max_bits': None, 'chain_sign': False}
-_PUBLISHED = {
+_UNCLAMPED: dict[str, Any] = {
+  'min_bits': None,
+  'max_bits': None,
+  'chain_sign': False,
+}
+_PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
   ('node', 'feature'): {'aliased_mask': True, 'scale_sign': 'ratio'},
   ('node', 'message'): {'aliased_mask': True, 'scale_sign': 'ratio'},
   ('node', 'weight'): {
@@ -126,7 +132,7 @@ _PUBLISHED = {
 
 
 def a2q_rule(
-  level: Literal['node', 'graph'],
+  level: Level,
   tensor: Literal['feature', 'message', 'weight'],
   *,
   published: bool = False,

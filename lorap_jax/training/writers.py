@@ -3,7 +3,7 @@
 import json
 import pathlib
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich import console, progress
 
@@ -41,7 +41,7 @@ class JsonLines:
     self._file.close()
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> int | float:
   try:
     return json.loads(line)['step']
   except (ValueError, KeyError):
@@ -73,6 +73,7 @@ class TensorBoard:
       self._writer.close()
 
 
+@runtime_checkable
 class Display(Protocol):
   """Shows a run while it goes on."""
 
