@@ -73,7 +73,7 @@ def _config():
 
 
 def _config_name() -> str:
-  return flags.FLAGS['config'].config_filename
+  return getattr(flags.FLAGS['config'], 'config_filename')  # noqa: B009
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

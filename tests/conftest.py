@@ -1,9 +1,19 @@
 """Settings of the whole test session."""
 
+import tempfile
+
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_configure(config):
+  """Compiles equal programs once in a session: runs are made again a lot."""
+  folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
+  config.add_cleanup(folder.cleanup)
+  jax.config.update('jax_compilation_cache_dir', folder.name)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 @pytest.fixture

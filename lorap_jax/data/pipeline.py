@@ -6,7 +6,7 @@ needs no more than its position.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import numpy as np
@@ -85,7 +85,9 @@ class Loader:
       layout=self.layout,
     )
 
-  def stream(self, plan: list[np.ndarray]) -> Iterator[batching.Batch]:
+  def stream(
+    self, plan: list[np.ndarray]
+  ) -> Generator[batching.Batch, None, None]:
     """Device batches, built ahead of their use on another thread.
 
     Args:

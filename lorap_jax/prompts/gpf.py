@@ -2,7 +2,7 @@
 
 References:
   Fang, Zhang, Yang, Wang, Chen: Universal Prompt Tuning for Graph Neural
-  Networks, NeurIPS 2023, arXiv 2209.15240, equations 6 and 8.
+  Networks, NeurIPS 2023, arXiv 2209.15240.
 """
 
 import jax

@@ -49,8 +49,8 @@ at b^ = 0. `Rule(clip_input_grad=True)` has the mask that was meant.
 | bit                            | bits                  |
 
 References:
-  Zhu, Li, Liu, Zhang, Ye, Li: A2Q: Aggregation-Aware Quantization for Graph
-  Neural Networks, ICLR 2023, arXiv 2302.00193.
+  Zhu, Li, Mo, Hu, Li, Liu, Liang, Cheng: A2Q: Aggregation-Aware Quantization
+  for Graph Neural Networks, ICLR 2023, arXiv 2302.00193.
 """
 
 import dataclasses

@@ -11,8 +11,8 @@ is nearest to the node's largest value.
 | get_scale_index_naive   | degree_group            |
 
 References:
-  Zhu, Li, Liu, Zhang, Ye, Li: A2Q: Aggregation-Aware Quantization for Graph
-  Neural Networks, ICLR 2023, arXiv 2302.00193, Algorithm 1.
+  Zhu, Li, Mo, Hu, Li, Liu, Liang, Cheng: A2Q: Aggregation-Aware Quantization
+  for Graph Neural Networks, ICLR 2023, arXiv 2302.00193, Algorithm 1.
 """
 
 import jax

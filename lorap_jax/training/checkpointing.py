@@ -1,7 +1,7 @@
 """Checkpoints. The only module that knows Orbax."""
 
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -30,8 +30,9 @@ class Checkpoints:
   def _checkpointer(self, kind: str) -> ocp.training.Checkpointer:
     if kind not in self._open:
       self._open[kind] = ocp.training.Checkpointer(
-        self.directory / kind,
-        preservation_policy=ocp.training.preservation_policies.LatestN(1),
+        str(self.directory / kind),
+        # Orbax's own annotations disagree here.
+        preservation_policy=ocp.training.preservation_policies.LatestN(1),  # pyrefly: ignore
         cleanup_tmp_directories=True,
       )
     return self._open[kind]
@@ -87,7 +88,8 @@ class Checkpoints:
         f'checkpoint {step} in {self.directory / kind} does not fit this '
         f'model: {str(reason).splitlines()[0]}'
       ) from error
-    return state, checkpointer.metadata(step).custom_metadata
+    progress = cast(dict[str, Any], checkpointer.metadata(step).custom_metadata)
+    return state, progress
 
   def close(self) -> None:
     """Waits for what is being written."""

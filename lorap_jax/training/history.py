@@ -44,7 +44,8 @@ class Progress:
     """The inverse of `to_json`."""
     factor, best, bad = values['plateau']
     plateau = Plateau(factor, float('inf') if best is None else best, int(bad))
-    return cls(**{**values, 'plateau': plateau})
+    rest = {name: v for name, v in values.items() if name != 'plateau'}
+    return cls(plateau=plateau, **rest)
 
   def add(self, metrics: dict[str, float]) -> None:
     """Adds the sums of one batch."""
@@ -60,17 +61,15 @@ class Progress:
     self.sums = {}
 
 
-def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
   """The selected record: see SELECTION_RULE.
 
   Args:
-    history: records with `valid_accuracy` and `valid_loss`.
+    history: records with `valid_accuracy` and `valid_loss`, at least one.
 
   Returns:
-    One of them, None for an empty history.
+    One of them.
   """
-  if not history:
-    return None
   return max(history, key=lambda r: (r['valid_accuracy'], -r['valid_loss']))
 
 

@@ -299,8 +299,9 @@ class Run:
   def _save(self) -> None:
     """Saves `best` if it is, then `latest`."""
     step, saved = int(self.state.step), self.progress.to_json()
-    best = history.best_epoch(self.progress.history)
-    if self.progress.batch == 0 and best is self.progress.history[-1]:
+    records = self.progress.history
+    at_epoch_end = self.progress.batch == 0
+    if at_epoch_end and history.best_epoch(records) is records[-1]:
       self.checkpoints.save('best', step, self.state, saved)
     self.checkpoints.save('latest', step, self.state, saved)
 

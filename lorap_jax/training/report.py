@@ -109,12 +109,12 @@ def measure_cost(run) -> tuple[dict[str, Any], dict[str, Any]]:
   step = steps.make_cost_step(run.model)
   variables = run.state.variables()
   loader = run.loaders['test']
-  total = fixed = None
-  for batch in loader.stream(loader.ordered()):
-    sums, fixed = jax.device_get(step(variables, batch))
-    sums = jax.tree.map(np.float64, sums)
-    total = sums if total is None else jax.tree.map(np.add, total, sums)
-  return total, fixed
+  measured = [
+    jax.device_get(step(variables, batch))
+    for batch in loader.stream(loader.ordered())
+  ]
+  add = lambda *values: np.sum(values, axis=0, dtype=np.float64)
+  return jax.tree.map(add, *[sums for sums, _ in measured]), measured[0][1]
 
 
 def _accuracies(

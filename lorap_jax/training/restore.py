@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import jraph
 import numpy as np
 from ml_collections import config_dict
@@ -52,12 +53,12 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   chosen = settings.from_config(config_dict.ConfigDict(config))
   model = chosen.model(shape['num_classes'])
   graph = jraph.GraphsTuple(
-    nodes=np.zeros((1, shape['num_features']), np.float32),
+    nodes=jnp.zeros((1, shape['num_features'])),
     edges=None,
-    senders=np.zeros(0, np.int32),
-    receivers=np.zeros(0, np.int32),
-    n_node=np.array([1], np.int32),
-    n_edge=np.array([0], np.int32),
+    senders=jnp.zeros(0, jnp.int32),
+    receivers=jnp.zeros(0, jnp.int32),
+    n_node=jnp.array([1]),
+    n_edge=jnp.array([0]),
     globals=None,
   )
   batch = batch_graphs([graph], np.zeros(1, np.int32), Budget(2, 1, 2, 0))

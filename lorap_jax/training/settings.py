@@ -131,6 +131,8 @@ def from_config(config: config_dict.ConfigDict) -> Settings:
     ValueError: a value that makes no run, named with its path.
   """
   values = config.to_dict()
+  if values['seed'] < 0:
+    raise ValueError(f'config: `seed` must be 0 or more, got {values["seed"]}')
   data = values['data']
   for name, allowed in (('name', tuple(_DATASETS)), ('source', _SOURCES)):
     if data[name] not in allowed:

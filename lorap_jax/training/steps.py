@@ -102,12 +102,18 @@ def make_train_step(
     )(state.params, state, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: factor * u, updates)
+    cross_entropy, correct, count = sums
+    bits, elements = accounting.mean_bits(new[telemetry.COLLECTION])
+    finite = [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]
     metrics = StepMetrics(
-      loss,
-      *sums,
-      *accounting.mean_bits(new[telemetry.COLLECTION]),
-      memory,
-      jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]),
+      loss=loss,
+      cross_entropy=cross_entropy,
+      correct=correct,
+      count=count,
+      bits=bits,
+      elements=elements,
+      memory=memory,
+      finite=jnp.stack(finite),
     )
     state = state._replace(
       step=state.step + 1,

@@ -45,14 +45,14 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       '--workdir'
     )
   path = workdir / CONFIG
-  if not path.exists():
-    if (workdir / CHECKPOINTS).exists():
-      raise WorkdirError(
-        f'{workdir} has checkpoints but no {CONFIG}; choose another folder '
-        'with --workdir'
-      )
-    write_json(path, config)
+  if not any((workdir / name).exists() for name in (CHECKPOINTS, REPORT)):
+    write_json(path, config)  # What has trained nothing keeps no folder.
     return
+  if not path.exists():
+    raise WorkdirError(
+      f'{workdir} has results of a run but no {CONFIG}; choose another folder '
+      'with --workdir'
+    )
   difference = first_difference(read_json(path), _plain(config))
   if difference is not None:
     name, old, new = difference

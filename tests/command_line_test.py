@@ -1,0 +1,116 @@
+"""train.py as its user meets it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = '--config=configs/mnist_a2q_lorap.py'
+
+
+def command(*arguments):
+  return [sys.executable, 'train.py', *arguments]
+
+
+def run(*arguments, **options):
+  return subprocess.run(
+    command(*arguments),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    **options,
+  )
+
+
+MISTAKES = {
+  'no configuration': ([], '--config is missing'),
+  'no such file': (
+    ['--config=configs/mnist_a3q.py'],
+    "no configuration file 'configs/mnist_a3q.py'",
+  ),
+  'unknown recipe': ([f'{CONFIG}:slow'], "got 'slow'"),
+  'unknown field': (
+    [CONFIG, '--config.optim.learnin_rate=0.1'],
+    'learning_rate',
+  ),
+  'wrong type': ([CONFIG, '--config.train.epochs=many'], 'epochs'),
+  'unknown flag': ([CONFIG, '--workdr=x'], 'workdr'),
+  'unknown argument': ([CONFIG, 'smoke'], "unknown argument 'smoke'"),
+}
+
+
+def check_mistake(done, text):
+  assert done.returncode not in (0, 130)
+  lines = done.stderr.splitlines()
+  errors = [line for line in lines if line.startswith('error:')]
+  assert len(errors) == 1 and lines[-1] == errors[0], done.stderr
+  assert text in errors[0]
+  assert 'Traceback' not in done.stderr + done.stdout
+  assert done.stdout == ''
+
+
+@pytest.mark.parametrize('arguments, text', MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_line(tmp_path, arguments, text):
+  folder = tmp_path / 'run'
+  check_mistake(run(*arguments, f'--workdir={folder}'), text)
+  assert not folder.exists()
+
+
+def test_value_that_makes_no_run(tmp_path):
+  folder = tmp_path / 'run'
+  done = run(CONFIG, '--config.scheme.bits=9', f'--workdir={folder}')
+  check_mistake(done, 'config.scheme: `bits` must be in 1..8, got 9')
+  assert not folder.exists()
+
+
+def test_help_is_readable():
+  done = run('--help')
+  assert 'Trains a quantized graph network with prompts.' in done.stdout
+  assert '--config' in done.stdout and '--workdir' in done.stdout
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+def test_interrupted_command_goes_on(tmp_path):
+  folder = tmp_path / 'run'
+  arguments = [f'{CONFIG}:smoke', f'--workdir={folder}']
+  arguments += ['--config.train.subset_epochs=200', '--config.data.workers=1']
+  process = subprocess.Popen(
+    command(*arguments),
+    cwd=ROOT,
+    env=os.environ | {'LORAP_JAX_CACHE': str(tmp_path / 'cache')},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  metrics = folder / 'metrics.jsonl'
+  deadline = time.monotonic() + 300
+  while not (metrics.exists() and metrics.read_text()):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  process.send_signal(signal.SIGINT)
+  text = process.communicate(timeout=120)[0]
+  assert process.returncode == 130, text
+  assert 'The same command goes on from it.' in text
+  assert 'Traceback' not in text
+  assert list((folder / 'checkpoints' / 'latest').iterdir())
+  assert not (folder / 'report.json').exists()
+  first = len(metrics.read_text().splitlines())
+
+  done = run(
+    *arguments, env=os.environ | {'LORAP_JAX_CACHE': str(tmp_path / 'cache')}
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'Resuming at epoch' in done.stderr
+  assert 'test accuracy at the best validation epoch' in done.stdout
+  report = json.loads((folder / 'report.json').read_text())
+  assert report['epochs'] == 200 > first
+  assert len(metrics.read_text().splitlines()) == 200

@@ -1,0 +1,102 @@
+"""Every file in configs/, with each of its recipes."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+from ml_collections import config_dict
+
+from configs import default
+from lorap_jax.training import settings
+
+FOLDER = pathlib.Path(default.__file__).parent
+
+
+def cases():
+  for path in sorted(FOLDER.glob('*.py')):
+    if path.stem in ('__init__', 'default'):
+      continue
+    module = importlib.import_module(f'configs.{path.stem}')
+    for recipe in getattr(module, 'RECIPES', (None,)):
+      arguments = () if recipe is None else (recipe,)
+      name = path.stem if recipe is None else f'{path.stem}:{recipe}'
+      yield pytest.param(module, arguments, id=name)
+
+
+CASES = list(cases())
+every_recipe = pytest.mark.parametrize('module, arguments', CASES)
+
+
+def types(values, prefix=''):
+  """Path to type, of every field; optional ones have None."""
+  found = {}
+  for name, value in values.items():
+    if isinstance(value, dict):
+      found |= types(value, f'{prefix}{name}.')
+    else:
+      found[prefix + name] = None if value is None else type(value)
+  return found
+
+
+def test_there_are_some():
+  assert len(CASES) >= 3
+
+
+@every_recipe
+def test_has_the_fields_of_the_defaults(module, arguments):
+  found = types(module.get_config(*arguments).to_dict())
+  expected = types(default.get_config().to_dict())
+  assert found.keys() == expected.keys()
+  for name, kind in expected.items():
+    assert kind is None or found[name] is kind, name
+
+
+@every_recipe
+def test_json_round_trip(module, arguments):
+  config = module.get_config(*arguments)
+  again = config_dict.ConfigDict(json.loads(json.dumps(config.to_dict())))
+  text = json.dumps(config.to_dict(), sort_keys=True)
+  assert json.dumps(again.to_dict(), sort_keys=True) == text
+  assert settings.from_config(again).train == settings.from_config(config).train
+
+
+@every_recipe
+def test_makes_a_run(module, arguments):
+  chosen = settings.from_config(module.get_config(*arguments))
+  assert chosen.model(10).num_classes == 10
+
+
+@every_recipe
+def test_can_be_given_optional_values(module, arguments):
+  config = module.get_config(*arguments).lock()
+  config.data.dir = '/somewhere'
+  config.data.workers = 2
+  config.data.limit = (10, 5, 5)
+  with pytest.raises(AttributeError, match='Did you mean'):
+    config.train.epoch = 3
+
+
+@every_recipe
+def test_is_made_anew_for_every_caller(module, arguments):
+  module.get_config(*arguments).train.epochs = 12345
+  assert module.get_config(*arguments).train.epochs != 12345
+
+
+def test_first_recipe_is_the_default():
+  for module in {case.values[0] for case in CASES}:
+    if hasattr(module, 'RECIPES'):
+      first = module.get_config(module.RECIPES[0]).to_dict()
+      assert module.get_config().to_dict() == first
+
+
+def test_unknown_recipe():
+  module = importlib.import_module('configs.mnist_a2q_lorap')
+  with pytest.raises(ValueError, match=r"'smoke'.*got 'smok'"):
+    module.get_config('smok')
+
+
+def test_commands_in_the_docstrings_name_their_file():
+  for module in {case.values[0] for case in CASES}:
+    name = f'configs/{pathlib.Path(module.__file__).name}'
+    assert f'python train.py --config={name}' in module.__doc__

@@ -1,0 +1,134 @@
+"""Who may import whom: arrows point downward only."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'lorap_jax'
+
+# Parts of the package each part may import, beside itself.
+PARTS = {
+  '_typing': set(),
+  '_version': set(),
+  'quantization': {'_typing'},
+  'prompts': {'_typing'},
+  'graphs': {'_typing'},
+  'data': {'graphs'},
+  'nn': {'_typing', 'quantization', 'graphs', 'prompts'},
+  'models': {'_typing', 'nn', 'graphs'},
+  'training': {
+    '_typing',
+    '_version',
+    'quantization',
+    'prompts',
+    'graphs',
+    'data',
+    'nn',
+    'models',
+  },
+  '__init__': {'_version', 'training'},
+}
+# Other libraries each part may import.
+LIBRARIES = {
+  '_typing': {'jaxtyping'},
+  '_version': set(),
+  'quantization': {'jax'},
+  'prompts': {'jax'},
+  'graphs': {'jax', 'jraph', 'numpy'},
+  'data': {'jax', 'numpy', 'absl', 'rich', 'skimage'},
+  'nn': {'jax', 'flax', 'jraph'},
+  'models': {'jax', 'flax', 'jraph'},
+  'training': {
+    'absl',
+    'flax',
+    'jax',
+    'jraph',
+    'matplotlib',
+    'ml_collections',
+    'numpy',
+    'optax',
+    'orbax',
+    'rich',
+    'tensorboardX',
+  },
+  '__init__': set(),
+}
+# Library to the one file that knows it.
+CONFINED = {
+  'orbax': 'training/checkpointing.py',
+  'matplotlib': 'training/plots.py',
+  'tensorboardX': 'training/writers.py',
+}
+
+
+def imports(path):
+  """Dotted names of all imports of a file, late ones included."""
+  found = []
+  for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    if isinstance(node, ast.Import):
+      found += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      found += [f'{node.module}.{alias.name}' for alias in node.names]
+  return found
+
+
+def part_of(name):
+  """The part of the package that a dotted name starts in, or None."""
+  head, *rest = name.split('.')
+  if head != 'lorap_jax':
+    return None
+  known = rest and rest[0] in PARTS
+  return rest[0] if known else '__init__'
+
+
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+
+@pytest.mark.parametrize(
+  'path', FILES, ids=[str(p.relative_to(PACKAGE)) for p in FILES]
+)
+def test_imports(path):
+  own = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+  for name in imports(path):
+    part = part_of(name)
+    if part is not None:
+      assert part in PARTS[own] | {own}, f'{own} imports {name}'
+      continue
+    library = name.partition('.')[0]
+    if library in sys.stdlib_module_names:
+      continue
+    assert library in LIBRARIES[own], f'{own} imports {name}'
+    only = CONFINED.get(library)
+    assert only is None or path == PACKAGE / only, f'{path} imports {name}'
+
+
+def test_every_part_has_its_rules():
+  parts = {p.relative_to(PACKAGE).parts[0].removesuffix('.py') for p in FILES}
+  assert parts == set(PARTS) == set(LIBRARIES)
+
+
+def test_no_cycles():
+  """A part without dependencies can be taken away, until none is left."""
+  left = dict(PARTS)
+  while left:
+    free = [part for part, below in left.items() if not below & left.keys()]
+    assert free, f'cycle among {sorted(left)}'
+    for part in free:
+      del left[part]
+
+
+@pytest.mark.parametrize(
+  'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.name
+)
+def test_configurations_know_no_library(path):
+  for name in imports(path):
+    assert name.partition('.')[0] in ('ml_collections', 'configs'), name
+
+
+def test_command_line_knows_the_training_layer_only():
+  parts = {part_of(name) for name in imports(ROOT / 'train.py')}
+  assert parts - {None} == {'training'}

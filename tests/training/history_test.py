@@ -1,0 +1,82 @@
+import json
+import math
+
+import pytest
+
+from lorap_jax.training import history
+from lorap_jax.training.history import Progress
+from lorap_jax.training.schedules import Plateau
+
+
+def record(epoch, accuracy, loss, test=0.0):
+  return {
+    'epoch': epoch,
+    'valid_accuracy': accuracy,
+    'valid_loss': loss,
+    'test_accuracy': test,
+  }
+
+
+@pytest.mark.parametrize('best', [math.inf, 0.1 + 0.2])
+def test_json_round_trip_is_exact(best):
+  progress = Progress(
+    epoch=2,
+    batch=5,
+    sums={'loss': 1 / 3, 'count': 7.0},
+    history=[record(1, 2 / 3, 1e-17)],
+    plateau=Plateau(0.5, best, 3),
+    seconds=math.pi,
+  )
+  text = json.dumps(progress.to_json(), allow_nan=False)
+  again = Progress.from_json(json.loads(text))
+  assert again == progress
+  assert isinstance(again.plateau, Plateau)
+  assert isinstance(again.plateau.bad_epochs, int)
+
+
+def test_saved_copy_does_not_follow_the_run():
+  progress = Progress()
+  progress.add({'loss': 1.0})
+  saved = progress.to_json()
+  progress.add({'loss': 1.0})
+  assert saved['sums'] == {'loss': 1.0} and saved['batch'] == 1
+
+
+def test_sums_of_an_epoch():
+  progress = Progress()
+  progress.add({'loss': 1.5, 'count': 2.0})
+  progress.add({'loss': 0.5, 'count': 1.0})
+  assert progress.sums == {'loss': 2.0, 'count': 3.0}
+  assert progress.batch == 2
+  progress.finish_epoch(record(1, 0.5, 1.0))
+  assert (progress.epoch, progress.batch, progress.sums) == (1, 0, {})
+  assert progress.history == [record(1, 0.5, 1.0)]
+
+
+def test_runs_do_not_share_their_history():
+  Progress().add({'loss': 1.0})
+  assert Progress().sums == {} and Progress().history == []
+
+
+SELECTIONS = {
+  'highest accuracy': ([(0.5, 1.0), (0.7, 9.0), (0.6, 0.1)], 2),
+  'equal: lowest loss': ([(0.7, 0.3), (0.7, 0.2), (0.7, 0.4)], 2),
+  'all equal: the first': ([(0.6, 0.2), (0.7, 0.2), (0.7, 0.2)], 2),
+  'one epoch': ([(0.0, 5.0)], 1),
+}
+
+
+@pytest.mark.parametrize('pairs, expected', SELECTIONS.values(), ids=SELECTIONS)
+def test_selection_rule(pairs, expected):
+  records = [record(i, *pair) for i, pair in enumerate(pairs, start=1)]
+  assert history.best_epoch(records)['epoch'] == expected
+
+
+def test_selection_never_looks_at_the_test_set():
+  records = [record(1, 0.7, 0.5, test=0.1), record(2, 0.6, 0.5, test=0.9)]
+  assert history.best_epoch(records)['epoch'] == 1
+  assert history.best_test_epoch(records)['epoch'] == 2
+
+
+def test_nothing_to_select():
+  assert history.best_epoch([]) is None

@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+
+from lorap_jax.training import steps
+
+FP32 = {'scheme__name': 'fp32', 'prompt__name': 'none'}
+
+
+def test_classification_sums_by_hand():
+  # Softmax of (0, ln 3) is (1/4, 3/4).
+  third = float(np.log(3))
+  logits = jnp.array([[0, third], [0, third], [third, 0], [99.0, -99.0]])
+  labels = jnp.array([1, 0, 0, 1])
+  mask = jnp.array([True, True, True, False])
+  loss, correct, count = steps.classification_sums(logits, labels, mask)
+  expected = np.log(4 / 3) + np.log(4) + np.log(4 / 3)
+  assert float(loss) == pytest.approx(expected, rel=1e-6)
+  assert (float(correct), float(count)) == (2, 3)
+
+
+def test_padding_graphs_have_no_gradient():
+  mask = jnp.array([True, False])
+  labels = jnp.array([0, 0])
+  grad = jax.grad(lambda x: steps.classification_sums(x, labels, mask)[0])(
+    jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  )
+  assert grad[0].any() and not grad[1].any()
+
+
+def test_batch_without_real_graphs_counts_nothing():
+  sums = steps.classification_sums(
+    jnp.ones((2, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(2, bool)
+  )
+  assert [float(v) for v in sums] == [0, 0, 0]
+
+
+@pytest.fixture(scope='module', params=['fp32', 'a2q'])
+def stepped(request):
+  """States before, after one and two steps, and their programs."""
+  changes = FP32 if request.param == 'fp32' else {}
+  with tiny_run.programs(**changes) as (state, batch, train, evaluate):
+    states, metrics = [jax.device_get(state.variables())], []
+    for _ in range(2):
+      state, found = train(state, batch, jnp.float32(1))
+      states.append(jax.device_get(state.variables()))
+      metrics.append(found)
+    sums = [evaluate(jax.device_put(s), batch) for s in states]
+  return states, metrics, sums, (train, evaluate), state
+
+
+def test_second_step_finds_the_program_of_the_first(stepped):
+  # It does not if any leaf of the first state is weakly typed.
+  assert [program._cache_size() for program in stepped[3]] == [1, 1]
+
+
+def test_step_is_counted(stepped):
+  assert int(stepped[4].step) == 2
+
+
+def test_metrics_are_sums_over_real_graphs(stepped):
+  first = stepped[1][0]
+  assert float(first.count) == 16
+  assert 0 <= float(first.correct) <= 16
+  assert first.finite.all()
+
+
+def test_loss_is_the_mean_cross_entropy_and_the_penalty(stepped):
+  first = stepped[1][0]
+  mean = float(first.cross_entropy) / 16
+  # Memory 0.06 KiB is below the target of 0.1: no penalty.
+  assert float(first.memory) < 0.1
+  assert float(first.loss) == pytest.approx(mean, rel=1e-6)
+
+
+def test_statistics_move_and_frozen_bits_do_not(stepped):
+  before, after = stepped[0][0], stepped[0][2]
+  moved = jax.tree.map(lambda a, b: (a != b).any(), before, after)
+  assert all(jax.tree.leaves(moved['batch_stats']))
+  params = moved['params']
+  assert params['embedding']['kernel']
+  if 'message' in params['conv_0']:
+    assert params['conv_0']['message'] == {'bits': False, 'scale': True}
+    assert not params['embedding']['weight']['bits']
+
+
+def test_factor_zero_moves_no_parameter():
+  with tiny_run.programs(**FP32) as (state, batch, train, _):
+    before = jax.device_get(state.params)
+    state, _ = train(state, batch, jnp.float32(0))
+  for a, b in zip(
+    jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_penalty_enters_the_loss():
+  changes = {'scheme__memory_target': 0.0, 'scheme__memory_weight': 100.0}
+  with tiny_run.programs(**changes) as (state, batch, train, _):
+    _, found = train(state, batch, jnp.float32(1))
+  penalty = 100 * float(found.memory) ** 2
+  assert penalty > 0.1
+  mean = float(found.cross_entropy) / 16
+  assert float(found.loss) == pytest.approx(mean + penalty, rel=1e-5)

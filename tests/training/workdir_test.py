@@ -1,0 +1,118 @@
+import json
+import os
+
+import pytest
+
+from lorap_jax.training import workdir
+from lorap_jax.training.workdir import WorkdirError, claim, first_difference
+
+CONFIG = {
+  'seed': 0,
+  'data': {'dir': None, 'workers': None, 'offline': False, 'limit': (1, 2)},
+  'optim': {'learning_rate': 0.1},
+}
+
+
+@pytest.fixture
+def used(tmp_path):
+  """The folder of a run that has saved something."""
+  claim(tmp_path, CONFIG)
+  (tmp_path / workdir.CHECKPOINTS).mkdir()
+  return tmp_path
+
+
+def test_new_folder_with_parents(tmp_path):
+  folder = tmp_path / 'a' / 'b'
+  claim(folder, CONFIG)
+  written = json.loads((folder / workdir.CONFIG).read_text())
+  assert written == json.loads(json.dumps(CONFIG))
+  assert [p.name for p in folder.iterdir()] == [workdir.CONFIG]
+
+
+def test_same_configuration(used):
+  claim(used, CONFIG)  # Tuples read back as lists, which is no difference.
+
+
+@pytest.mark.parametrize('kept', [workdir.CHECKPOINTS, workdir.REPORT])
+def test_another_configuration(tmp_path, kept):
+  claim(tmp_path, CONFIG)
+  (tmp_path / kept).mkdir()
+  other = CONFIG | {'optim': {'learning_rate': 0.2}, 'seed': 1}
+  with pytest.raises(WorkdirError) as caught:
+    claim(tmp_path, other)
+  text = str(caught.value)
+  assert str(tmp_path) in text and '--workdir' in text and '\n' not in text
+  assert 'config.optim.learning_rate = 0.1, this one has 0.2' in text
+  assert json.loads((tmp_path / workdir.CONFIG).read_text())['seed'] == 0
+
+
+def test_folder_of_a_run_that_never_trained(tmp_path):
+  claim(tmp_path, CONFIG)
+  claim(tmp_path, CONFIG | {'seed': 1})
+  assert json.loads((tmp_path / workdir.CONFIG).read_text())['seed'] == 1
+
+
+@pytest.mark.parametrize('below', ['', 'deeper'])
+def test_file_in_place_of_the_folder(tmp_path, below):
+  file = tmp_path / 'file'
+  file.write_text('mine')
+  with pytest.raises(WorkdirError, match='cannot create the work folder .*--w'):
+    claim(file / below if below else file, CONFIG)
+  assert file.read_text() == 'mine'
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_folder_that_is_not_writable(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(WorkdirError, match='is not writable; choose another'):
+    claim(tmp_path, CONFIG)
+  tmp_path.chmod(0o700)
+
+
+def test_access_is_asked_for(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)
+  with pytest.raises(WorkdirError, match='is not writable; choose another'):
+    claim(tmp_path, CONFIG)
+
+
+def test_checkpoints_of_unknown_origin(tmp_path):
+  (tmp_path / workdir.CHECKPOINTS).mkdir()
+  with pytest.raises(WorkdirError, match='but no config.json'):
+    claim(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize('content', ['', '{"seed": ', None])
+def test_damaged_file(tmp_path, content):
+  path = tmp_path / 'report.json'
+  if content is not None:
+    path.write_text(content)
+  with pytest.raises(WorkdirError, match='cannot read .*report.json'):
+    workdir.read_json(path)
+
+
+class TestFirstDifference:
+  @pytest.mark.parametrize('name', ['dir', 'workers', 'offline'])
+  def test_free_settings(self, name):
+    other = CONFIG | {'data': CONFIG['data'] | {name: 'other'}}
+    assert first_difference(CONFIG, other) is None
+
+  def test_only_in_their_place(self):
+    assert first_difference({'dir': 1}, {'dir': 2}) == ('dir', 1, 2)
+
+  def test_missing_on_either_side(self):
+    missing = '(not set)'
+    assert first_difference({'a': 1}, {}) == ('a', 1, missing)
+    assert first_difference({}, {'a': {'b': 1}}) == ('a', missing, {'b': 1})
+
+  def test_first_in_the_order_of_names(self):
+    old, new = {'a': {'z': 1}, 'b': 1}, {'a': {'z': 2}, 'b': 2}
+    assert first_difference(old, new) == ('a.z', 1, 2)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / 'report.json'
+  workdir.write_json(path, {'a': 1})
+  with pytest.raises(TypeError):
+    workdir.write_json(path, {'a': object()})
+  assert workdir.read_json(path) == {'a': 1}
+  assert [p.name for p in tmp_path.iterdir()] == ['report.json']

@@ -1,0 +1,103 @@
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from lorap_jax.training import writers
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / 'metrics.jsonl'
+
+
+def steps_in(path):
+  return [json.loads(line)['step'] for line in path.read_text().splitlines()]
+
+
+class TestJsonLines:
+  def test_new_file(self, path):
+    writer = writers.JsonLines(path, resume_step=0)
+    writer.write({'step': 3, 'loss': 0.1 + 0.2})
+    assert json.loads(path.read_text()) == {'step': 3, 'loss': 0.1 + 0.2}
+    writer.close()
+
+  def test_resume_drops_later_lines(self, path):
+    path.write_text(''.join(f'{{"step": {s}}}\n' for s in (3, 6, 9)))
+    writer = writers.JsonLines(path, resume_step=6)
+    writer.write({'step': 9, 'again': True})
+    writer.close()
+    assert steps_in(path) == [3, 6, 9]
+    assert 'again' in path.read_text()
+
+  @pytest.mark.parametrize('tail', ['{"step": 6, "lo', '{"step"', '{}', '7'])
+  def test_resume_drops_a_cut_off_line(self, path, tail):
+    path.write_text(f'{{"step": 3}}\n{tail}')
+    writer = writers.JsonLines(path, resume_step=100)
+    writer.write({'step': 6})
+    writer.close()
+    assert steps_in(path) == [3, 6]
+
+  def test_each_line_is_on_disk_at_once(self, path):
+    writer = writers.JsonLines(path, resume_step=0)
+    for step in (1, 2):
+      writer.write({'step': step})
+      assert steps_in(path)[-1] == step
+    writer.close()
+
+
+class TestTensorBoard:
+  def test_is_silent_without_its_package(self, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+    writer = writers.TensorBoard(tmp_path / 'tensorboard')
+    writer.write({'step': 1, 'loss': 0.5})
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+  @pytest.mark.skipif(
+    importlib.util.find_spec('tensorboardX') is None,
+    reason='tensorboardX is not installed',
+  )
+  def test_writes_numbers_at_their_step(self, tmp_path, monkeypatch):
+    import tensorboardX
+
+    calls = []
+    monkeypatch.setattr(
+      tensorboardX.SummaryWriter,
+      'add_scalar',
+      lambda self, *args: calls.append(args),
+    )
+    writer = writers.TensorBoard(tmp_path / 'tensorboard')
+    writer.write({'step': 4, 'loss': 0.5, 'epoch': 2, 'name': 'text'})
+    writer.close()
+    assert calls == [('loss', 0.5, 4), ('epoch', 2, 4)]
+
+
+class TestDisplays:
+  FIELDS = {
+    'epoch': '1/2',
+    'speed': 3.0,
+    'loss': 0.5,
+    'valid': '-',
+    'bits': 4.0,
+  }
+
+  def test_pipes_get_a_line_per_epoch(self, capsys):
+    display = writers.create_display(10)
+    assert isinstance(display, writers.LineDisplay)
+    display.step(self.FIELDS, 1)
+    display.epoch('epoch 1/2')
+    display.close()
+    assert capsys.readouterr().err == 'epoch 1/2\n'
+
+  def test_terminals_get_a_progress_line(self, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    monkeypatch.setenv('COLUMNS', '120')
+    display = writers.create_display(10)
+    assert isinstance(display, writers.LiveDisplay)
+    display.step(self.FIELDS, 10)
+    display.epoch('epoch 1/2 done')
+    display.close()
+    out, err = capsys.readouterr()
+    assert 'epoch 1/2 done' in err and '3.0 step/s' in err and out == ''
