@@ -244,7 +244,9 @@ class Run:
     return {
       'epoch': f'{self.progress.epoch + 1}/{self.epochs}',
       'speed': speed,
-      'loss': sums['loss'] / self.progress.batch if sums else float('nan'),
+      'loss': (
+        sums['cross_entropy'] / sums['count'] if sums else float('nan')
+      ),
       'valid': f'{100 * done[-1]["valid_accuracy"]:.2f}%' if done else '-',
       'bits': sums['bits'] / sums['elements'] if sums else float('nan'),
     }
@@ -273,7 +275,8 @@ class Run:
       'epoch': progress.epoch + 1,
       'step': int(self.state.step),
       'batches': progress.batch,
-      'train_loss': sums['loss'] / progress.batch,
+      'objective': sums['loss'] / progress.batch,
+      'train_loss': sums['cross_entropy'] / sums['count'],
       'train_accuracy': sums['correct'] / sums['count'],
       'bits': sums['bits'] / sums['elements'],
       'memory_kib': sums['memory'] / progress.batch,

@@ -23,7 +23,7 @@ def learning_curves(records: list[dict[str, Any]], path: pathlib.Path) -> None:
   loss, accuracy, bits = fig.subplots(1, 3)
   loss.plot(epochs, of('train_loss'), label='train')
   loss.plot(epochs, of('valid_loss'), label='validation')
-  loss.set(xlabel='epoch', ylabel='loss', yscale='log')
+  loss.set(xlabel='epoch', ylabel='cross entropy', yscale='log')
   accuracy.plot(epochs, of('train_accuracy', 100), label='train')
   accuracy.plot(epochs, of('valid_accuracy', 100), label='validation')
   accuracy.plot(epochs, of('test_accuracy', 100), label='test', ls=':')

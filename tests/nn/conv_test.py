@@ -1,10 +1,11 @@
+import flax.linen as nn
 import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax import graphs
-from lorap_jax.nn import conv, schemes, telemetry
+from lorap_jax.nn import conv, prompts, schemes, telemetry
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
 
@@ -60,23 +61,46 @@ def test_neighbor_sum_is_reported_over_real_edges(key):
     assert report.bit_ops == 54 * 4 * bits
 
 
-def test_integer_sum_of_messages(key):
-  """Without eps the aggregate is a sum of messages: codes times one scale."""
+def test_aggregate_is_an_integer_sum_of_messages(key):
+  """The node's own term is its message as well: one grid serves both."""
   batch, mask = batch_and_mask()
   x = jnp.asarray(batch.graph.nodes)
-  quantizer = schemes.A2QGraph().quantizer('message', non_negative=False)
-  params = quantizer.init(key, x, mask=mask)['params']
-  message = quantizer.apply({'params': params}, x, mask=mask).values
-  total = message + graphs.aggregate(message, batch.graph, batch.layout)
-  codes = np.asarray(total / params['scale'][None])[:18]
-  # Up to some ten float32 additions.
-  np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
+  layer = conv.GINConv(8, schemes.A2QGraph(num_groups=16))
+  variables = jax.jit(layer.init, static_argnames='train')(
+    key, x, batch.graph, mask=mask, train=False
+  )
+  params = variables['params']
+  received = []
+
+  def record(function, args, kwargs, context):
+    if context.module.name == 'aggregate':
+      received.append(args[0])
+    return function(*args, **kwargs)
+
+  for eps in (0.0, 1.0):
+    params['eps'] = jnp.float32(eps)
+    with nn.intercept_methods(record):
+      layer.apply(
+        {'params': params, 'batch_stats': variables['batch_stats']},
+        x,
+        batch.graph,
+        mask=mask,
+        train=False,
+      )
+  scale = params['message']['scale'][None]
+  codes = [np.asarray(s / scale)[:18] for s in received]
+  assert np.abs(codes[0]).max() > 7  # More than one message.
+  for values in codes:
+    # Up to some ten float32 additions.
+    np.testing.assert_allclose(values, np.round(values), atol=1e-4)
+  own = np.round(codes[1] - codes[0])
+  message = np.round(np.clip(batch.graph.nodes / scale, -7, 7))[:18]
+  # Ties go elsewhere in numpy, but there are none here.
+  np.testing.assert_array_equal(own, message)
 
 
 def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
   """A large prompt vector on zero features is what dense_0 receives."""
-  from lorap_jax.nn import prompts
-
   batch, mask = batch_and_mask()
   x = jnp.zeros((32, 4))
   spec = prompts.PromptSpec('lorap', num_prompts=1, rank=1)
