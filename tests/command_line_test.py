@@ -63,10 +63,17 @@ def test_mistake_is_one_line(tmp_path, arguments, text):
   assert not folder.exists()
 
 
-def test_value_that_makes_no_run(tmp_path):
+@pytest.mark.parametrize(
+  'change, text',
+  [
+    ('scheme.bits=9', 'config.scheme: `bits` must be in 1..8, got 9'),
+    ('prompt.placement=before', 'config.prompt: `placement` must be one of'),
+    ('prompt.low_rank=all', 'config.prompt: `low_rank` must be'),
+  ],
+)
+def test_value_that_makes_no_run(tmp_path, change, text):
   folder = tmp_path / 'run'
-  done = run(CONFIG, '--config.scheme.bits=9', f'--workdir={folder}')
-  check_mistake(done, 'config.scheme: `bits` must be in 1..8, got 9')
+  check_mistake(run(CONFIG, f'--config.{change}', f'--workdir={folder}'), text)
   assert not folder.exists()
 
 

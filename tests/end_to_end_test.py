@@ -353,7 +353,7 @@ class TestLoadRun:
       np.testing.assert_array_equal(a, b)
 
   def test_folder_without_a_run(self, tmp_path):
-    with pytest.raises(ValueError, match='cannot read .*shape.json'):
+    with pytest.raises(ValueError, match='cannot read .*data.json'):
       lorap_jax.load_run(tmp_path)
 
   def test_run_without_a_checkpoint(self, tmp_path, monkeypatch):

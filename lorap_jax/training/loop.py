@@ -57,8 +57,14 @@ def train_and_evaluate(
   chosen = settings.from_config(config)
   workdir.claim(folder, chosen.config)
   if (folder / workdir.REPORT).exists():
-    logging.info('%s is finished; this is its report.', folder)
-    return workdir.read_json(folder / workdir.REPORT)
+    done = workdir.read_json(folder / workdir.REPORT)
+    logging.info(
+      '%s is finished, on %s; this is its report. Another --workdir starts '
+      'a new run.',
+      folder,
+      done['data']['name'],
+    )
+    return done
   _log_start(chosen)
   data = chosen.load_data()
   run = Run(chosen, data, folder)
@@ -109,11 +115,13 @@ class Run:
       self.model, chosen.scheme, self.optimizer
     )
     self.eval_step = steps.make_eval_step(self.model)
-    workdir.write_json(
-      folder / workdir.SHAPE,
+    workdir.claim_data(
+      folder,
       {
         'num_classes': data.num_classes,
         'num_features': data.train.nodes.shape[1],
+        'name': data.source['name'],
+        'sha256': data.source['sha256'],
       },
     )
     self.progress = history.Progress()

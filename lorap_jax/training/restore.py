@@ -48,7 +48,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     ValueError: no run there, or no checkpoint yet.
   """
   path = pathlib.Path(folder).absolute()
-  shape = workdir.read_json(path / workdir.SHAPE)
+  shape = workdir.read_json(path / workdir.DATA)
   config = workdir.read_json(path / workdir.CONFIG)
   chosen = settings.from_config(config_dict.ConfigDict(config))
   model = chosen.model(shape['num_classes'])

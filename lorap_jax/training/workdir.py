@@ -10,7 +10,7 @@ from lorap_jax.data import store
 CONFIG = 'config.json'
 REPORT = 'report.json'
 METRICS = 'metrics.jsonl'
-SHAPE = 'shape.json'
+DATA = 'data.json'
 CHECKPOINTS = 'checkpoints'
 
 # They change where data comes from or how fast, not what is computed.
@@ -59,6 +59,31 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     raise WorkdirError(
       f'{workdir} belongs to a run with config.{name} = {old!r}, this one has '
       f'{new!r}; choose another folder with --workdir, or remove it'
+    )
+
+
+def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
+  """Records which data the run is on, or checks that it still is.
+
+  The source `auto` may find other data when a run goes on.
+
+  Args:
+    workdir: a folder that is this run's.
+    data: `name`, `sha256` of the files and the shape of the data set.
+
+  Raises:
+    WorkdirError: the run began on other data.
+  """
+  path = workdir / DATA
+  if not path.exists():
+    write_json(path, data)
+    return
+  old = read_json(path)
+  if old != _plain(data):
+    raise WorkdirError(
+      f'{workdir} belongs to a run on {old["name"]}, now the data is '
+      f'{data["name"]} with other files or shapes; choose another folder '
+      'with --workdir, or the data with --config.data.source'
     )
 
 

@@ -212,6 +212,16 @@ class TestParameters:
     assert found == 7
 
 
+class TestFullPrecision:
+  def test_model_in_numpy(self):
+    """Every graph on its own, with dense matrices, in float64."""
+    model = make('fp32')
+    variables = variables_of(model)
+    expected = [in_numpy(variables, graph) for graph in graph_list()]
+    logits, _ = apply(model, variables, batch_of(graph_list()))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 class TestInvariance:
   @BOTH
   @pytest.mark.parametrize('train', [False, True], ids=['eval', 'train'])
@@ -520,6 +530,35 @@ class TestNnxBridge:
     np.testing.assert_allclose(
       logits[:REAL], expected[:REAL], rtol=1e-5, atol=1e-6
     )
+
+
+def in_numpy(variables, graph):
+  """Logits of one graph by GIN with GPF and LoRAP."""
+  variables = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
+  params, stats = variables['params'], variables['batch_stats']
+
+  def dense(x, p):
+    return x @ p['kernel'] + p['bias']
+
+  n = len(graph.nodes)
+  adjacency = np.zeros((n, n))
+  np.add.at(adjacency, (graph.receivers, graph.senders), 1)
+  x = graph.nodes + params['node_prompt']['prompt']
+  x = dense(x, params['embedding'])
+  for i in range(2):
+    layer = params[f'conv_{i}']
+    x = (1 + layer['eps']) * x + adjacency @ x
+    scores = np.exp(dense(x, layer['prompt']))
+    weights = scores / scores.sum(1, keepdims=True)
+    x = x + weights @ layer['prompt']['down'] @ layer['prompt']['up']
+    for j in range(2):
+      norm, running = layer[f'norm_{j}']['bn'], stats[f'conv_{i}'][f'norm_{j}']
+      x = dense(x, layer[f'dense_{j}']) - running['bn']['mean']
+      x = x / np.sqrt(running['bn']['var'] + 1e-5)
+      x = np.maximum(x * norm['scale'] + norm['bias'], 0)
+  pooled = x.sum(0) / max(n, 1)
+  hidden = np.maximum(dense(pooled, params['readout_0']), 0)
+  return dense(hidden, params['readout_1'])
 
 
 def feature_paths():

@@ -76,7 +76,3 @@ def test_selection_never_looks_at_the_test_set():
   records = [record(1, 0.7, 0.5, test=0.1), record(2, 0.6, 0.5, test=0.9)]
   assert history.best_epoch(records)['epoch'] == 1
   assert history.best_test_epoch(records)['epoch'] == 2
-
-
-def test_nothing_to_select():
-  assert history.best_epoch([]) is None

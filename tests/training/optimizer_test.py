@@ -74,7 +74,8 @@ def test_two_steps_of_adam(path, group, rate, decay):
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
     unbiased = m / (1 - 0.9**t), v / (1 - 0.999**t)
     p = p - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-    np.testing.assert_allclose(jax.tree.leaves(params)[0], p, rtol=1e-5)
+    # float32 rounds 1 - 0.999**t.
+    np.testing.assert_allclose(jax.tree.leaves(params)[0], p, atol=1e-5)
   if rate == 0:  # Frozen: not by a hair.
     np.testing.assert_array_equal(jax.tree.leaves(params)[0], [2, -3, 0.5])
 
@@ -86,7 +87,8 @@ def test_every_leaf_of_the_headline_model():
   loader = pipeline.Loader(data.train, budget, layout=False)
   graph = loader.batch(np.arange(3)).graph
   variables = jax.eval_shape(
-    lambda: chosen.model(3).init(jax.random.key(0), graph, train=False)
+    lambda graph: chosen.model(3).init(jax.random.key(0), graph, train=False),
+    graph,
   )
   groups = {}
   for path, group in jax.tree_util.tree_leaves_with_path(

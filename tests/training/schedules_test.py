@@ -12,14 +12,14 @@ from lorap_jax.training.schedules import (
 
 @pytest.mark.parametrize(
   'progress, expected',
-  [(0, 0), (0.1, 0.5), (0.2, 1), (0.6, 0.5), (1, 0), (1.5, 0)],
+  [(0.0, 0), (0.1, 0.5), (0.2, 1), (0.6, 0.5), (1.0, 0), (1.5, 0)],
 )
 def test_warmup_cosine_values(progress, expected):
   assert warmup_cosine(progress, warmup=0.2) == pytest.approx(expected)
 
 
 def test_warmup_cosine_without_warmup_starts_at_its_peak():
-  assert warmup_cosine(0, warmup=0) == 1
+  assert warmup_cosine(0.0, warmup=0.0) == 1
 
 
 @pytest.mark.parametrize('warmup', [0.05, 0.5, 0.99])
@@ -52,7 +52,7 @@ SEQUENCES = {
 def test_plateau_sequences(losses, expected):
   state, factors = Plateau(), []
   for loss in losses:
-    state = update_plateau(state, loss, patience=2)
+    state = update_plateau(state, float(loss), patience=2)
     factors.append(state.factor)
   assert factors == (expected or [1, 1, 1, 0.5, 0.5, 0.5, 0.25])
 

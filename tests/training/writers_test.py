@@ -31,7 +31,7 @@ class TestJsonLines:
     assert steps_in(path) == [3, 6, 9]
     assert 'again' in path.read_text()
 
-  @pytest.mark.parametrize('tail', ['{"step": 6, "lo', '{"step"', '{}', '7'])
+  @pytest.mark.parametrize('tail', ['{"step": 6, "lo', '{"step"', '{}'])
   def test_resume_drops_a_cut_off_line(self, path, tail):
     path.write_text(f'{{"step": 3}}\n{tail}')
     writer = writers.JsonLines(path, resume_step=100)
