@@ -246,17 +246,15 @@ class Run:
       f'{self.checkpoints.directory}; lower the learning rates'
     )
 
-  def _shown(self, speed: float) -> dict[str, Any]:
-    sums = self.progress.sums
-    done = self.progress.history
+  def _shown(self, speed: float) -> dict[str, str]:
+    sums, done = self.progress.sums, self.progress.history
+    mean = lambda a, b, form: form % (sums[a] / sums[b]) if sums else '-'
     return {
       'epoch': f'{self.progress.epoch + 1}/{self.epochs}',
-      'speed': speed,
-      'loss': (
-        sums['cross_entropy'] / sums['count'] if sums else float('nan')
-      ),
+      'speed': f'{speed:.1f}',
+      'loss': mean('cross_entropy', 'count', '%.4f'),
       'valid': f'{100 * done[-1]["valid_accuracy"]:.2f}%' if done else '-',
-      'bits': sums['bits'] / sums['elements'] if sums else float('nan'),
+      'bits': mean('bits', 'elements', '%.2f'),
     }
 
   def evaluate(self, split: str) -> dict[str, float]:

@@ -46,7 +46,9 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     )
   path = workdir / CONFIG
   if not any((workdir / name).exists() for name in (CHECKPOINTS, REPORT)):
-    write_json(path, config)  # What has trained nothing keeps no folder.
+    # What has trained nothing keeps no folder.
+    (workdir / DATA).unlink(missing_ok=True)
+    write_json(path, config)
     return
   if not path.exists():
     raise WorkdirError(

@@ -77,7 +77,7 @@ class TensorBoard:
 class Display(Protocol):
   """Shows a run while it goes on."""
 
-  def step(self, text: dict[str, Any], done: int) -> None:
+  def step(self, text: dict[str, str], done: int) -> None:
     """After a step: fields to show and steps done in all."""
 
   def epoch(self, line: str) -> None:
@@ -94,11 +94,11 @@ class LiveDisplay:
     self._progress = progress.Progress(
       progress.TextColumn('epoch {task.fields[epoch]}'),
       progress.BarColumn(bar_width=20),
-      progress.TextColumn('{task.fields[speed]:.1f} step/s'),
+      progress.TextColumn('{task.fields[speed]} step/s'),
       progress.TimeRemainingColumn(elapsed_when_finished=True),
       progress.TextColumn(
-        'loss {task.fields[loss]:.4f}  val {task.fields[valid]}  '
-        'bits {task.fields[bits]:.2f}'
+        'loss {task.fields[loss]}  val {task.fields[valid]}  '
+        'bits {task.fields[bits]}'
       ),
       console=console.Console(file=sys.stderr),
       refresh_per_second=4,
@@ -107,15 +107,15 @@ class LiveDisplay:
     self._task = self._progress.add_task(
       'train',
       total=total_steps,
-      epoch='-',
-      speed=0.0,
-      loss=float('nan'),
+      epoch='- (compiling)',
+      speed='-',
+      loss='-',
       valid='-',
-      bits=float('nan'),
+      bits='-',
     )
     self._progress.start()
 
-  def step(self, text: dict[str, Any], done: int) -> None:
+  def step(self, text: dict[str, str], done: int) -> None:
     """See Display."""
     self._progress.update(self._task, completed=done, **text)
 
@@ -131,7 +131,7 @@ class LiveDisplay:
 class LineDisplay:
   """One line per epoch, for files and pipes."""
 
-  def step(self, text: dict[str, Any], done: int) -> None:
+  def step(self, text: dict[str, str], done: int) -> None:
     """Shows nothing."""
 
   def epoch(self, line: str) -> None:

@@ -100,7 +100,7 @@ def test_every_leaf_of_the_headline_model():
 
 DENSE = ['embedding', 'conv_0/dense_0', 'conv_0/dense_1', 'readout_0']
 DENSE += ['readout_1']
-NORMS = ['conv_0/norm_0', 'conv_0/norm_1', 'norm_pooled']
+NORMS = ['conv_0/norm_0/bn', 'conv_0/norm_1/bn', 'norm_pooled/bn']
 INPUTS = [f'{name}/input' for name in DENSE if name != 'conv_0/dense_0']
 INPUTS += ['conv_0/aggregate']
 EXPECTED = {

@@ -52,6 +52,28 @@ def test_folder_of_a_run_that_never_trained(tmp_path):
   assert json.loads((tmp_path / workdir.CONFIG).read_text())['seed'] == 1
 
 
+class TestClaimData:
+  DATA = {'name': 'mnist', 'sha256': {'a': 'b'}, 'num_classes': 10}
+
+  def test_same_data(self, used):
+    for _ in range(2):
+      workdir.claim_data(used, self.DATA)
+
+  @pytest.mark.parametrize('name', ['name', 'sha256', 'num_classes'])
+  def test_other_data(self, used, name):
+    workdir.claim_data(used, self.DATA)
+    with pytest.raises(WorkdirError, match='run on mnist.*--workdir') as caught:
+      workdir.claim_data(used, self.DATA | {name: 'other'})
+    assert '\n' not in str(caught.value)
+    assert workdir.read_json(used / workdir.DATA) == self.DATA
+
+  def test_is_forgotten_with_a_run_that_never_trained(self, tmp_path):
+    claim(tmp_path, CONFIG)
+    workdir.claim_data(tmp_path, self.DATA)
+    claim(tmp_path, CONFIG)
+    workdir.claim_data(tmp_path, self.DATA | {'name': 'other'})
+
+
 @pytest.mark.parametrize('below', ['', 'deeper'])
 def test_file_in_place_of_the_folder(tmp_path, below):
   file = tmp_path / 'file'
