@@ -77,10 +77,10 @@ class TestTensorBoard:
 class TestDisplays:
   FIELDS = {
     'epoch': '1/2',
-    'speed': 3.0,
-    'loss': 0.5,
+    'speed': '3.0',
+    'loss': '0.5',
     'valid': '-',
-    'bits': 4.0,
+    'bits': '4.0',
   }
 
   def test_pipes_get_a_line_per_epoch(self, capsys):
