@@ -52,7 +52,11 @@ def main(argv: list[str]) -> None:
     )
     sys.exit(130)
   except KeyboardInterrupt:
-    print('Stopped before there was anything to save.', file=sys.stderr)
+    print(
+      f'Stopped at once; the same command goes on from the last checkpoint '
+      f'in {workdir}, if there is one.',
+      file=sys.stderr,
+    )
     sys.exit(130)
   except (ValueError, OSError) as error:
     if logging.vlog_is_on(1):

@@ -55,7 +55,7 @@ def mean_bits(tree: PyTree) -> tuple[Array, Array]:
   return total, count
 
 
-def totals(tree: PyTree, graph) -> dict[str, Any]:
+def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
   """Sums over one batch, to be added up over batches.
 
   Args:

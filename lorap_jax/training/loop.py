@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -154,7 +154,7 @@ class Run:
       writers.TensorBoard(self.folder / 'tensorboard'),
     ]
 
-  def train(self, stopped) -> None:
+  def train(self, stopped: Callable[[], bool]) -> None:
     """Trains the epochs that are left.
 
     Args:

@@ -53,7 +53,7 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
   )
 
 
-def finish(run) -> dict[str, Any]:
+def finish(run: Any) -> dict[str, Any]:
   """Measures the selected checkpoint and writes the result of a run.
 
   Args:
@@ -97,7 +97,7 @@ def finish(run) -> dict[str, Any]:
   return report
 
 
-def measure_cost(run) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
   """Cost sums of the test split under the run's current state.
 
   Args:

@@ -2,9 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
+from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 
 
@@ -36,7 +39,12 @@ class TrainState(NamedTuple):
     }
 
 
-def init_state(model, optimizer, batch, key: Array) -> TrainState:
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  batch: graphs.Batch,
+  key: Array,
+) -> TrainState:
   """Initial state.
 
   Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -62,7 +63,9 @@ def classification_sums(
 
 
 def make_train_step(
-  model, scheme: schemes.Scheme, optimizer: optax.GradientTransformation
+  model: nn.Module,
+  scheme: schemes.Scheme,
+  optimizer: optax.GradientTransformation,
 ) -> Callable[
   [TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]
 ]:
@@ -128,7 +131,7 @@ def make_train_step(
 
 
 def make_eval_step(
-  model,
+  model: nn.Module,
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:
   """The jitted evaluation step.
 
@@ -151,7 +154,7 @@ def make_eval_step(
 
 
 def make_cost_step(
-  model,
+  model: nn.Module,
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Any, Any]]:
   """The jitted step that measures bits, bytes and operations.
 

@@ -117,7 +117,8 @@ class LiveDisplay:
 
   def step(self, text: dict[str, str], done: int) -> None:
     """See Display."""
-    self._progress.update(self._task, completed=done, **text)
+    fields: dict[str, Any] = dict(text)
+    self._progress.update(self._task, completed=done, **fields)
 
   def epoch(self, line: str) -> None:
     """See Display."""
