@@ -15,8 +15,8 @@ and its derivatives with respect to scale and bits:
     D_b = 0                off C,   sign(x) 2**(b^-1) ln(2) s   on C
 
 Two reductions turn them into gradients. `task`: sum_j dy_j D_j, the chain
-rule. `local`: mean_j sgn(x^_j - x_j) D_j, the gradient of the mean absolute
-quantization error; the upstream gradient is ignored, which lets a node learn
+rule. `local`: mean_j sgn(x^_j - x_j) D_j, the straight-through gradient of the mean
+absolute quantization error; the upstream gradient is ignored, which lets a node learn
 that no label reaches.
 
 Non-negative data uses the same formula with one bit more, and is reported as
@@ -270,8 +270,8 @@ def fake_quant(
     scale: step sizes s, [n, 1] per row, [1, f] per column or [1, 1].
     bits: learned bit-widths b, the shape of scale.
     rule: from `a2q_rule`.
-    mask: [n, 1], True for real rows. Rows of padding stay out of the means
-      of `local` column gradients.
+    mask: [n, 1], True for real rows. Rows of padding stay out of the sums
+      and means over rows of column gradients.
 
   Returns:
     x^ [n, f], exactly on the grid.

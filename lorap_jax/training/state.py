@@ -60,8 +60,10 @@ def init_state(
 
   def create(key, batch):
     init_key, run_key = jax.random.split(key)
+    # train=True, because quantizers start from the ranges they see, and batch
+    # norm has no useful running statistics yet. init updates none.
     variables = model.init(
-      init_key, batch.graph, layout=batch.layout, train=False
+      init_key, batch.graph, layout=batch.layout, train=True
     )
     params = variables['params']
     state = TrainState(

@@ -143,7 +143,7 @@ def make_eval_step(
   """
 
   def step(variables, batch):
-    logits = model.apply(
+    logits: Any = model.apply(
       variables, batch.graph, layout=batch.layout, train=False
     )
     return classification_sums(
