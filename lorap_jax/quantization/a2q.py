@@ -15,9 +15,9 @@ and its derivatives with respect to scale and bits:
     D_b = 0                off C,   sign(x) 2**(b^-1) ln(2) s   on C
 
 Two reductions turn them into gradients. `task`: sum_j dy_j D_j, the chain
-rule. `local`: mean_j sgn(x^_j - x_j) D_j, the straight-through gradient of the mean
-absolute quantization error; the upstream gradient is ignored, which lets a node learn
-that no label reaches.
+rule. `local`: mean_j sgn(x^_j - x_j) D_j, the straight-through gradient of the
+mean absolute quantization error; the upstream gradient is ignored, which lets a
+node learn that no label reaches.
 
 Non-negative data uses the same formula with one bit more, and is reported as
 b - 1.
