@@ -44,7 +44,7 @@ class QuantDense(nn.Module):
         self.scheme, 'input', x, mask=mask, non_negative=self.non_negative
       )
     width = x.values.shape[1]
-    uniform = _uniform(width**-0.5)
+    uniform = uniform_init(width**-0.5)
     kernel = self.param('kernel', uniform, (width, self.features))
     bias = self.param('bias', uniform, (self.features,))
     weight = schemes.quantize(self.scheme, 'weight', kernel)
@@ -62,7 +62,8 @@ class QuantDense(nn.Module):
     return x.values @ weight.values + bias[None, :]
 
 
-def _uniform(bound: float):
+def uniform_init(bound: float) -> nn.initializers.Initializer:
+  """Uniform in +-bound; torch's Linear has bound 1/sqrt(in)."""
   return lambda key, shape: jax.random.uniform(
     key, shape, minval=-bound, maxval=bound
   )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Bool, Float
 from lorap_jax.nn import telemetry
+from lorap_jax.nn.linear import uniform_init
 from lorap_jax.nn.telemetry import Quantized
 from lorap_jax.prompts import gpf as gpf_lib
 from lorap_jax.prompts import lorap as lorap_lib
@@ -135,7 +136,7 @@ class GPFPlusPrompt(nn.Module):
     """Adds each node's mixture of prompts."""
     k, width = self.num_prompts, x.shape[1]
     basis = self.param('prompt', _start(self.start), (k, width))
-    uniform = _uniform(width**-0.5)
+    uniform = uniform_init(width**-0.5)
     kernel = self.param('kernel', uniform, (width, k))
     bias = self.param('bias', uniform, (k,))
     telemetry.report_product(self, Quantized(x), 32, mask, 2 * k * width)
@@ -240,9 +241,3 @@ def _start(init: str):
   if init == 'zero':
     return nn.initializers.zeros
   return nn.initializers.glorot_uniform()
-
-
-def _uniform(bound: float):
-  return lambda key, shape: jax.random.uniform(
-    key, shape, minval=-bound, maxval=bound
-  )
