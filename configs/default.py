@@ -52,16 +52,18 @@ def get_config() -> config_dict.ConfigDict:
   config.optim.prompt_factor = 1.0
   config.optim.prompt_weight_decay = 0.0
   config.optim.feature_scale_lr = 5e-3
-  config.optim.feature_bits_lr = 1e-4
+  config.optim.feature_bits_lr = 3e-4
   config.optim.message_scale_lr = 5e-3
   config.optim.weight_scale_lr = 5e-4
 
   config.train = config_dict.ConfigDict()
-  config.train.epochs = 20
+  config.train.epochs = 30
   # Epochs on the embedded subset, which has 32 steps per epoch, not 430.
   config.train.subset_epochs = 60
   config.train.batch_size = 128
   config.train.schedule = 'cosine'  # cosine, plateau or constant.
   config.train.warmup = 0.05  # Share of the run, for cosine.
   config.train.patience = 5  # Epochs, for plateau.
+  # Training batches that renew batch norm's statistics before an evaluation.
+  config.train.settle_batches = 30
   return config

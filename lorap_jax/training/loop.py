@@ -114,6 +114,7 @@ class Run:
     self.train_step = steps.make_train_step(
       self.model, chosen.scheme, self.optimizer
     )
+    self.settle_step = steps.make_settle_step(self.model)
     self.eval_step = steps.make_eval_step(self.model)
     workdir.claim_data(
       folder,
@@ -274,9 +275,18 @@ class Run:
         total += np.asarray(self.eval_step(variables, batch), np.float64)
     return {'loss': total[0] / total[2], 'accuracy': total[1] / total[2]}
 
+  def _settle(self) -> None:
+    """Renews batch norm's statistics on the first batches of the epoch."""
+    loader, count = self.loaders['train'], self.settings.train.settle_batches
+    plan = loader.shuffled(self.settings.config['seed'], self.progress.epoch)
+    with contextlib.closing(loader.stream(plan[:count])) as batches:
+      for batch in batches:
+        self.state = self.settle_step(self.state, batch)
+
   def _evaluate_epoch(self, display, train_seconds: float) -> None:
     progress, sums = self.progress, self.progress.sums
     started = time.monotonic()
+    self._settle()
     record = {
       'epoch': progress.epoch + 1,
       'step': int(self.state.step),

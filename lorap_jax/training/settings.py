@@ -29,6 +29,8 @@ class TrainConfig:
     schedule: `cosine`, `plateau` or `constant`.
     warmup: share of the run, for cosine.
     patience: epochs, for plateau.
+    settle_batches: training batches that renew batch norm's running
+      statistics before each evaluation; 0 keeps the running averages.
   """
 
   epochs: int
@@ -37,6 +39,7 @@ class TrainConfig:
   schedule: str
   warmup: float
   patience: int
+  settle_batches: int
 
   def __post_init__(self):
     for name in ('epochs', 'subset_epochs', 'batch_size'):
@@ -54,10 +57,11 @@ class TrainConfig:
       raise ValueError(
         f'config.train: `warmup` must be in [0, 1), got {self.warmup}'
       )
-    if self.patience < 0:
-      raise ValueError(
-        f'config.train: `patience` must be 0 or more, got {self.patience}'
-      )
+    for name in ('patience', 'settle_batches'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'config.train: `{name}` must be 0 or more, got {getattr(self, name)}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

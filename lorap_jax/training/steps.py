@@ -130,6 +130,40 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0)
 
 
+def make_settle_step(
+  model: nn.Module,
+) -> Callable[[TrainState, graphs.Batch], TrainState]:
+  """The jitted step that renews the running statistics of batch norm.
+
+  A training forward pass whose only effect is on `batch_stats`. While weights
+  move fast, running averages describe networks of the last few steps, not the
+  present one; some passes with the weights at rest mend that.
+
+  Args:
+    model: Linen module.
+
+  Returns:
+    step(state, batch) -> state; the old state is donated.
+
+  References:
+    Wu, Johnson: Rethinking "Batch" in BatchNorm, 2021, arXiv 2105.07576,
+    section 3.2 (the true population statistics of a fixed model).
+  """
+
+  def step(state, batch):
+    _, new = model.apply(
+      state.variables(),
+      batch.graph,
+      layout=batch.layout,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'quantization': jax.random.fold_in(state.key, state.step)},
+    )
+    return state._replace(batch_stats=new.get('batch_stats', {}))
+
+  return jax.jit(step, donate_argnums=0)
+
+
 def make_eval_step(
   model: nn.Module,
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:
