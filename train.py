@@ -1,7 +1,7 @@
 """Trains a quantized graph network with prompts.
 
   python train.py --config=configs/mnist_a2q_lorap.py
-  python train.py --config=configs/mnist_a2q_lorap.py --config.seed=1
+  python train.py --config=configs/cora.py:gcn,dq4,gpf_lorap --config.seeds=10
 
 The same command goes on where a stopped run left off.
 """
@@ -38,13 +38,14 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.training import loop, report
+  from lorap_jax.training import protocol, tables
+  from lorap_jax.training import run as run_lib
 
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
   logging.info('Work folder: %s', workdir)
   try:
-    result = loop.train_and_evaluate(config, workdir)
-  except loop.Interrupted:
+    result = protocol.run(config, workdir)
+  except run_lib.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '
       'from it.',
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
     if logging.vlog_is_on(1):
       raise
     sys.exit(f'error: {error}')
-  report.print_table(result)
+  tables.print_table(result)
   print(f'Report, plots and checkpoints: {workdir}')
 
 

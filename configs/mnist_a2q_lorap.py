@@ -45,6 +45,7 @@ def get_config(recipe: str = 'fast') -> config_dict.ConfigDict:
   if recipe not in RECIPES:
     raise ValueError(f'recipe must be one of {RECIPES}, got {recipe!r}')
   config = default.get_config()
+  config.model.normalize_pooled = True
   config.prompt.name = 'gpf_lorap'
   config.prompt.bits = 8
   if recipe == 'published':

@@ -13,12 +13,27 @@ from lorap_jax.training import settings
 FOLDER = pathlib.Path(default.__file__).parent
 
 
+# For configurations that take a cell of the matrix.
+CELLS = (
+  None,
+  'gcn,fp32,none',
+  'gin,qat8,gpf_plus',
+  'gat,qat4,gpf',
+  'gin,dq4,lorap',
+  'gcn,dq8,gpf_lorap',
+  'gat,a2q,gpf_plus_lorap',
+  'gcn,mixq,lorap',
+)
+
+
 def cases():
   for path in sorted(FOLDER.glob('*.py')):
     if path.stem in ('__init__', 'default'):
       continue
     module = importlib.import_module(f'configs.{path.stem}')
-    for recipe in getattr(module, 'RECIPES', (None,)):
+    if not hasattr(module, 'get_config'):  # What several of them share.
+      continue
+    for recipe in getattr(module, 'RECIPES', CELLS):
       arguments = () if recipe is None else (recipe,)
       name = path.stem if recipe is None else f'{path.stem}:{recipe}'
       yield pytest.param(module, arguments, id=name)
@@ -64,7 +79,7 @@ def test_json_round_trip(module, arguments):
 @every_recipe
 def test_makes_a_run(module, arguments):
   chosen = settings.from_config(module.get_config(*arguments))
-  assert chosen.model(10).num_classes == 10
+  assert chosen.model(10).outputs == 10
 
 
 @every_recipe
@@ -94,6 +109,21 @@ def test_unknown_recipe():
   module = importlib.import_module('configs.mnist_a2q_lorap')
   with pytest.raises(ValueError, match=r"'smoke'.*got 'smok'"):
     module.get_config('smok')
+
+
+@pytest.mark.parametrize(
+  'cell, message',
+  [
+    ('gcn,a2q', 'BACKBONE,QUANTIZER,PROMPT'),
+    ('gnc,a2q,none', "backbone must be one of .*'gnc'"),
+    ('gcn,a2,none', "quantizer must be one of .*'a2'"),
+    ('gcn,a2q,lora', "prompt must be one of .*'lora'"),
+  ],
+)
+def test_unknown_cell(cell, message):
+  module = importlib.import_module('configs.cora')
+  with pytest.raises(ValueError, match=message):
+    module.get_config(cell)
 
 
 def test_commands_in_the_docstrings_name_their_file():

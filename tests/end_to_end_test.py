@@ -16,14 +16,18 @@ import tiny_run
 
 import lorap_jax
 from lorap_jax.training import (
+  batched,
   checkpointing,
   history,
   loop,
   report,
   settings,
   steps,
+  tables,
+  tasks,
   workdir,
 )
+from lorap_jax.training import run as run_lib
 
 EPOCHS = 3
 STEPS = EPOCHS * tiny_run.BATCHES
@@ -37,7 +41,7 @@ def tiny_data(monkeypatch):
 class Finished(NamedTuple):
   folder: pathlib.Path
   report: dict
-  run: loop.Run
+  run: run_lib.Run
 
 
 @pytest.fixture(scope='module')
@@ -87,16 +91,16 @@ class TestReport:
     assert written == returned
 
   def test_accuracy_follows_the_rule(self, finished):
-    accuracy = finished.report['accuracy']
+    accuracy = finished.report['result']
     records = metrics(finished.folder)
     best = max(records, key=lambda r: (r['valid_accuracy'], -r['valid_loss']))
     assert accuracy['epoch'] == best['epoch']
     assert accuracy['test'] == best['test_accuracy']
     assert accuracy['valid'] == best['valid_accuracy']
-    assert accuracy['rule'] == history.SELECTION_RULE
+    assert accuracy['rule'] == 'val_metric'
 
   def test_best_test_epoch_is_marked_as_optimistic(self, finished):
-    marked = finished.report['accuracy']['best_test_epoch']
+    marked = finished.report['result']['best_test_epoch']
     tests = [r['test_accuracy'] for r in metrics(finished.folder)]
     assert marked['test'] == max(tests)
     assert marked['epoch'] == tests.index(max(tests)) + 1
@@ -169,7 +173,7 @@ class TestReport:
 
   def test_table(self, finished, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
-    report.print_table(finished.report)
+    tables.print_table(finished.report)
     text = capsys.readouterr().out
     assert 'test accuracy at the best validation epoch' in text
     assert 'optimistic, as A2Q reports' in text
@@ -194,7 +198,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, step):
   config = tiny_run.config()
   with monkeypatch.context() as patch:
     tiny_run.interrupt_after(patch, step)
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(run_lib.Interrupted):
       loop.train_and_evaluate(config, tmp_path)
   assert not (tmp_path / 'report.json').exists()
   assert len(metrics(tmp_path)) == step // tiny_run.BATCHES
@@ -215,7 +219,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, step):
   assert without_times(progress['history']) == without_times(
     expected_progress['history']
   )
-  assert result['accuracy'] == finished.report['accuracy']
+  assert result['result'] == finished.report['result']
   assert result['cost'] == finished.report['cost']
 
 
@@ -225,7 +229,7 @@ def _raw_key(state):
 
 def test_interrupted_run_stops_at_the_step(tmp_path, monkeypatch, finished):
   tiny_run.interrupt_after(monkeypatch, 2)
-  with pytest.raises(loop.Interrupted):
+  with pytest.raises(run_lib.Interrupted):
     loop.train_and_evaluate(tiny_run.config(), tmp_path)
   state, progress = last_checkpoint(tmp_path, finished.run.state)
   assert int(state.step) == 2
@@ -258,7 +262,7 @@ def test_where_the_data_lies_may_change(finished):
     data__dir='/elsewhere', data__workers=3, data__offline=True
   )
   again = loop.train_and_evaluate(config, finished.folder)
-  assert again['accuracy'] == finished.report['accuracy']
+  assert again['result'] == finished.report['result']
 
 
 def test_mistake_in_the_data_leaves_the_folder_free(tmp_path, monkeypatch):
@@ -277,9 +281,9 @@ class TestDivergence:
     config = tiny_run.config()
     with monkeypatch.context() as patch:
       tiny_run.interrupt_after(patch, 4)
-      with pytest.raises(loop.Interrupted):
+      with pytest.raises(run_lib.Interrupted):
         loop.train_and_evaluate(config, tmp_path)
-    restore = loop.Run.restore
+    restore = run_lib.Run.restore
 
     def damaged(run):
       restore(run)
@@ -288,9 +292,9 @@ class TestDivergence:
       params['readout_1']['bias'] = jnp.full_like(bias, jnp.nan)
       run.state = run.state._replace(params=params)
 
-    monkeypatch.setattr(loop.Run, 'restore', damaged)
+    monkeypatch.setattr(run_lib.Run, 'restore', damaged)
     before = contents(tmp_path / 'checkpoints')
-    with pytest.raises(loop.NonFiniteError) as caught:
+    with pytest.raises(run_lib.NonFiniteError) as caught:
       loop.train_and_evaluate(config, tmp_path)
     text = str(caught.value)
     assert 'loss nan at step 4 (epoch 2)' in text
@@ -303,7 +307,7 @@ class TestDivergence:
     config = tiny_run.config(
       scheme__name='fp32', prompt__name='none', optim__learning_rate=1e30
     )
-    with pytest.raises(loop.NonFiniteError) as caught:
+    with pytest.raises(run_lib.NonFiniteError) as caught:
       loop.train_and_evaluate(config, tmp_path)
     assert 'last good checkpoint: none' in str(caught.value)
     assert not (tmp_path / 'report.json').exists()
@@ -334,9 +338,11 @@ class TestLoadRun:
     apply = jax.jit(functools.partial(loaded.model.apply, train=False))
     logits = apply(loaded.variables, padded)[: data.num_graphs]
     accuracy = np.mean(np.argmax(logits, -1) == data.labels)
-    assert accuracy == pytest.approx(finished.report['accuracy']['test'])
+    assert accuracy == pytest.approx(finished.report['result']['test'])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels)
-    best = history.best_epoch(metrics(finished.folder))
+    best = history.Selection('val_metric', tasks.Task()).best(
+      metrics(finished.folder)
+    )
     # Other array shapes, other kernels: not bit for bit.
     assert float(loss.mean()) == pytest.approx(best['test_loss'], rel=1e-5)
     assert loaded.config == finished.report['config'] | {
@@ -358,7 +364,7 @@ class TestLoadRun:
 
   def test_run_without_a_checkpoint(self, tmp_path, monkeypatch):
     tiny_run.interrupt_after(monkeypatch, 1)
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(run_lib.Interrupted):
       loop.train_and_evaluate(tiny_run.config(), tmp_path)
     with pytest.raises(ValueError, match='no best checkpoint in '):
       lorap_jax.load_run(tmp_path)
@@ -416,7 +422,7 @@ def test_schedules_reach_the_steps(tmp_path, monkeypatch, schedule):
 
   monkeypatch.setattr(steps, 'make_train_step', make_recorded)
   same = {'loss': 1.0, 'accuracy': 0.5}
-  monkeypatch.setattr(loop.Run, 'evaluate', lambda run, split: same)
+  monkeypatch.setattr(batched.BatchedRun, 'evaluate', lambda run, split: same)
   config = tiny_run.config(
     scheme__name='fp32',
     prompt__name='none',

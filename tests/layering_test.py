@@ -29,6 +29,8 @@ PARTS = {
     'nn',
     'models',
   },
+  'report': {'training'},
+  'sweep': {'report', 'training'},
   '__init__': {'_version', 'training'},
 }
 # Other libraries each part may import.
@@ -38,7 +40,7 @@ LIBRARIES = {
   'quantization': {'jax'},
   'prompts': {'jax'},
   'graphs': {'jax', 'jraph', 'numpy'},
-  'data': {'jax', 'numpy', 'absl', 'rich', 'skimage'},
+  'data': {'PIL', 'absl', 'jax', 'numpy', 'rich', 'skimage', 'sklearn'},
   'nn': {'jax', 'flax', 'jraph'},
   'models': {'jax', 'flax', 'jraph'},
   'training': {
@@ -54,6 +56,8 @@ LIBRARIES = {
     'rich',
     'tensorboardX',
   },
+  'report': set(),
+  'sweep': {'absl', 'ml_collections'},
   '__init__': set(),
 }
 # Library to the one file that knows it.

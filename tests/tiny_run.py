@@ -3,14 +3,22 @@
 import contextlib
 import itertools
 import signal
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from ml_collections import config_dict
 
-from configs import mnist_a2q_lorap
-from lorap_jax.data import DataSplits, GraphDataset, pipeline
-from lorap_jax.training import optimizer, settings, state, steps
+from configs import mnist_a2q_lorap, planetoid
+from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
+from lorap_jax.training import (
+  full_batch,
+  optimizer,
+  settings,
+  state,
+  steps,
+  tasks,
+)
 
 NUM_TRAIN = 40  # Batches of 16, 16 and 8.
 BATCHES = 3
@@ -51,6 +59,37 @@ def splits() -> DataSplits:
   return DataSplits(*parts, num_classes=3, source=source)
 
 
+def regression_splits() -> DataSplits:
+  """The same graphs, whose label is the mean of their first feature."""
+  data = splits()
+  parts = []
+  for part in data[:3]:
+    starts = np.cumsum(part.n_node) - part.n_node
+    totals = np.add.reduceat(part.nodes[:, 0], starts)
+    labels = (totals / part.n_node).astype(np.float32)
+    parts.append(part._replace(labels=labels))
+  return DataSplits(*parts, num_classes=1, source=data.source)
+
+
+def node_data() -> NodeDataset:
+  """A graph of 24 nodes and three classes, with its splits."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(24, dtype=np.int32) % 3
+  part = np.arange(24) // 8
+  nodes = rng.normal(size=(24, 5)) + np.eye(5)[labels]
+  return NodeDataset(
+    nodes=nodes.astype(np.float32),
+    senders=rng.integers(0, 24, 60).astype(np.int32),
+    receivers=rng.integers(0, 24, 60).astype(np.int32),
+    labels=labels,
+    train_mask=part == 0,
+    valid_mask=part == 1,
+    test_mask=part == 2,
+    num_classes=3,
+    source=splits().source,
+  )
+
+
 def config(**changes) -> config_dict.ConfigDict:
   """The smoke recipe, smaller; `changes` by path, dots as two underscores."""
   values = mnist_a2q_lorap.get_config('smoke')
@@ -60,33 +99,57 @@ def config(**changes) -> config_dict.ConfigDict:
   values.prompt.num_prompts = 3
   values.prompt.rank = 2
   values.train.batch_size = 16
+  return _changed(values, changes)
+
+
+def node_config(cell: str = 'gcn,fp32,none', **changes):
+  """A cell of Cora, smaller and six epochs long; `changes` as in `config`."""
+  values = planetoid.create('cora', cell)
+  values.model.features = 8
+  values.model.heads = 2
+  values.prompt.num_prompts = 3
+  values.prompt.rank = 2
+  values.train.epochs = values.train.subset_epochs = 6
+  return _changed(values, changes)
+
+
+def _changed(values: config_dict.ConfigDict, changes):
   values.update_from_flattened_dict(
     {name.replace('__', '.'): value for name, value in changes.items()}
   )
   return values
 
 
-def feed(monkeypatch) -> None:
-  """Has every run read `splits` instead of files."""
-  monkeypatch.setattr(settings.Settings, 'load_data', lambda self: splits())
+def feed(monkeypatch, data: Callable[[], settings.Data] = splits) -> None:
+  """Has every run read this data instead of files."""
+  monkeypatch.setattr(settings.Settings, 'load_data', lambda self: data())
 
 
 def interrupt_after(monkeypatch, step: int) -> None:
   """Sends this process Ctrl-C once the given training step is dispatched."""
-  make = steps.make_train_step
+  _interrupt(monkeypatch, steps, 'make_train_step', step)
+
+
+def interrupt_after_dispatch(monkeypatch, dispatch: int) -> None:
+  """The same, for full-batch runs and their dispatches of several epochs."""
+  _interrupt(monkeypatch, full_batch, 'make_epochs', dispatch)
+
+
+def _interrupt(monkeypatch, module, name: str, number: int) -> None:
+  make, count = getattr(module, name), itertools.count(1)
 
   def make_interrupted(*args):
-    train_step, count = make(*args), itertools.count(1)
+    program = make(*args)
 
     def call(*args):
-      out = train_step(*args)
-      if next(count) == step:
+      out = program(*args)
+      if next(count) == number:
         signal.raise_signal(signal.SIGINT)
       return out
 
     return call
 
-  monkeypatch.setattr(steps, 'make_train_step', make_interrupted)
+  monkeypatch.setattr(module, name, make_interrupted)
 
 
 @contextlib.contextmanager
@@ -103,6 +166,6 @@ def programs(**changes):
   yield (
     first,
     batch,
-    steps.make_train_step(model, chosen.scheme, adam),
-    steps.make_eval_step(model),
+    steps.make_train_step(model, chosen.scheme, tasks.Task(), chosen.optimizer),
+    steps.make_eval_step(model, tasks.Task()),
   )

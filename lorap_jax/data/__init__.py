@@ -1,7 +1,27 @@
-"""Graph data sets on the host: download, check, build, cache."""
+"""Data sets on the host: graphs with labels, where from, and how to batch."""
 
+from lorap_jax.data.cifar10 import load_cifar10_superpixels
+from lorap_jax.data.custom import load_custom
 from lorap_jax.data.dataset import DataSplits, GraphDataset
+from lorap_jax.data.node_dataset import NodeDataset
+from lorap_jax.data.ogb import load_ogbn_arxiv, load_ogbn_mag
+from lorap_jax.data.planetoid import load_planetoid
 from lorap_jax.data.store import DataError
 from lorap_jax.data.superpixels import load_mnist_superpixels
+from lorap_jax.data.tu import load_tu
+from lorap_jax.data.zinc import load_zinc
 
-__all__ = ['DataError', 'DataSplits', 'GraphDataset', 'load_mnist_superpixels']
+__all__ = [
+  'DataError',
+  'DataSplits',
+  'GraphDataset',
+  'NodeDataset',
+  'load_cifar10_superpixels',
+  'load_custom',
+  'load_mnist_superpixels',
+  'load_ogbn_arxiv',
+  'load_ogbn_mag',
+  'load_planetoid',
+  'load_tu',
+  'load_zinc',
+]

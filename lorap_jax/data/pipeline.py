@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lorap_jax.data.dataset import GraphDataset
+from lorap_jax.data.node_dataset import NodeDataset
 from lorap_jax.graphs import batching
 
 _DONE = object()
@@ -25,14 +26,21 @@ class Loader:
     data: the graphs.
     budget: the static shape.
     layout: attach memory layouts to the batches.
+    weighted: layouts that serve sums with edge weights.
   """
 
   def __init__(
-    self, data: GraphDataset, budget: batching.Budget, *, layout: bool
+    self,
+    data: GraphDataset,
+    budget: batching.Budget,
+    *,
+    layout: bool,
+    weighted: bool = False,
   ):
     self.data = data
     self.budget = budget
     self.layout = layout
+    self.weighted = weighted
     self._node_start = np.concatenate([[0], np.cumsum(data.n_node)])
     self._edge_start = np.concatenate([[0], np.cumsum(data.n_edge)])
 
@@ -83,6 +91,7 @@ class Loader:
       data.labels[indices],
       self.budget,
       layout=self.layout,
+      weighted=self.weighted,
     )
 
   def stream(
@@ -127,6 +136,61 @@ class Loader:
     finally:
       stop.set()
       worker.join()
+
+
+class WholeGraph:
+  """The one batch of a node task, seen from one of its splits.
+
+  The graph gets one padding node, as every batch.
+
+  Attributes:
+    targets: bool [n + 1], the nodes of the split.
+  """
+
+  def __init__(
+    self, data: NodeDataset, split: str, *, layout: bool, weighted: bool = False
+  ):
+    """Keeps the data.
+
+    Args:
+      data: the graph.
+      split: `train`, `valid` or `test`.
+      layout: attach memory layouts.
+      weighted: layouts that serve sums with edge weights.
+    """
+    self._data, self._layout, self._weighted = data, layout, weighted
+    self.targets = np.append(getattr(data, f'{split}_mask'), False)
+
+  def batch(self) -> batching.Batch:
+    """The padded graph, on the host."""
+    data = self._data
+    budget = batching.Budget(
+      data.num_nodes + 1, len(data.senders), 2, len(data.senders)
+    )
+    batch = batching.pad_batch(
+      data.nodes,
+      data.senders,
+      data.receivers,
+      np.array([data.num_nodes]),
+      np.array([len(data.senders)]),
+      np.zeros(1, np.int32),
+      budget,
+      layout=self._layout,
+      weighted=self._weighted,
+    )
+    labels = np.append(data.labels, -1).astype(np.int32)
+    return batch._replace(labels=labels, targets=self.targets)
+
+  def ordered(self) -> list[None]:
+    """One batch."""
+    return [None]
+
+  def stream(
+    self, plan: list[None]
+  ) -> Generator[batching.Batch, None, None]:
+    """The batch, on the device, as often as the plan says."""
+    for _ in plan:
+      yield jax.device_put(self.batch())
 
 
 def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

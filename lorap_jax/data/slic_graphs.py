@@ -1,10 +1,10 @@
 r"""From an image to a superpixel graph, in the recipe of the GNN benchmark.
 
-An image x in [0, 1] is cut into at most 75 SLIC superpixels, which are the
-nodes. Node i has the mean intensity f_i and the centroid c_i (row, column), in
-units of the image size. With d_c, d_f the distances of centroids and of
-intensities, and s_i the mean distance of node i to its 8 nearest nodes plus
-1e-8,
+An image x in [0, 1] is cut into at most 75 (in colour 150) SLIC superpixels,
+which are the nodes. Node i has the mean intensity f_i (a number, or red, green
+and blue) and the centroid c_i (row, column), in units of the image size. With
+d_c, d_f the Euclidean distances of centroids and of intensities, and s_i the
+mean distance of node i to its 8 nearest nodes plus 1e-8,
 
   K_ij = exp(-(d_c(i, j) / s_c,i)^2 - (d_f(i, j) / s_f,i)^2),
   A = (K + K^T) / 2,
@@ -14,8 +14,9 @@ and node i sends to the 8 other nodes j with the largest A_ij.
 Sources: V. P. Dwivedi et al., "Benchmarking Graph Neural Networks", JMLR 2023;
 B. Knyazev et al., "Understanding attention and generalization in graph neural
 networks", NeurIPS 2019; R. Achanta et al., "SLIC superpixels", TPAMI 2012.
-The published MNIST graphs have 70.57 nodes on average and come from an older
-scikit-image; its newer versions cut the same images a little differently.
+The published MNIST graphs have 70.57 nodes on average, those of CIFAR-10
+117.6; they come from an older scikit-image, and its newer versions cut the same
+images a little differently.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Recipe(NamedTuple):
 
 
 MNIST_RECIPE = Recipe()
+CIFAR10_RECIPE = Recipe(compactness=10.0, first_segments=200, max_nodes=150)
 
 
 def segment(image: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -60,30 +62,32 @@ def segment(image: np.ndarray, recipe: Recipe) -> np.ndarray:
   grid with step 3; starting at 75 would give the same as well.)
 
   Args:
-    image: u8[height, width].
+    image: u8[height, width], or u8[height, width, 3] in colour, which SLIC
+      compares in the space Lab.
     recipe: settings.
 
   Returns:
     i64[height, width], labels 0 to n - 1.
   """
   scaled = (image / 255.0).astype(np.float32)
-  for number in _distinct_numbers(image.shape, recipe.first_segments):
+  size = image.shape[:2]
+  for number in _distinct_numbers(size, recipe.first_segments):
     labels = slic(
       scaled,
       n_segments=number,
       compactness=recipe.compactness,
-      channel_axis=None,
+      channel_axis=None if image.ndim == 2 else -1,
     )
     ids, dense = np.unique(labels, return_inverse=True)
     if len(ids) <= recipe.max_nodes:
-      return dense.reshape(image.shape)
+      return dense.reshape(size)
   raise DataError(
     f'SLIC found over {recipe.max_nodes} superpixels in an image.'
   )
 
 
 @functools.cache
-def _distinct_numbers(shape: tuple[int, int], first: int) -> tuple[int, ...]:
+def _distinct_numbers(shape: tuple[int, ...], first: int) -> tuple[int, ...]:
   """Returns the numbers from `first` to 1 at which the SLIC grid changes."""
   grids = [str(regular_grid((1, *shape), n)) for n in range(first, 0, -1)]
   return tuple(
@@ -92,19 +96,23 @@ def _distinct_numbers(shape: tuple[int, int], first: int) -> tuple[int, ...]:
 
 
 def node_features(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns f64[n, 3]: mean intensity, centroid row and column, in [0, 1].
+  """Returns mean intensities, centroid row and column, in [0, 1].
 
   Args:
-    image: u8[height, width].
+    image: u8[height, width] or u8[height, width, 3].
     labels: i64[height, width] superpixel of each pixel, 0 to n - 1.
+
+  Returns:
+    f64[n, 3], or f64[n, 5] in colour.
   """
-  height, width = image.shape
-  rows, columns = np.divmod(np.arange(image.size), width)
+  height, width = labels.shape
+  rows, columns = np.divmod(np.arange(labels.size), width)
+  channels = image.reshape(labels.size, -1).T
   flat = labels.ravel()
   # The sums are of integers and so do not depend on their order.
-  sums = [np.bincount(flat, w) for w in (image.ravel(), rows, columns)]
+  sums = [np.bincount(flat, w) for w in (*channels, rows, columns)]
   means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
-  return means / np.array([255.0, height, width])
+  return means / np.array([255.0] * len(channels) + [height, width])
 
 
 def nearest_neighbors(features: np.ndarray, k: int) -> np.ndarray:
@@ -114,21 +122,26 @@ def nearest_neighbors(features: np.ndarray, k: int) -> np.ndarray:
   node id. With n <= k nodes each has all n - 1 others.
 
   Args:
-    features: f64[n, 3] mean intensity, centroid row, centroid column.
+    features: f64[n, 3] mean intensity, centroid row, centroid column; or
+      f64[n, 5] with three intensities.
     k: number of neighbours.
 
   Returns:
     i64[n, min(k, n - 1)].
   """
-  intensity, centroid = features[:, 0], features[:, 1:]
-  offsets = centroid[:, None] - centroid[None]
-  exponent = _scaled_square(np.sqrt((offsets**2).sum(-1)), k)
-  exponent += _scaled_square(np.abs(intensity[:, None] - intensity[None]), k)
+  exponent = _scaled_square(_distances(features[:, -2:]), k)
+  exponent += _scaled_square(_distances(features[:, :-2]), k)
   kernel = np.exp(-exponent)
   similarity = (kernel + kernel.T) / 2
   np.fill_diagonal(similarity, -1.0)  # Below all others, of which many are 0.
   order = np.argsort(-similarity, axis=1, kind='stable')
   return order[:, : min(k, len(features) - 1)]
+
+
+def _distances(points: np.ndarray) -> np.ndarray:
+  """Returns the Euclidean distances of f64[n, d] points, f64[n, n]."""
+  offsets = points[:, None] - points[None]
+  return np.sqrt((offsets**2).sum(-1))
 
 
 def _scaled_square(distance: np.ndarray, k: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SPLITS = ('train', 'valid', 'test')
+
 
 def permutation(n: int, seed: Sequence[int]) -> np.ndarray:
   """Returns 0 to n - 1 sorted by the first n raw draws of `PCG64(seed)`."""

@@ -1,14 +1,15 @@
 """The one place that downloads, checks, caches and opens data files.
 
-Nothing is trusted: a download counts only if the SHA-256 of its decompressed
-content is the pinned one, and a cache file carries the digest of what it holds.
-No file is ever unpickled.
+Nothing is trusted: a download counts only if its content passes a check, which
+is its SHA-256 where that is known, and a cache file carries the digest of what
+it holds. Nothing is unpickled here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import http.client
 import json
@@ -16,7 +17,7 @@ import os
 import pathlib
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +53,19 @@ def content_digest(content: bytes | memoryview) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
+def refuse_web_page(content: bytes, name: str) -> None:
+  """Raises DataError if a server sent a page instead of the file."""
+  if content[:512].lstrip()[:1] == b'<':
+    raise DataError(f'{name}: this is a web page, not the data file.')
+
+
 def check_content(content: bytes, name: str, *, sha256: str, size: int) -> None:
   """Checks decompressed file content against its pinned size and digest.
 
   Raises:
     DataError: names `name`, what was expected and what was found.
   """
-  if content[:512].lstrip()[:1] == b'<':
-    raise DataError(f'{name}: this is a web page, not the data file.')
+  refuse_web_page(content, name)
   if len(content) != size:
     raise DataError(
       f'{name}: expected {size} bytes (decompressed), found {len(content)}.'
@@ -89,17 +95,25 @@ def gunzip(content: bytes, name: str, *, max_size: int) -> bytes:
   return plain
 
 
+def read_bytes(path: PathLike) -> bytes:
+  """Returns a file's content as it is.
+
+  Raises:
+    DataError: the file cannot be read.
+  """
+  try:
+    return pathlib.Path(path).read_bytes()
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read ({error.strerror}).') from error
+
+
 def read_file(path: PathLike, *, max_size: int) -> bytes:
   """Returns a file's content, decompressed if it is gzip.
 
   Raises:
     DataError: the file cannot be read or its gzip stream is damaged.
   """
-  try:
-    content = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise DataError(f'{path}: cannot be read ({error.strerror}).') from error
-  return gunzip(content, str(path), max_size=max_size)
+  return gunzip(read_bytes(path), str(path), max_size=max_size)
 
 
 def download(
@@ -120,19 +134,63 @@ def download(
   Raises:
     DataError: no mirror gave the file; says why, and what to put where.
   """
+  return download_checked(
+    urls,
+    path,
+    check=functools.partial(check_content, sha256=sha256, size=size),
+    max_size=size,
+    remedy=(
+      f'put the file with SHA-256 {sha256} (decompressed, {size} bytes) at '
+      f'{path}.'
+    ),
+    decompress=True,
+  )
+
+
+def download_checked(
+  urls: Sequence[str],
+  path: PathLike,
+  *,
+  check: Callable[[bytes, str], object],
+  max_size: int,
+  remedy: str,
+  decompress: bool = False,
+) -> pathlib.Path:
+  """Makes sure that a file that passes `check` lies at `path`.
+
+  As `download`, for archives, which stay compressed, and for files of which no
+  digest is known: the caller says what is accepted.
+
+  Args:
+    urls: mirrors of one file.
+    path: where the file goes.
+    check: raises DataError unless the content (first argument) is sound; the
+      second argument is its name.
+    max_size: largest number of bytes that is accepted.
+    remedy: what the user can do if no mirror gives the file; the end of a
+      sentence.
+    decompress: whether to decompress gzip content before the check.
+
+  Raises:
+    DataError: no mirror gave the file; says why, and `remedy`.
+  """
   path = pathlib.Path(path)
-  if _is_intact(path, sha256, size):
+  if _is_intact(path, check):
     return path
   failures = []
   with lock(path):
-    if _is_intact(path, sha256, size):  # Another process was faster.
+    if _is_intact(path, check):  # Another process was faster.
       return path
     if path.exists():
       logging.warning('%s is damaged and is downloaded again.', path)
     for url in urls:
       try:
-        content = gunzip(_fetch(url, size), url, max_size=size)
-        check_content(content, url, sha256=sha256, size=size)
+        content = _fetch(url, max_size)
+        if decompress:
+          content = gunzip(content, url, max_size=max_size)
+        elif len(content) > max_size:
+          raise DataError(f'{url}: more than {max_size} bytes.')
+        check(content, url)
       except DataError as error:
         failures.append(str(error))
       else:
@@ -140,14 +198,16 @@ def download(
           part.write_bytes(content)
         return path
   raise DataError(
-    f'{path.name} could not be downloaded: {" | ".join(failures)} Remedy: put '
-    f'the file with SHA-256 {sha256} (decompressed, {size} bytes) at {path}.'
+    f'{path.name} could not be downloaded: {" | ".join(failures)} Remedy: '
+    f'{remedy}'
   )
 
 
-def _is_intact(path: pathlib.Path, sha256: str, size: int) -> bool:
+def _is_intact(
+  path: pathlib.Path, check: Callable[[bytes, str], object]
+) -> bool:
   try:
-    check_content(path.read_bytes(), str(path), sha256=sha256, size=size)
+    check(path.read_bytes(), str(path))
   except (OSError, DataError):
     return False
   return True
@@ -257,7 +317,7 @@ def save_arrays(
 ) -> None:
   """Writes arrays and a JSON-able record to one self-verifying npz file."""
   meta_text = json.dumps(meta, sort_keys=True)
-  digest = _arrays_digest(arrays, meta_text)
+  digest = arrays_digest(arrays, meta_text)
   with atomic_file(path) as part, open(part, 'wb') as file:
     np.savez(
       file,
@@ -282,14 +342,15 @@ def load_arrays(
   if not {_META, _DIGEST} <= arrays.keys():
     raise DataError(f'{path}: not a cache file of this library.')
   meta_text, expected = str(arrays.pop(_META)), str(arrays.pop(_DIGEST))
-  if (found := _arrays_digest(arrays, meta_text)) != expected:
+  if (found := arrays_digest(arrays, meta_text)) != expected:
     raise DataError(
       f'{path}: damaged cache file, expected digest {expected}, found {found}.'
     )
   return arrays, json.loads(meta_text)
 
 
-def _arrays_digest(arrays: Mapping[str, np.ndarray], meta_text: str) -> str:
+def arrays_digest(arrays: Mapping[str, np.ndarray], meta_text: str = '') -> str:
+  """Returns a SHA-256 of names, types, shapes and values, and of a text."""
   digest = hashlib.sha256(meta_text.encode())
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])

@@ -1,4 +1,4 @@
-"""MNIST as superpixel graphs: built in parallel, cached, loaded.
+"""Images as superpixel graphs: built in parallel, cached, loaded.
 
 The recipe is that of `slic_graphs`.
 """
@@ -17,7 +17,9 @@ from absl import logging
 
 from lorap_jax.data import idx, mnist, parallel, progress, slic_graphs, store
 from lorap_jax.data.dataset import DataSplits, GraphDataset
+from lorap_jax.data.images import Images, ImageSplits
 from lorap_jax.data.slic_graphs import MNIST_RECIPE, Recipe
+from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError, PathLike
 
 _CODE_VERSION = 1  # Raise it when the same image gives other arrays.
@@ -28,7 +30,8 @@ class Graphs(NamedTuple):
   """Graphs of some images, compactly.
 
   Attributes:
-    nodes: f32[sum(n_node), 3] mean intensity, centroid row, centroid column.
+    nodes: f32[sum(n_node), 3] mean intensity, centroid row, centroid column;
+      f32[sum(n_node), 5] in colour.
     neighbors: u8[sum(n_edge)] receivers, ordered by sender and then from the
       most to the least similar; every sender of a graph has as many.
     n_node: i32[g] superpixels per image.
@@ -75,27 +78,58 @@ def load_mnist_superpixels(
     limit=limit,
     cache_dir=cache,
   )
-  splits = {}
-  for name in ('train', 'valid', 'test'):
-    part: mnist.Digits = getattr(digits, name)
-    graphs = cached_graphs(
-      part.images, MNIST_RECIPE, cache / 'superpixels', workers=workers
-    )
-    splits[name] = to_dataset(graphs, part.labels, MNIST_RECIPE)
-    splits[name].check(f'MNIST superpixels, {name}')
+  return image_graphs(
+    digits,
+    MNIST_RECIPE,
+    cache / 'superpixels',
+    num_classes=mnist.NUM_CLASSES,
+    published_nodes=70.57,
+    workers=workers,
+  )
+
+
+def image_graphs(
+  images: ImageSplits,
+  recipe: Recipe,
+  folder: PathLike,
+  *,
+  num_classes: int,
+  published_nodes: float,
+  workers: int,
+) -> DataSplits:
+  """Turns the images of each split into graphs.
+
+  Args:
+    images: the splits.
+    recipe: settings.
+    folder: where the cache files are.
+    num_classes: number of classes.
+    published_nodes: mean number of nodes of the published graphs, for the
+      record.
+    workers: processes to use.
+
+  Raises:
+    DataError: the cache cannot be written.
+  """
+  parts = {}
+  for name in SPLITS:
+    part: Images = getattr(images, name)
+    graphs = cached_graphs(part.images, recipe, folder, workers=workers)
+    parts[name] = to_dataset(graphs, part.labels, recipe)
+    parts[name].check(f'{images.source["name"]} superpixels, {name}')
   record = {
-    **digits.source,
-    'name': f'{digits.source["name"]}-superpixels',
+    **images.source,
+    'name': f'{images.source["name"]}-superpixels',
     'note': (
-      f'{digits.source["note"]}; superpixels by scikit-image '
+      f'{images.source["note"]}; superpixels by scikit-image '
       f'{skimage.__version__} (the published ones, by an older version, have '
-      '70.57 nodes on average)'
+      f'{published_nodes} nodes on average)'
     ),
-    'superpixels': _settings(MNIST_RECIPE),
-    'mean_nodes': _mean(splits, 'n_node'),
-    'mean_edges': _mean(splits, 'n_edge'),
+    'superpixels': _settings(recipe),
+    'mean_nodes': _mean(parts, 'n_node'),
+    'mean_edges': _mean(parts, 'n_edge'),
   }
-  return DataSplits(**splits, num_classes=mnist.NUM_CLASSES, source=record)
+  return DataSplits(**parts, num_classes=num_classes, source=record)
 
 
 def cached_graphs(
@@ -107,7 +141,7 @@ def cached_graphs(
   code and of scikit-image. A damaged one is built again, with a warning.
 
   Args:
-    images: u8[g, height, width].
+    images: u8[g, height, width] or u8[g, height, width, 3].
     recipe: settings.
     folder: where the cache files are.
     workers: processes to use.
@@ -141,7 +175,7 @@ def _read_cache(path: pathlib.Path) -> Graphs | None:
 
 
 def build_graphs(images: np.ndarray, recipe: Recipe, *, workers: int) -> Graphs:
-  """Builds the graphs of u8[g, height, width] images in parallel."""
+  """Builds the graphs of images in parallel."""
   chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
   task = functools.partial(chunk_graphs, recipe=recipe)
   parts: list[Graphs] = []
@@ -155,7 +189,7 @@ def build_graphs(images: np.ndarray, recipe: Recipe, *, workers: int) -> Graphs:
 
 
 def chunk_graphs(images: np.ndarray, recipe: Recipe) -> Graphs:
-  """Builds the graphs of some u8[g, height, width] images, one by one."""
+  """Builds the graphs of some images, one by one."""
   nodes, neighbors = [], []
   for image in images:
     features = slic_graphs.node_features(
@@ -198,6 +232,6 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
   }
 
 
-def _mean(splits: dict[str, GraphDataset], field: str) -> float:
-  counts = np.concatenate([getattr(part, field) for part in splits.values()])
+def _mean(parts: dict[str, GraphDataset], field: str) -> float:
+  counts = np.concatenate([getattr(part, field) for part in parts.values()])
   return float(counts.mean())

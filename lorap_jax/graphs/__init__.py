@@ -1,12 +1,11 @@
 """Graphs: padded batches, aggregation over neighbours, pooling."""
 
 from lorap_jax.graphs.aggregate import (
-  Csr,
-  Layout,
-  Table,
   aggregate,
-  make_layout,
+  aggregate_weighted,
+  edge_aggregate,
 )
+from lorap_jax.graphs.attention import segment_softmax
 from lorap_jax.graphs.batching import (
   Batch,
   Budget,
@@ -14,28 +13,54 @@ from lorap_jax.graphs.batching import (
   choose_budget,
   plan_batches,
 )
+from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
+from lorap_jax.graphs.normalize import (
+  Existing,
+  add_self_loops,
+  gcn_aggregate,
+  gcn_degree,
+  gcn_edge_weights,
+  gcn_scale,
+  self_loop_weights,
+)
 from lorap_jax.graphs.segment import (
+  edge_mask,
   graph_mask,
   in_degree,
+  max_pool,
   mean_pool,
   node_graph_idx,
   node_mask,
+  sum_pool,
 )
 
 __all__ = [
   'Batch',
   'Budget',
   'Csr',
+  'Existing',
   'Layout',
   'Table',
+  'add_self_loops',
   'aggregate',
+  'aggregate_weighted',
   'batch_graphs',
   'choose_budget',
+  'edge_aggregate',
+  'edge_mask',
+  'gcn_aggregate',
+  'gcn_degree',
+  'gcn_edge_weights',
+  'gcn_scale',
   'graph_mask',
   'in_degree',
   'make_layout',
+  'max_pool',
   'mean_pool',
   'node_graph_idx',
   'node_mask',
   'plan_batches',
+  'segment_softmax',
+  'self_loop_weights',
+  'sum_pool',
 ]

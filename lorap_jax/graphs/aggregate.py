@@ -1,113 +1,24 @@
-"""Sums over neighbours, and the memory layouts that make them fast.
+"""Sums over neighbours.
 
-    s_i = sum over edges e with receivers[e] = i of x[senders[e]]
+    s_i = sum over edges e with receivers[e] = i of w_e x[senders[e]]
 
-Without a layout this is gather and segment_sum, which runs on every device.
-On a CPU XLA turns that into a serial scatter behind an [e, f] temporary; a
-`Layout`, built once per batch on the host, gives both directions of the graph
-in a form that needs neither:
-
-* `Csr`: row pointers and column indices, multiplied by XLA's CSR kernel.
-* `Table`: [n, d] neighbour indices for small degrees d, summed slot by slot.
-
-The gradient with respect to x is the same sum over the reversed graph, and
-takes the other half of the layout.
+with w_e = 1 in `aggregate`. Without a layout this is gather and segment_sum,
+which runs on every device; `layout` says what else there is, and why.
 """
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jraph
-import numpy as np
 from jax.experimental import sparse
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs.layout import Csr, Layout, Table
 
-MAX_TABLE_DEGREE = 16  # Beyond it the unrolled sum loses to CSR.
-
-
-class Csr(NamedTuple):
-  """Neighbours of node i: indices[indptr[i]:indptr[i + 1]].
-
-  Attributes:
-    indptr: int32 [n + 1].
-    indices: int32 [e]; entries from indptr[-1] on are padding.
-  """
-
-  indptr: Array | np.ndarray
-  indices: Array | np.ndarray
-
-
-class Table(NamedTuple):
-  """Neighbours of node i: indices[i], where n or more marks an empty slot.
-
-  Attributes:
-    indices: int32 [n, d].
-  """
-
-  indices: Array | np.ndarray
-
-
-class Layout(NamedTuple):
-  """Both directions of a graph.
-
-  Attributes:
-    incoming: for each node the senders of the edges it receives.
-    outgoing: for each node the receivers of the edges it sends.
-  """
-
-  incoming: Csr | Table
-  outgoing: Csr | Table
-
-
-def make_layout(
-  senders: np.ndarray,
-  receivers: np.ndarray,
-  num_nodes: int,
-  *,
-  max_out_degree: int | None = None,
-) -> Layout:
-  """Builds the layout of one graph or batch on the host.
-
-  Args:
-    senders: int [e], of the real edges only.
-    receivers: int [e].
-    num_nodes: n, padding included.
-    max_out_degree: a bound on the edges any node sends. With one of 16 or
-      less the outgoing side becomes a table of that width.
-
-  Returns:
-    int32 numpy arrays. The CSR arrays have one index per edge given; pad them
-    if shapes must stay the same (`batching` does).
-
-  Raises:
-    ValueError: a node sends more than max_out_degree edges.
-  """
-  incoming = _csr(receivers, senders, num_nodes)
-  outgoing = _csr(senders, receivers, num_nodes)
-  if max_out_degree is None or max_out_degree > MAX_TABLE_DEGREE:
-    return Layout(incoming, outgoing)
-  degree = np.diff(outgoing.indptr)
-  if degree.size and degree.max() > max_out_degree:
-    raise ValueError(
-      f'node {degree.argmax()} sends {degree.max()} edges, more than '
-      f'`max_out_degree` = {max_out_degree}'
-    )
-  table = np.full((num_nodes, max_out_degree), num_nodes, np.int32)
-  rows = np.repeat(np.arange(num_nodes), degree)
-  slots = np.arange(rows.size) - np.repeat(outgoing.indptr[:-1], degree)
-  table[rows, slots] = outgoing.indices
-  return Layout(incoming, Table(table))
-
-
-def _csr(rows: np.ndarray, columns: np.ndarray, num_rows: int) -> Csr:
-  # 16-bit keys are radix-sorted, four times faster than a comparison sort.
-  keys = rows.astype(np.uint16 if num_rows <= 1 << 16 else np.int32)
-  order = np.argsort(keys, kind='stable')
-  counts = np.bincount(rows, minlength=num_rows)
-  indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-  return Csr(indptr, columns[order].astype(np.int32))
+_EDGE_CHUNK = 4096  # Edges at a time in the gradient of the weights.
+_VECTOR = 8  # Columns that the CSR kernel takes at a time.
 
 
 def aggregate(
@@ -134,6 +45,88 @@ def aggregate(
   return gather_sum(x, layout.incoming, layout.outgoing)
 
 
+def aggregate_weighted(
+  x: Float[Array, 'n *h f'],
+  weights: Float[Array, 'e *h'],
+  graph: jraph.GraphsTuple,
+  layout: Layout | None = None,
+) -> Float[Array, 'n *h f']:
+  """Sums weighted features of the senders at each receiver, in float32.
+
+  s_i = sum over the edges e that i receives of w_e x_sender(e), for each head.
+
+  Args:
+    x: node features [n, f] or, with heads, [n, h, f].
+    weights: w [e] or [e, h], in the order of the edges of `graph`.
+    graph: its senders and receivers are used.
+    layout: of the same graph, from `make_layout` with `weighted`; None for
+      segment_sum.
+
+  Returns:
+    s, the shape of x; 0 for nodes that receive no edge.
+
+  Gradient:
+    dx_j = sum over the edges e that j sends of w_e ds_receiver(e),
+    dw_e = <x_sender(e), ds_receiver(e)>.
+
+  Raises:
+    ValueError: a layout for sums without weights.
+  """
+  _check_weighted(layout)
+  num_heads = weights.shape[1] if weights.ndim == 2 else 1
+  total = _weighted_sum(
+    x.reshape(x.shape[0], num_heads, x.shape[-1]),
+    weights.reshape(weights.shape[0], num_heads),
+    graph.senders,
+    graph.receivers,
+    layout,
+  )
+  return total.reshape(x.shape)
+
+
+def edge_aggregate(
+  messages: Float[Array, 'e *f'],
+  graph: jraph.GraphsTuple,
+  layout: Layout | None = None,
+) -> Float[Array, 'n *f']:
+  """Sums the messages of the edges at each receiver, in float32.
+
+  Args:
+    messages: one per edge, [e, f] or [e, h, f].
+    graph: its receivers, and its nodes for their number n.
+    layout: of the same graph, from `make_layout` with `weighted`; None for
+      segment_sum.
+
+  Returns:
+    s [n, f] or [n, h, f]; 0 for nodes that receive no edge.
+
+  Raises:
+    ValueError: a layout for sums without weights.
+  """
+  _check_weighted(layout)
+  receivers: Any = graph.receivers
+  nodes: Any = graph.nodes
+  if layout is None:
+    return jax.ops.segment_sum(messages, receivers, nodes.shape[0])
+  incoming: Any = layout.incoming  # Always CSR.
+  num_edges, *rest = messages.shape
+  numbers = jnp.arange(num_edges, dtype=jnp.int32)
+  total = gather_sum(
+    messages.reshape(num_edges, math.prod(rest)),
+    Csr(incoming.indptr, numbers),
+    Table(receivers[:, None]),
+  )
+  return total.reshape(total.shape[0], *rest)
+
+
+def _check_weighted(layout: Layout | None) -> None:
+  if layout is not None and layout.outgoing.order is None:
+    raise ValueError(
+      '`layout` serves sums without weights only; build it with '
+      'make_layout(..., weighted=True)'
+    )
+
+
 @jax.custom_vjp
 def gather_sum(
   x: Float[Array, 'm f'], incoming: Csr | Table, outgoing: Csr | Table
@@ -150,21 +143,8 @@ def gather_sum(
   """
   del outgoing
   if isinstance(incoming, Table):
-    # `fill` reads an empty slot as 0. One gather per slot fuses into one loop.
-    slots = [
-      x.at[incoming.indices[:, d]].get(mode='fill', fill_value=0)
-      for d in range(incoming.indices.shape[1])
-    ]
-    return sum(slots[1:], start=slots[0])
-  matrix = sparse.BCSR(
-    (
-      jnp.ones(incoming.indices.shape, x.dtype),
-      jnp.asarray(incoming.indices),
-      jnp.asarray(incoming.indptr),
-    ),
-    shape=(incoming.indptr.shape[0] - 1, x.shape[0]),
-  )
-  return matrix @ x
+    return _sum_slots(_slots(incoming, x))
+  return _csr_product(incoming, jnp.ones(incoming.indices.shape, x.dtype), x)
 
 
 gather_sum.defvjp(
@@ -174,3 +154,71 @@ gather_sum.defvjp(
   ),
   lambda layout, ds: (gather_sum(ds, layout[1], layout[0]), None, None),
 )
+
+
+@jax.custom_vjp
+def _weighted_sum(x, weights, senders, receivers, layout):
+  """`aggregate_weighted` of x [n, h, f] and weights [e, h]."""
+  if layout is None:
+    messages = weights[:, :, None] * x[senders]
+    return jax.ops.segment_sum(messages, receivers, x.shape[0])
+  return _weighted_gather_sum(x, weights, layout.incoming)
+
+
+def _weighted_sum_fwd(*args):
+  return _weighted_sum(*args), args
+
+
+def _weighted_sum_bwd(residuals, ds):
+  x, weights, senders, receivers, layout = residuals
+  dot = lambda ends: jnp.sum(x[ends[0]] * ds[ends[1]], axis=-1)
+  ends = (senders, receivers)
+  if layout is None:
+    messages = weights[:, :, None] * ds[receivers]
+    dx = jax.ops.segment_sum(messages, senders, x.shape[0])
+    dw = dot(ends)
+  else:
+    dx = _weighted_gather_sum(ds, weights, layout.outgoing)
+    # A CPU would write both gathers out, as two [e, h, f] arrays.
+    dw = jax.lax.map(dot, ends, batch_size=_EDGE_CHUNK)
+  return dx, dw, None, None, None
+
+
+_weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
+
+
+def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
+  """Weighted sum over the neighbours of one side: x [m, h, f], w [e, h]."""
+  if side.order is not None:
+    weights = weights.at[side.order].get(mode='fill', fill_value=0)
+  if isinstance(side, Table):
+    slots = _slots(side, x)
+    return _sum_slots(
+      [weights[:, d, :, None] * slot for d, slot in enumerate(slots)]
+    )
+  heads = range(weights.shape[1])
+  products = [_csr_product(side, weights[:, h], x[:, h]) for h in heads]
+  return jnp.stack(products, axis=1)
+
+
+def _slots(table: Table, x: Array) -> list[Array]:
+  # `fill` reads an empty slot as 0. One gather per slot fuses into one loop.
+  return [
+    x.at[table.indices[:, d]].get(mode='fill', fill_value=0)
+    for d in range(table.indices.shape[1])
+  ]
+
+
+def _sum_slots(slots: list[Array]) -> Array:
+  return sum(slots[1:], start=slots[0])
+
+
+def _csr_product(rows: Csr, values: Array, x: Array) -> Array:
+  # The kernel is up to four times faster on columns in whole vectors.
+  columns = x.shape[1]
+  padded = jnp.pad(x, ((0, 0), (0, -columns % _VECTOR)))
+  matrix = sparse.BCSR(
+    (values, jnp.asarray(rows.indices), jnp.asarray(rows.indptr)),
+    shape=(rows.indptr.shape[0] - 1, x.shape[0]),
+  )
+  return (matrix @ padded)[:, :columns]

@@ -8,7 +8,8 @@ import jraph
 import numpy as np
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs.aggregate import Csr, Layout, Table, make_layout
+from lorap_jax.graphs import segment
+from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 
 
 class Budget(NamedTuple):
@@ -33,13 +34,21 @@ class Batch(NamedTuple):
   Attributes:
     graph: jraph.GraphsTuple with nodes [n, f] and int32 indices, padded as by
       `jraph.pad_with_graphs`; edges are sorted by receiver.
-    labels: int32 [g], 0 for padding graphs.
+    labels: int32 or float32 [g], 0 for padding graphs; [n] for node tasks.
     layout: of the graph, or None where segment_sum serves.
+    targets: bool like labels, those that count; None for all real graphs.
   """
 
   graph: jraph.GraphsTuple
   labels: Array | np.ndarray
   layout: Layout | None
+  targets: Array | np.ndarray | None = None
+
+  def target_mask(self) -> Array | np.ndarray:
+    """`targets`, or the mask of the real graphs."""
+    if self.targets is not None:
+      return self.targets
+    return segment.graph_mask(self.graph)
 
 
 def choose_budget(
@@ -131,6 +140,7 @@ def batch_graphs(
   budget: Budget,
   *,
   layout: bool = True,
+  weighted: bool = False,
 ) -> Batch:
   """Batches and pads single graphs.
 
@@ -139,6 +149,7 @@ def batch_graphs(
     labels: int [len(graphs)].
     budget: the static shape.
     layout: False leaves the layout out.
+    weighted: the layout serves sums with a weight per edge as well.
 
   Returns:
     A batch of numpy arrays.
@@ -156,6 +167,7 @@ def batch_graphs(
     labels,
     budget,
     layout=layout,
+    weighted=weighted,
   )
 
 
@@ -169,6 +181,7 @@ def pad_batch(
   budget: Budget,
   *,
   layout: bool = True,
+  weighted: bool = False,
 ) -> Batch:
   """Pads the arrays of a batch to the budget.
 
@@ -178,9 +191,10 @@ def pad_batch(
     receivers: batch-wide node numbers [sum e].
     n_node: [graphs].
     n_edge: [graphs].
-    labels: int [graphs].
+    labels: int or float [graphs].
     budget: the static shape.
     layout: False leaves the layout out.
+    weighted: the layout serves sums with a weight per edge as well.
 
   Returns:
     A batch of numpy arrays, its edges sorted by receiver.
@@ -199,11 +213,15 @@ def pad_batch(
       f'do not fit the budget {budget}, which keeps one node and one graph '
       'for padding; use fewer graphs or a larger budget'
     )
+  if weighted:
+    order = np.argsort(receivers, kind='stable')
+    senders, receivers = senders[order], receivers[order]
   lay = make_layout(
     senders,
     receivers,
     budget.num_nodes,
     max_out_degree=budget.max_out_degree,
+    weighted=weighted,
   )
   incoming: Any = lay.incoming  # Always CSR.
   degree = np.diff(incoming.indptr)
@@ -219,8 +237,9 @@ def pad_batch(
     n_edge=_pad(np.append(n_edge, free[1]).astype(np.int32), free[2] - 1),
     globals=None,
   )
-  padded = Layout(*(_pad_indices(side, free[1]) for side in lay))
-  labels = _pad(labels.astype(np.int32), free[2])
+  padded = Layout(*(_pad_side(side, free[1]) for side in lay))
+  kind = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
+  labels = _pad(labels.astype(kind), free[2])
   return Batch(graph, labels, padded if layout else None)
 
 
@@ -228,7 +247,8 @@ def _pad(a: Any, count: int, value: int = 0) -> Any:
   return np.concatenate([a, np.full((count, *a.shape[1:]), value, a.dtype)])
 
 
-def _pad_indices(side: Csr | Table, count: int) -> Csr | Table:
+def _pad_side(side: Csr | Table, count: int) -> Csr | Table:
   if isinstance(side, Table):
     return side
-  return side._replace(indices=_pad(side.indices, count))
+  order = None if side.order is None else _pad(side.order, count)
+  return Csr(side.indptr, _pad(side.indices, count), order)

@@ -11,12 +11,19 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array, Bool, Float, Int
-from lorap_jax.graphs.aggregate import Csr, Table, gather_sum
+from lorap_jax.graphs.aggregate import gather_sum
+from lorap_jax.graphs.layout import Csr, Table
 
 
 def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'n']:
   """True for real nodes of a batch that has padding."""
   mask: Any = jraph.get_node_padding_mask(graph)
+  return mask
+
+
+def edge_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'e']:
+  """True for real edges of a batch that has padding."""
+  mask: Any = jraph.get_edge_padding_mask(graph)
   return mask
 
 
@@ -59,13 +66,13 @@ def in_degree(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   return jax.ops.segment_sum(ones, receivers, num_nodes)
 
 
-def mean_pool(
+def sum_pool(
   x: Float[Array, 'n f'], graph: jraph.GraphsTuple
 ) -> Float[Array, 'g f']:
-  """Mean over the nodes of each graph, in float32.
+  """Sum over the nodes of each graph, in float32.
 
-  z_g = 1/max(n_g, 1) sum over the nodes i of graph g of x_i. The sum runs
-  over contiguous rows, as a CSR product whose transpose is a gather.
+  The sum runs over contiguous rows, as a CSR product whose transpose is a
+  gather.
 
   Args:
     x: node features [n, f].
@@ -80,12 +87,47 @@ def mean_pool(
   nodes = Csr(indptr, jnp.arange(num_nodes, dtype=jnp.int32))
   owner = Table(node_graph_idx(graph, num_nodes)[:, None])
   if jax.default_backend() == 'cpu':
-    total = gather_sum(x, nodes, owner)
-  else:
-    total = jax.ops.segment_sum(
-      x,
-      owner.indices[:, 0],
-      graph.n_node.shape[0],
-      indices_are_sorted=True,
-    )
-  return total / jnp.maximum(graph.n_node, 1)[:, None].astype(x.dtype)
+    return gather_sum(x, nodes, owner)
+  return jax.ops.segment_sum(
+    x, owner.indices[:, 0], graph.n_node.shape[0], indices_are_sorted=True
+  )
+
+
+def mean_pool(
+  x: Float[Array, 'n f'], graph: jraph.GraphsTuple
+) -> Float[Array, 'g f']:
+  """Mean over the nodes of each graph, in float32.
+
+  z_g = 1/max(n_g, 1) sum over the nodes i of graph g of x_i.
+
+  Args:
+    x: node features [n, f].
+    graph: a batch; padding nodes enter the padding graph only.
+
+  Returns:
+    [g, f]; 0 for graphs without nodes.
+  """
+  size = jnp.maximum(graph.n_node, 1)[:, None].astype(x.dtype)
+  return sum_pool(x, graph) / size
+
+
+def max_pool(
+  x: Float[Array, 'n f'], graph: jraph.GraphsTuple
+) -> Float[Array, 'g f']:
+  """Maximum over the nodes of each graph, column by column.
+
+  Args:
+    x: node features [n, f].
+    graph: a batch; padding nodes enter the padding graph only.
+
+  Returns:
+    [g, f]; 0 for graphs without nodes.
+
+  Gradient:
+    dz_g to the node of the maximum; k nodes that share it get dz_g / k each.
+    Ties are common among quantized features.
+  """
+  owner = node_graph_idx(graph, x.shape[0])
+  num_graphs = graph.n_node.shape[0]
+  top = jax.ops.segment_max(x, owner, num_graphs, indices_are_sorted=True)
+  return jnp.where(graph.n_node[:, None] > 0, top, 0)

@@ -6,18 +6,32 @@ from typing import Any
 
 import flax.linen as nn
 
-from lorap_jax.models import gin
+from lorap_jax.models import gat, gcn, gin, network
 from lorap_jax.nn import prompts, schemes
 
-SCHEMES = {'fp32': schemes.FP32, 'a2q': schemes.A2QGraph}
-MODELS = {'gin': gin.GIN}
+SCHEMES = {
+  'fp32': schemes.FP32,
+  'qat': schemes.QAT,
+  'dq': schemes.DegreeQuant,
+  'a2q': schemes.A2QGraph,
+  'a2q_node': schemes.A2QNode,
+  'mixq_search': schemes.MixQSearch,
+  'mixq': schemes.MixQ,
+}
+BACKBONES = {'gcn': gcn.GCN, 'gin': gin.GIN, 'gat': gat.GAT}
+_CHOICES = {
+  'encoder': ('none', 'dense', 'embedding'),
+  'pool': ('none', 'mean', 'sum', 'max'),
+  'mlp_norm': ('each', 'last', 'none'),
+  'existing_loops': ('remaining', 'keep'),
+}
 
 
 def create_scheme(values: Mapping[str, Any]) -> schemes.Scheme:
   """The scheme that `name` says, from the values it has fields for.
 
   Args:
-    values: `name` and the fields of the schemes.
+    values: `name` and the fields of the schemes; None takes the default.
 
   Returns:
     A scheme.
@@ -25,6 +39,9 @@ def create_scheme(values: Mapping[str, Any]) -> schemes.Scheme:
   Raises:
     ValueError: unknown name, or a value that the scheme refuses.
   """
+  values = dict(values)
+  if values.get('assignment') is not None:
+    values['assignment'] = tuple(sorted(values['assignment'].items()))
   return _build(_choose(SCHEMES, values, 'scheme'), values, 'scheme')
 
 
@@ -46,15 +63,15 @@ def create_prompt(values: Mapping[str, Any]) -> prompts.PromptSpec:
 def create_model(
   values: Mapping[str, Any],
   *,
-  num_classes: int,
+  outputs: int,
   scheme: schemes.Scheme,
   prompt: prompts.PromptSpec,
 ) -> nn.Module:
-  """The model that `name` says.
+  """The network whose backbone `name` says.
 
   Args:
-    values: `name`, `features`, `num_layers`, `normalize_pooled`.
-    num_classes: outputs per graph.
+    values: `name`, and the fields of the backbones and of `Network`.
+    outputs: classes, or 1 for regression.
     scheme: from `create_scheme`.
     prompt: from `create_prompt`.
 
@@ -62,22 +79,50 @@ def create_model(
     A Linen module.
 
   Raises:
-    ValueError: unknown name, or a width or depth below 1.
+    ValueError: unknown name or choice, a width or depth below 1, a rate outside
+      [0, 1), or heads that do not divide the width.
   """
-  kind = _choose(MODELS, values, 'model')
-  for name in ('features', 'num_layers'):
+  kind = _choose(BACKBONES, values, 'model')
+  _check_model(values)
+  fields = {'features', 'num_layers', 'num_types', 'norm', 'residual'}
+  fields |= {'encoder', 'dropout', 'input_dropout', 'pool'}
+  fields |= {'normalize_pooled', 'readout', 'readout_dropout'}
+  return network.Network(
+    outputs=outputs,
+    backbone=_build(kind, values, 'model'),
+    scheme=scheme,
+    prompt=prompt,
+    **{name: values[name] for name in fields},
+  )
+
+
+def _check_model(values: Mapping[str, Any]) -> None:
+  for name in ('features', 'num_layers', 'num_types', 'readout', 'num_dense'):
     if values[name] < 1:
       raise ValueError(
         f'config.model: `{name}` must be at least 1, got {values[name]}'
       )
-  return kind(
-    num_classes=num_classes,
-    scheme=scheme,
-    prompt=prompt,
-    features=values['features'],
-    num_layers=values['num_layers'],
-    normalize_pooled=values['normalize_pooled'],
-  )
+  for name in (
+    'dropout',
+    'input_dropout',
+    'readout_dropout',
+    'attention_dropout',
+  ):
+    if not 0 <= values[name] < 1:
+      raise ValueError(
+        f'config.model: `{name}` must be in [0, 1), got {values[name]}'
+      )
+  for name, allowed in _CHOICES.items():
+    if values[name] not in allowed:
+      raise ValueError(
+        f'config.model: `{name}` must be one of {allowed}, got {values[name]!r}'
+      )
+  heads = values['heads']
+  if heads < 1 or (values['name'] == 'gat' and values['features'] % heads):
+    raise ValueError(
+      f'config.model: `heads` must divide `features` = {values["features"]}, '
+      f'got {heads}'
+    )
 
 
 def _choose(table: dict, values: Mapping[str, Any], what: str):
@@ -91,7 +136,12 @@ def _choose(table: dict, values: Mapping[str, Any], what: str):
 
 def _build(kind, values: Mapping[str, Any], what: str):
   fields = {f.name for f in dataclasses.fields(kind)}
+  given = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in values.items()
+    if name in fields and value is not None
+  }
   try:
-    return kind(**{k: v for k, v in values.items() if k in fields})
+    return kind(**given)
   except ValueError as error:
     raise ValueError(f'config.{what}: {error}') from error

@@ -1,79 +1,56 @@
-"""GIN for graph classification."""
+"""GIN."""
 
-import functools
-from typing import Any
+import dataclasses
+from typing import Literal
 
 import flax.linen as nn
-import jax
-import jraph
 
-from lorap_jax import graphs
-from lorap_jax._typing import Array, Float
-from lorap_jax.nn import conv, linear, norm, prompts, schemes
+from lorap_jax.nn import conv, prompts, schemes
 
 
-class GIN(nn.Module):
-  """The A2Q paper's GIN for MNIST and CIFAR-10 superpixels.
-
-  Dense embedding, `num_layers` GINConv, mean over the nodes of each graph,
-  Dense-ReLU-Dense. Quantization points: `input` and `weight` of every Dense,
-  and those of GINConv. The node prompt acts on the raw node features.
+@dataclasses.dataclass(frozen=True)
+class GIN:
+  """Graph isomorphism network.
 
   Attributes:
-    num_classes: outputs per graph.
-    scheme: the quantization framework.
-    prompt: the prompts.
-    features: hidden width. (default: 110)
-    num_layers: GINConv layers. (default: 4)
-    normalize_pooled: batch norm on the pooled vector; not in the paper's
-      model. Most superpixels are background, so that the mean over nodes
-      varies little from digit to digit. (default: False)
+    num_dense: Dense layers of each MLP.
+    mlp_norm: batch norm after `each` of them, after the `last`, or `none`.
+    own_term: False leaves the node's own (1 + eps) x out, as MixQ's code does.
+    full_precision_first: the very first Dense layer of a network without
+      encoder is not quantized, as the published Degree-Quant code has it where
+      one column enters.
   """
 
-  num_classes: int
-  scheme: schemes.Scheme
-  prompt: prompts.PromptSpec = prompts.PromptSpec()
-  features: int = 110
-  num_layers: int = 4
-  normalize_pooled: bool = False
+  num_dense: int = 2
+  mlp_norm: Literal['each', 'last', 'none'] = 'each'
+  own_term: bool = True
+  full_precision_first: bool = False
 
-  @nn.compact
-  def __call__(
+  @property
+  def activates(self) -> bool:
+    """True."""
+    return True
+
+  def layer(
     self,
-    graph: jraph.GraphsTuple,
     *,
-    layout: graphs.Layout | None = None,
-    train: bool,
-  ) -> Float[Array, 'g c']:
-    """Class logits of every graph.
-
-    Args:
-      graph: a padded batch with nodes [n, f].
-      layout: of the batch, or None.
-      train: batch norm uses and updates batch statistics.
-
-    Returns:
-      Logits [g, num_classes]; those of padding graphs mean nothing.
-    """
-    node_mask = graphs.node_mask(graph)[:, None]
-    graph_mask = graphs.graph_mask(graph)[:, None]
-    dense = functools.partial(linear.QuantDense, scheme=self.scheme)
-    x: Any = graph.nodes
-    node_prompt = self.prompt.on_nodes()
-    if node_prompt is not None:
-      x = node_prompt(x, mask=node_mask)
-    x = dense(self.features, name='embedding')(x, mask=node_mask)
-    for i in range(self.num_layers):
-      layer = conv.GINConv(
-        self.features, self.scheme, self.prompt, name=f'conv_{i}'
-      )
-      x = layer(x, graph, mask=node_mask, layout=layout, train=train)
-    z = graphs.mean_pool(x, graph)
-    if self.normalize_pooled:
-      z = norm.MaskedBatchNorm(name='norm_pooled')(
-        z, mask=graph_mask, train=train
-      )
-    z = dense(self.features, name='readout_0')(z, mask=graph_mask)
-    return dense(self.num_classes, non_negative=True, name='readout_1')(
-      jax.nn.relu(z), mask=graph_mask
+    index: int,
+    last: bool,
+    features: int,
+    scheme: schemes.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """See Backbone."""
+    del non_negative  # Its operand is a sum with prompts.
+    return conv.GINConv(
+      features,
+      scheme,
+      prompt,
+      num_dense=self.num_dense,
+      norm=self.mlp_norm,
+      last=last,
+      own_term=self.own_term,
+      full_precision_dense=self.full_precision_first and index == 0,
+      name=f'conv_{index}',
     )

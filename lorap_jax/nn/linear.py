@@ -4,62 +4,79 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lorap_jax._typing import Array, Bool, Float
+from lorap_jax._typing import Array, Float
 from lorap_jax.nn import schemes, telemetry
+from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized
 
 
 class QuantDense(nn.Module):
-  """y = Q_input(x) Q_weight(W) + b.
+  """y = Q_output(Q_input(x) Q_weight(W) + b).
 
-  Points: `input` (unless x comes quantized), `weight`. The bias stays in full
-  precision. W and b start uniform in +-1/sqrt(in), as torch's Linear does.
+  Points: `input` (unless x comes quantized), `weight`, `output`. The bias stays
+  in full precision. W and b start uniform in +-1/sqrt(in), as torch's Linear
+  does.
 
   Attributes:
     features: width of the output.
     scheme: the quantization framework.
     non_negative: x has no negative values.
+    point: name of the left operand, `input` or `readout`.
+    use_bias: False for no bias.
+    glorot: W starts Glorot uniform and b at zero instead, as PyG's layers do.
   """
 
   features: int
   scheme: schemes.Scheme
   non_negative: bool = False
+  point: schemes.Point = 'input'
+  use_bias: bool = True
+  glorot: bool = False
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'n f'] | Quantized, *, mask: Bool[Array, 'n 1']
+    self, x: Float[Array, 'n f'] | Quantized, *, rows: Rows
   ) -> Float[Array, 'n o']:
     """Applies the layer.
 
     Args:
       x: [n, f], or what a quantization point returned, which is not quantized
         again.
-      mask: [n, 1], True for real rows.
+      rows: its real rows.
 
     Returns:
-      [n, features] in full precision.
+      [n, features].
     """
-    if not isinstance(x, Quantized):
-      x = schemes.quantize(
-        self.scheme, 'input', x, mask=mask, non_negative=self.non_negative
-      )
+    x = schemes.quantize(
+      self.scheme, self.point, x, rows=rows, non_negative=self.non_negative
+    )
     width = x.values.shape[1]
     uniform = uniform_init(width**-0.5)
-    kernel = self.param('kernel', uniform, (width, self.features))
-    bias = self.param('bias', uniform, (self.features,))
-    weight = schemes.quantize(self.scheme, 'weight', kernel)
-    telemetry.report_product(self, x, weight.bits, mask, width * self.features)
-    scale_bytes = 4 * self.features if weight.bits != 32 else 0
-    self.sow(
-      telemetry.COLLECTION,
-      'weight_matrix',
-      telemetry.WeightReport(
-        jnp.float32(kernel.size),
-        jnp.float32(weight.bits),
-        jnp.float32(scale_bytes + 4 * self.features),
-      ),
+    kernel = self.param(
+      'kernel',
+      nn.initializers.glorot_uniform() if self.glorot else uniform,
+      (width, self.features),
     )
-    return x.values @ weight.values + bias[None, :]
+    weight = schemes.quantize(
+      self.scheme, 'weight', kernel, rows=Rows(train=rows.train)
+    )
+    y = x.values @ weight.values
+    if self.use_bias:
+      start = nn.initializers.zeros if self.glorot else uniform
+      y += self.param('bias', start, (self.features,))[None, :]
+    self._report(x, kernel, weight, rows)
+    return schemes.quantize(self.scheme, 'output', y, rows=rows).values
+
+  def _report(self, x, kernel, weight, rows: Rows) -> None:
+    mask = telemetry.real_rows(x.values, rows)
+    telemetry.report_product(self, x, weight.bits, mask, kernel.size)
+    bias_bytes = 4 * self.features * self.use_bias
+    report = telemetry.WeightReport(
+      jnp.float32(kernel.size),
+      jnp.asarray(weight.bits, jnp.float32),
+      jnp.float32(weight.metadata_bytes + bias_bytes),
+    )
+    self.sow(telemetry.COLLECTION, 'weight_matrix', report)
 
 
 def uniform_init(bound: float) -> nn.initializers.Initializer:

@@ -2,7 +2,8 @@
 
 import flax.linen as nn
 
-from lorap_jax._typing import Array, Bool, Float
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn.rows import Rows
 
 
 class MaskedBatchNorm(nn.Module):
@@ -14,9 +15,12 @@ class MaskedBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'n f'], *, mask: Bool[Array, 'n 1'], train: bool
+    self, x: Float[Array, 'n f'], *, rows: Rows
   ) -> Float[Array, 'n f']:
-    """Normalises the columns of x over the rows with mask True."""
+    """Normalises the columns of x over its real rows."""
     return nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-5, name='bn'
-    )(x, mask=mask)
+      use_running_average=not rows.train,
+      momentum=0.9,
+      epsilon=1e-5,
+      name='bn',
+    )(x, mask=rows.mask)

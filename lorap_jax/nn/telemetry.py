@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import jraph
 
 from lorap_jax._typing import Array
+from lorap_jax.nn.rows import Rows
 
 COLLECTION = 'telemetry'
 FULL_BITS = 32.0
@@ -22,10 +24,17 @@ class Quantized(NamedTuple):
   Attributes:
     values: [n, f], on the grid of its quantizer.
     bits: bits per element, [n, 1] or a scalar; 32 for full precision.
+    metadata_bytes: what the quantizer stores beside the codes of a weight.
   """
 
   values: Array
   bits: Array | float = FULL_BITS
+  metadata_bytes: int = 0
+
+
+def real_rows(x: Array, rows: Rows) -> Array:
+  """The mask [n, 1] of x, all True where `rows` has none."""
+  return jnp.ones((x.shape[0], 1), bool) if rows.mask is None else rows.mask
 
 
 class FeatureReport(NamedTuple):
@@ -156,3 +165,26 @@ def report_product(
     bit_ops=macs * weight_bits * jnp.sum(bits * mask),
   )
   module.sow(COLLECTION, 'product', report)
+
+
+def report_sum(
+  module: nn.Module, message: Quantized, graph: jraph.GraphsTuple, rows: Rows
+) -> None:
+  """Sows the additions of a neighbour sum over the real edges.
+
+  Args:
+    module: the layer.
+    message: what is summed, [n, f] of nodes.
+    graph: for its edges.
+    rows: real nodes.
+  """
+  mask = real_rows(message.values, rows)[:, 0]
+  received = jnp.sum(
+    mask[graph.receivers] & mask[graph.senders], dtype=jnp.float32
+  )
+  additions = received * message.values.shape[1]
+  # Messages whose bits differ from row to row are counted by their mean.
+  bits = jnp.asarray(message.bits, jnp.float32)
+  if bits.ndim:
+    bits = jnp.sum(bits[:, 0] * mask) / jnp.maximum(jnp.sum(mask), 1)
+  module.sow(COLLECTION, 'sum', SumReport(additions, additions * bits))

@@ -1,5 +1,10 @@
 """Graph prompts as pure functions."""
 
+from lorap_jax.prompts.controls import (
+  AdapterParams,
+  matched_width,
+  relu_adapter,
+)
 from lorap_jax.prompts.gpf import add_gpf, add_gpf_plus
 from lorap_jax.prompts.lorap import (
   LoRAPParams,
@@ -10,11 +15,14 @@ from lorap_jax.prompts.lorap import (
 )
 
 __all__ = [
+  'AdapterParams',
   'LoRAPParams',
   'add_gpf',
   'add_gpf_plus',
   'init_lorap',
   'lorap_prompt',
+  'matched_width',
   'num_lorap_params',
   'quantize_prompt',
+  'relu_adapter',
 ]

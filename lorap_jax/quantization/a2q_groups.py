@@ -182,6 +182,7 @@ def node_memory(
   bits: Float[Array, 'n'],
   *,
   width: int,
+  mask: Bool[Array, 'n'] | None = None,
   min_bits: int | None = 2,
   max_bits: int | None = 8,
 ) -> Float[Array, '']:
@@ -193,6 +194,7 @@ def node_memory(
   Args:
     bits: learned bit-width of each node [n].
     width: features per node.
+    mask: True for real nodes.
     min_bits: clamp on |b|, without gradient beyond it. None together with
       max_bits=None charges |b|, as the published code does at node level.
     max_bits: see min_bits.
@@ -201,6 +203,8 @@ def node_memory(
     KiB, a scalar.
   """
   charge = _charged_bits(jnp.abs(bits), min_bits, max_bits)
+  if mask is not None:
+    charge = jnp.where(mask, charge, 0)
   return width * jnp.sum(charge) / _KIB
 
 

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import telemetry
+from lorap_jax.nn.schemes import OPERANDS
 
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.
-_PRODUCT_POINTS = ('input', 'aggregate')
 
 
 def reports(tree: PyTree, kind: type) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def mean_bits(tree: PyTree) -> tuple[Array, Array]:
   """Sum of bits over product operands, and the number of their elements."""
   total = count = jnp.float32(0)
   for path, r in reports(tree, telemetry.FeatureReport).items():
-    if path.rsplit('/', 1)[-1] in _PRODUCT_POINTS:
+    if path.rsplit('/', 1)[-1] in OPERANDS:
       total += r.width * jnp.sum(r.bits * r.mask)
       count += r.width * jnp.sum(r.mask)
   return total, count
@@ -138,7 +138,7 @@ def summarize(
   features = {
     path: r
     for path, r in sums['features'].items()
-    if path.rsplit('/', 1)[-1] in _PRODUCT_POINTS
+    if path.rsplit('/', 1)[-1] in OPERANDS
   }
   add = lambda entries, key: sum(float(e[key]) for e in entries)
   operands = features.values()

@@ -91,6 +91,26 @@ class Checkpoints:
     progress = cast(dict[str, Any], checkpointer.metadata(step).custom_metadata)
     return state, progress
 
+  def load_arrays(self, kind: str) -> dict[str, Any]:
+    """Reads a checkpoint of whatever structure.
+
+    Args:
+      kind: `latest` or `best`.
+
+    Returns:
+      The state as nested dicts of arrays.
+
+    Raises:
+      CheckpointError: none there.
+    """
+    step = self.step(kind)
+    if step is None:
+      raise CheckpointError(f'no {kind} checkpoint in {self.directory / kind}')
+    checkpointer = self._checkpointer(kind)
+    # Without shapes, arrays would go to the device they were saved from.
+    like = jax.tree.map(ocp_abstract, checkpointer.metadata(step).metadata)
+    return cast(dict[str, Any], checkpointer.load(step, like))
+
   def close(self) -> None:
     """Waits for what is being written."""
     for checkpointer in self._open.values():

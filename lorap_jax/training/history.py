@@ -4,11 +4,65 @@ import dataclasses
 from typing import Any
 
 from lorap_jax.training.schedules import Plateau
+from lorap_jax.training.tasks import Task
 
-SELECTION_RULE = (
-  'epoch of the highest validation accuracy; of equal ones the lowest '
-  'validation loss, then the first'
-)
+RULES = ('val_metric', 'val_loss', 'last')
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """How the epoch whose test metric counts is chosen.
+
+  | rule         | epoch                                                        |
+  |--------------|--------------------------------------------------------------|
+  | val_metric   | best validation metric; of equal ones lowest loss, then first |
+  | val_loss     | lowest validation loss, then first                           |
+  | last         | the last one                                                 |
+
+  The best test epoch is never a rule; it is only shown beside the result.
+
+  Attributes:
+    rule: see table.
+    task: says which metrics are better.
+  """
+
+  rule: str
+  task: Task
+
+  @property
+  def text(self) -> str:
+    """The rule in words."""
+    return {
+      'val_metric': f'epoch of the best validation {self.task.metric}; of '
+      'equal ones the lowest validation loss, then the first',
+      'val_loss': 'epoch of the lowest validation loss, then the first',
+      'last': 'last epoch',
+    }[self.rule]
+
+  def score(self, record: dict[str, Any]) -> tuple[Any, Any]:
+    """The key of a record, larger is better, compared lexicographically."""
+    if self.rule == 'last':
+      return record['epoch'], 0
+    loss = -record['valid_loss']
+    if self.rule == 'val_loss':
+      return loss, 0 * loss
+    return self.task.sign * record[f'valid_{self.task.metric}'], loss
+
+  def best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The selected record.
+
+    Args:
+      history: records of the epochs, at least one.
+
+    Returns:
+      One of them.
+    """
+    return max(history, key=self.score)
+
+  def best_test(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of the best test metric: optimistic, as A2Q reports."""
+    name = f'test_{self.task.metric}'
+    return max(history, key=lambda r: self.task.sign * r[name])
 
 
 @dataclasses.dataclass
@@ -59,20 +113,3 @@ class Progress:
     self.epoch += 1
     self.batch = 0
     self.sums = {}
-
-
-def best_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
-  """The selected record: see SELECTION_RULE.
-
-  Args:
-    history: records with `valid_accuracy` and `valid_loss`, at least one.
-
-  Returns:
-    One of them.
-  """
-  return max(history, key=lambda r: (r['valid_accuracy'], -r['valid_loss']))
-
-
-def best_test_epoch(history: list[dict[str, Any]]) -> dict[str, Any]:
-  """The record of the highest test accuracy: optimistic, as A2Q reports."""
-  return max(history, key=lambda r: r['test_accuracy'])

@@ -7,7 +7,9 @@ import optax
 
 from lorap_jax._typing import PyTree
 
-_FEATURE_POINTS = ('input', 'aggregate')
+_FEATURE_POINTS = ('features', 'input', 'aggregate')
+_MESSAGE_POINTS = ('message', 'logits')
+_WEIGHT_POINTS = ('weight', 'attention')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class OptimizerConfig:
   | feature_bits    | bits of feature group tables        | feature_bits_lr  |
   | message_scale   | scales of messages                  | message_scale_lr |
   | weight_scale    | scales of weights                   | weight_scale_lr  |
+  | bit_logits      | MixQ's choices of bits              | bit_logits_lr    |
   | frozen          | bits of messages and weights        | 0                |
 
   Attributes:
@@ -33,6 +36,7 @@ class OptimizerConfig:
     feature_bits_lr: see table.
     message_scale_lr: see table.
     weight_scale_lr: see table.
+    bit_logits_lr: see table.
   """
 
   learning_rate: float = 1e-3
@@ -43,6 +47,7 @@ class OptimizerConfig:
   feature_bits_lr: float = 1e-4
   message_scale_lr: float = 5e-3
   weight_scale_lr: float = 5e-4
+  bit_logits_lr: float = 1e-2
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -67,8 +72,12 @@ def group_of(path: tuple[str, ...]) -> str:
     return 'feature_bits' if point in _FEATURE_POINTS else 'frozen'
   if name == 'scale' and point in _FEATURE_POINTS:
     return 'feature_scale'
-  if name == 'scale' and point in ('message', 'weight'):
-    return f'{point}_scale'
+  if name == 'scale' and point in _MESSAGE_POINTS:
+    return 'message_scale'
+  if name == 'scale' and point in _WEIGHT_POINTS:
+    return 'weight_scale'
+  if name == 'logits' and len(path) > 1:
+    return 'bit_logits'
   return 'base'
 
 
@@ -110,6 +119,7 @@ def create_optimizer(
       'feature_bits': adam(c.feature_bits_lr),
       'message_scale': adam(c.message_scale_lr),
       'weight_scale': adam(c.weight_scale_lr),
+      'bit_logits': adam(c.bit_logits_lr),
       'frozen': optax.set_to_zero(),
     },
     param_groups,

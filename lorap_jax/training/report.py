@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich import box, console, table
 
 from lorap_jax._version import __version__
+from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.training import accounting, history, plots, steps, workdir
+from lorap_jax.training import state as state_lib
 from lorap_jax.training.optimizer import group_of
+from lorap_jax.training.tasks import Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -32,10 +34,17 @@ def device() -> str:
   return f'{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})'
 
 
-def epoch_line(record: dict[str, Any], epochs: int) -> str:
+def metric_text(task: Task, record: dict[str, Any], split: str) -> str:
+  """The metric of a split, as text: `97.10%` or `0.4312`."""
+  value = record[f'{split}_{task.metric}']
+  return f'{100 * value:.2f}%' if task.metric == 'accuracy' else f'{value:.4f}'
+
+
+def epoch_line(task: Task, record: dict[str, Any], epochs: int) -> str:
   """One line for a finished epoch.
 
   Args:
+    task: of the run.
     record: of `history`.
     epochs: length of the run.
 
@@ -45,10 +54,10 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
   seconds = record['train_seconds']
   return (
     f'epoch {record["epoch"]}/{epochs}  loss {record["train_loss"]:.4f}  '
-    f'train {100 * record["train_accuracy"]:.2f}%  '
-    f'val {100 * record["valid_accuracy"]:.2f}%  '
+    f'train {metric_text(task, record, "train")}  '
+    f'val {metric_text(task, record, "valid")}  '
     f'bits {record["bits"]:.3f}  '
-    f'{record["batches"] / seconds:.1f} step/s  '
+    f'{record["batches"] / max(seconds, 1e-9):.1f} step/s  '
     f'{seconds:.0f}+{record["eval_seconds"]:.0f} s'
   )
 
@@ -67,12 +76,9 @@ def finish(run: Any) -> dict[str, Any]:
   run.state = state
   sums, fixed = measure_cost(run)
   records = run.progress.history
-  selected = history.best_epoch(records)
   report = {
-    'accuracy': _accuracies(selected, history.best_test_epoch(records)),
-    'cost': accounting.summarize(
-      sums, fixed, num_graphs=run.data.test.num_graphs
-    ),
+    'result': _result(run.selection, records),
+    'cost': accounting.summarize(sums, fixed, num_graphs=_num_graphs(run)),
     'parameters': _parameters(state.params),
     'epochs': run.epochs,
     'steps': latest_step,
@@ -89,11 +95,18 @@ def finish(run: Any) -> dict[str, Any]:
     'device': device(),
     'config': run.settings.config,
   }
+  if isinstance(run.settings.scheme, schemes.MixQSearch):
+    report['assignment'] = state_lib.chosen_bits(
+      state.params, run.settings.scheme.candidates
+    )
   bits = _published_bits(state.params)
   report['cost']['average_bits']['published_print_out'] = bits
   workdir.write_json(run.folder / workdir.REPORT, report)
-  plots.learning_curves(records, run.folder / 'learning_curves.png')
-  plots.by_degree(sums['features'], run.folder / 'bits_by_degree.png')
+  if run.settings.config['train']['plots']:
+    plots.learning_curves(
+      records, run.task.metric, run.folder / 'learning_curves.png'
+    )
+    plots.by_degree(sums['features'], run.folder / 'bits_by_degree.png')
   return report
 
 
@@ -117,16 +130,27 @@ def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
   return jax.tree.map(add, *[sums for sums, _ in measured]), measured[0][1]
 
 
-def _accuracies(
-  selected: dict[str, Any], optimistic: dict[str, Any]
+def _num_graphs(run: Any) -> int:
+  """Graphs that the cost is divided by: of the test split, or the one."""
+  test = getattr(run.data, 'test', None)
+  return 1 if test is None else test.num_graphs
+
+
+def _result(
+  selection: history.Selection, records: list[dict[str, Any]]
 ) -> dict[str, Any]:
+  metric = selection.task.metric
+  selected, optimistic = selection.best(records), selection.best_test(records)
   return {
-    'rule': history.SELECTION_RULE,
-    'test': selected['test_accuracy'],
-    'valid': selected['valid_accuracy'],
+    'metric': metric,
+    'rule': selection.rule,
+    'rule_in_words': selection.text,
+    'test': selected[f'test_{metric}'],
+    'valid': selected[f'valid_{metric}'],
+    'train': selected[f'train_{metric}'],
     'epoch': selected['epoch'],
     'best_test_epoch': {
-      'test': optimistic['test_accuracy'],
+      'test': optimistic[f'test_{metric}'],
       'epoch': optimistic['epoch'],
       'note': 'selected on the test set, as the published A2Q code does; '
       'optimistic, not a result',
@@ -156,100 +180,3 @@ def _published_bits(params) -> float | None:
     if group_of(tuple(key.key for key in path)) == 'feature_bits'
   ]
   return a2q_groups.published_average_bits(tables) if tables else None
-
-
-def print_table(report: dict[str, Any]) -> None:
-  """Prints the report as a table on standard output.
-
-  Args:
-    report: from `finish`.
-  """
-  grid = table.Table(box=box.SIMPLE_HEAD, title=_title(report))
-  grid.add_column('quantity')
-  grid.add_column('value')
-  for name, value in _rows(report):
-    grid.add_row(name, value)
-  console.Console().print(grid)
-
-
-def _title(report: dict[str, Any]) -> str:
-  config = report['config']
-  return (
-    f'{report["data"]["name"]}: {config["model"]["name"]}, '
-    f'{config["scheme"]["name"]}, prompt {config["prompt"]["name"]}'
-  )
-
-
-def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-  percent = lambda value: f'{100 * value:.2f} %'
-  kib = lambda value: f'{value / 1024:.2f} KiB'
-  accuracy, cost = report['accuracy'], report['cost']
-  bits, ops = cost['average_bits'], cost['bit_ops_per_graph']
-  optimistic = accuracy['best_test_epoch']
-  published = bits['published_print_out']
-  parameters, seconds = report['parameters'], report['seconds']
-  rows = [
-    (
-      f'test accuracy at the best validation epoch ({accuracy["epoch"]})',
-      percent(accuracy['test']),
-    ),
-    ('validation accuracy there', percent(accuracy['valid'])),
-    (
-      f'best test epoch ({optimistic["epoch"]}; optimistic, as A2Q reports)',
-      percent(optimistic['test']),
-    ),
-    ('average bits, usage-weighted', f'{bits["usage_weighted"]:.3f}'),
-    (
-      '  with the full-precision side path of the prompts',
-      f'{bits["usage_weighted_with_side_path"]:.3f}',
-    ),
-    (
-      '  with messages',
-      f'{bits["usage_weighted_with_messages"]:.3f}',
-    ),
-    ('average bits, unweighted over quantizers', f'{bits["unweighted"]:.3f}'),
-    (
-      'average bits, as A2Q prints them',
-      '-' if published is None else f'{published:.3f}',
-    ),
-    (
-      'feature memory per graph, of FP32',
-      f'{kib(cost["feature_bytes_per_graph"])} of '
-      f'{kib(cost["feature_bytes_fp32_per_graph"])}',
-    ),
-    (
-      '  metadata; side path',
-      f'{kib(cost["feature_metadata_bytes_per_graph"])}; '
-      f'{kib(cost["side_path_bytes_per_graph"])}',
-    ),
-    (
-      'weight memory, of FP32',
-      f'{kib(cost["weight_bytes"])} of {kib(cost["weight_bytes_fp32"])}',
-    ),
-    (
-      '  scales and biases; group tables',
-      f'{kib(cost["weight_metadata_bytes"])}; {kib(cost["table_bytes"])}',
-    ),
-    (
-      'BitOPs per graph, dense products, of FP32',
-      f'{ops["products"] / 1e6:.1f} M of {ops["products_fp32"] / 1e6:.1f} M',
-    ),
-    (
-      '  prompts; neighbour sums',
-      f'{ops["prompts"] / 1e6:.1f} M; {ops["neighbor_sums"] / 1e6:.1f} M',
-    ),
-    (
-      'prompt parameters',
-      f'{parameters["prompt"]} ({percent(parameters["prompt_share"])})',
-    ),
-    (
-      'time',
-      f'{seconds["total"] / 60:.1f} min, {seconds["train_per_epoch"]:.0f} s '
-      'training per epoch',
-    ),
-    ('device', report['device']),
-    ('data', report['data']['origin']),
-  ]
-  if not report['data']['comparable']:
-    rows.append(('note', report['data']['note']))
-  return rows

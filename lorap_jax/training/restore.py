@@ -36,7 +36,8 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   """The network of a run at its best validation epoch.
 
   `model.apply(variables, graph, train=False)` gives the logits [g, c] of a
-  jraph.GraphsTuple whose nodes have the features of the training data.
+  jraph.GraphsTuple whose nodes have the features of the training data, or [n,
+  c] for a node task.
 
   Args:
     folder: work folder of a run that has finished at least one epoch.
@@ -52,16 +53,20 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   config = workdir.read_json(path / workdir.CONFIG)
   chosen = settings.from_config(config_dict.ConfigDict(config))
   model = chosen.model(shape['num_classes'])
+  # Node-level quantizers have parameters for each node, the padding included.
+  count = shape['num_nodes'] - 1 if chosen.config['model']['pool'] == 'none' else 1
   graph = jraph.GraphsTuple(
-    nodes=jnp.zeros((1, shape['num_features'])),
+    nodes=jnp.zeros((count, shape['num_features'])),
     edges=None,
     senders=jnp.zeros(0, jnp.int32),
     receivers=jnp.zeros(0, jnp.int32),
-    n_node=jnp.array([1]),
+    n_node=jnp.array([count]),
     n_edge=jnp.array([0]),
     globals=None,
   )
-  batch = batch_graphs([graph], np.zeros(1, np.int32), Budget(2, 1, 2, 0))
+  batch = batch_graphs(
+    [graph], np.zeros(1, np.int32), Budget(count + 1, 1, 2, 0), layout=False
+  )
   abstract = jax.eval_shape(
     lambda: state.init_state(
       model, create_optimizer(chosen.optimizer), batch, jax.random.key(0)

@@ -20,6 +20,20 @@ def warmup_cosine(progress: float, *, warmup: float) -> float:
   return 0.5 * (1 + math.cos(math.pi * rest))
 
 
+def step(epoch: int | float, *, every: int, decay: float = 0.5) -> float:
+  """torch's StepLR: decay to the power of the periods that have passed.
+
+  Args:
+    epoch: position in the run, in epochs.
+    every: length of a period, in epochs.
+    decay: factor of each.
+
+  Returns:
+    Factor.
+  """
+  return decay ** (int(epoch) // every)
+
+
 class Plateau(NamedTuple):
   """torch's ReduceLROnPlateau, mode min, relative threshold, no cooldown.
 

@@ -5,17 +5,18 @@ import os
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from ml_collections import config_dict
 
-from lorap_jax.data import DataSplits, load_mnist_superpixels
+from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.models import factory
 from lorap_jax.nn import prompts, schemes
+from lorap_jax.training import datasets, history, tasks
 from lorap_jax.training.optimizer import OptimizerConfig
 
 DATA_DIR_VARIABLE = 'LORAP_JAX_DATA_DIR'
-_DATASETS = {'mnist_superpixels': load_mnist_superpixels}
-_SOURCES = ('auto', 'data_dir', 'download', 'embedded')
-_SCHEDULES = ('cosine', 'plateau', 'constant')
+Data = DataSplits | NodeDataset
+_SCHEDULES = ('cosine', 'plateau', 'step', 'constant')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,18 @@ class TrainConfig:
     epochs: on a full data set.
     subset_epochs: on the embedded subset.
     batch_size: graphs per batch.
-    schedule: `cosine`, `plateau` or `constant`.
+    schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run, for cosine.
     patience: epochs, for plateau.
     settle_batches: training batches that renew batch norm's running
       statistics before each evaluation; 0 keeps the running averages.
+    step_epochs: epochs between halvings, for step.
+    selection: rule that chooses the epoch, see `history.Selection`.
+    init_from: folder of a run whose weights are the start, or None.
+    plots: draw the learning curves and bits by degree.
+    search_epochs: of MixQ's first phase; None for `epochs`.
+    pretrain_epochs: in full precision before its second; 0 for none.
+    finetune_lr: learning rate of the second phase after them.
   """
 
   epochs: int
@@ -40,24 +48,35 @@ class TrainConfig:
   warmup: float
   patience: int
   settle_batches: int
+  step_epochs: int
+  selection: str
+  init_from: str | None
+  plots: bool
+  search_epochs: int | None
+  pretrain_epochs: int
+  finetune_lr: float
 
   def __post_init__(self):
-    for name in ('epochs', 'subset_epochs', 'batch_size'):
+    for name in ('epochs', 'subset_epochs', 'batch_size', 'step_epochs'):
       if getattr(self, name) < 1:
         raise ValueError(
           f'config.train: `{name}` must be at least 1, got '
           f'{getattr(self, name)}'
         )
-    if self.schedule not in _SCHEDULES:
-      raise ValueError(
-        f'config.train: `schedule` must be one of {_SCHEDULES}, got '
-        f'{self.schedule!r}'
-      )
+    for name, allowed in (
+      ('schedule', _SCHEDULES),
+      ('selection', history.RULES),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'config.train: `{name}` must be one of {allowed}, got '
+          f'{getattr(self, name)!r}'
+        )
     if not 0 <= self.warmup < 1:
       raise ValueError(
         f'config.train: `warmup` must be in [0, 1), got {self.warmup}'
       )
-    for name in ('patience', 'settle_batches'):
+    for name in ('patience', 'settle_batches', 'pretrain_epochs'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'config.train: `{name}` must be 0 or more, got {getattr(self, name)}'
@@ -86,30 +105,39 @@ class Settings:
     """The model.
 
     Args:
-      num_classes: outputs per graph.
+      num_classes: outputs per graph or node.
 
     Returns:
       A Linen module.
     """
     return factory.create_model(
       self.config['model'],
-      num_classes=num_classes,
+      outputs=num_classes,
       scheme=self.scheme,
       prompt=self.prompt,
     )
 
-  def load_data(self) -> DataSplits:
+  @property
+  def weighted(self) -> bool:
+    """Sums over neighbours have edge weights, or messages of edges."""
+    kind, scheme = self.config['model']['name'], self.scheme
+    gcn = kind == 'gcn' and (scheme.edge_weights or scheme.edge_messages)
+    return kind == 'gat' or gcn
+
+  def task(self, data: Data) -> tasks.Task:
+    """What to train for on this data."""
+    if isinstance(data, NodeDataset):
+      return tasks.Task('classification')
+    floats = data.train.labels.dtype == np.float32
+    return tasks.Task('regression' if floats else 'classification')
+
+  def load_data(self) -> Data:
     """The data set, from the source that the configuration asks for."""
     data = self.config['data']
-    return _DATASETS[data['name']](
-      source=data['source'],
-      data_dir=data['dir'] or os.environ.get(DATA_DIR_VARIABLE),
-      offline=data['offline'],
-      workers=data['workers'],
-      limit=data['limit'],
-    )
+    directory = data['dir'] or os.environ.get(DATA_DIR_VARIABLE)
+    return datasets.load({**data, 'dir': directory})
 
-  def epochs(self, data: DataSplits) -> int:
+  def epochs(self, data: Data) -> int:
     """Epochs of the run on this data.
 
     Args:
@@ -137,12 +165,7 @@ def from_config(config: config_dict.ConfigDict) -> Settings:
   values = config.to_dict()
   if values['seed'] < 0:
     raise ValueError(f'config: `seed` must be 0 or more, got {values["seed"]}')
-  data = values['data']
-  for name, allowed in (('name', tuple(_DATASETS)), ('source', _SOURCES)):
-    if data[name] not in allowed:
-      raise ValueError(
-        f'config.data: `{name}` must be one of {allowed}, got {data[name]!r}'
-      )
+  datasets.check(values['data'])
   try:
     optimizer = OptimizerConfig(**values['optim'])
   except ValueError as error:

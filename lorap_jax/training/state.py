@@ -1,5 +1,6 @@
 """The state of a training run on the device."""
 
+import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
+from lorap_jax.quantization import mixq
+from lorap_jax.training import checkpointing, workdir
 
 
 class TrainState(NamedTuple):
@@ -44,6 +47,8 @@ def init_state(
   optimizer: optax.GradientTransformation,
   batch: graphs.Batch,
   key: Array,
+  *,
+  weights: dict[str, PyTree] | None = None,
 ) -> TrainState:
   """Initial state.
 
@@ -52,19 +57,27 @@ def init_state(
     optimizer: optax transformation.
     batch: a real batch; quantizers start from its ranges.
     key: typed random key.
+    weights: `params` and `batch_stats` to start from, see `weights_of`; what
+      they lack (quantizers, prompts) starts from the batch seen with them.
 
   Returns:
     The state. Its leaves are strongly typed arrays, so that the second step
     finds the program of the first.
   """
 
-  def create(key, batch):
+  def create(key, batch, weights):
     init_key, run_key = jax.random.split(key)
     # train=True, because quantizers start from the ranges they see, and batch
-    # norm has no useful running statistics yet. init updates none.
-    variables = model.init(
-      init_key, batch.graph, layout=batch.layout, train=True
-    )
+    # norm has no useful running statistics yet.
+    streams = dict.fromkeys(('params', 'dropout', 'quantization'), init_key)
+    inputs = {'layout': batch.layout, 'train': True}
+    if weights is None:
+      variables = model.init(streams, batch.graph, **inputs)
+    else:
+      _, variables = model.apply(
+        weights, batch.graph, **inputs, mutable=True, rngs=streams
+      )
+      variables = {**variables, 'batch_stats': weights.get('batch_stats', {})}
     params = variables['params']
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -78,4 +91,45 @@ def init_state(
       lambda a: jax.lax.convert_element_type(a, a.dtype), state
     )
 
-  return jax.jit(create)(key, batch)
+  return jax.jit(create)(key, batch, weights)
+
+
+def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
+  """The trained weights of another run, at its selected epoch.
+
+  Args:
+    folder: work folder of a run that has finished.
+
+  Returns:
+    `params` and `batch_stats`.
+
+  Raises:
+    CheckpointError: the folder holds no such run.
+  """
+  checkpoints = checkpointing.Checkpoints(folder / workdir.CHECKPOINTS)
+  try:
+    saved = checkpoints.load_arrays('best')
+  finally:
+    checkpoints.close()
+  names = ('params', 'batch_stats')
+  return {name: saved[name] for name in names if saved.get(name)}
+
+
+def chosen_bits(
+  params: PyTree, candidates: tuple[int, ...]
+) -> dict[str, int]:
+  """The bit-width that MixQ's search prefers at each quantizer.
+
+  Args:
+    params: of a network with `MixQSearch`.
+    candidates: bit-widths.
+
+  Returns:
+    Path of the quantizer to its bits.
+  """
+  chosen = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    *module, name = (key.key for key in path)
+    if name == 'logits':
+      chosen['/'.join(module)] = int(mixq.select_bits(leaf, candidates))
+  return chosen

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, pure and jitted once."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,19 +11,21 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
-from lorap_jax.nn import schemes, telemetry
+from lorap_jax.nn import prompts, schemes, telemetry
 from lorap_jax.training import accounting
+from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
 from lorap_jax.training.state import TrainState
+from lorap_jax.training.tasks import Task
 
 
 class StepMetrics(NamedTuple):
-  """What a training step tells the loop; sums over the real graphs.
+  """What a training step tells the loop.
 
   Attributes:
-    loss: cross entropy plus penalty, of the batch.
-    cross_entropy: summed over graphs.
-    correct: graphs classified rightly.
-    count: graphs.
+    loss: task loss plus penalty, of the batch.
+    task_loss: summed over the targets, graphs or nodes.
+    metric: summed over the targets.
+    count: targets.
     bits: summed over elements of product operands.
     elements: number of those.
     memory: KiB that the penalty charges.
@@ -30,8 +33,8 @@ class StepMetrics(NamedTuple):
   """
 
   loss: Array
-  cross_entropy: Array
-  correct: Array
+  task_loss: Array
+  metric: Array
   count: Array
   bits: Array
   elements: Array
@@ -39,64 +42,53 @@ class StepMetrics(NamedTuple):
   finite: Array
 
 
-def classification_sums(
-  logits: Array, labels: Array, mask: Array
-) -> tuple[Array, Array, Array]:
-  """Cross entropy, right answers and number of the real graphs.
-
-  Args:
-    logits: [g, c].
-    labels: int [g].
-    mask: [g], True for real graphs.
-
-  Returns:
-    Three float32 scalars, sums over the real graphs.
-  """
-  # Labels and logits of padding are finite, so that where() is enough.
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  right = (jnp.argmax(logits, -1) == labels) & mask
-  return (
-    jnp.sum(jnp.where(mask, loss, 0)),
-    jnp.sum(right, dtype=jnp.float32),
-    jnp.sum(mask, dtype=jnp.float32),
-  )
+Step = Callable[
+  [TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]
+]
 
 
-def make_train_step(
+def train_step(
   model: nn.Module,
   scheme: schemes.Scheme,
+  task: Task,
   optimizer: optax.GradientTransformation,
-) -> Callable[
-  [TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]
-]:
-  """The jitted training step; the old state is donated.
+) -> Step:
+  """One training step as a pure function.
 
   Args:
     model: Linen module called as `model(graph, layout=..., train=...)`.
     scheme: for its penalty.
+    task: for its loss.
     optimizer: optax transformation.
 
   Returns:
     step(state, batch, factor) -> (state, metrics), where `factor` is a
     float32 array that multiplies all updates.
   """
-  collections = ['batch_stats', 'quant_stats', 'memory', telemetry.COLLECTION]
+  collections = [
+    'batch_stats',
+    'quant_stats',
+    'memory',
+    prompts.LOCAL_LOSS,
+    telemetry.COLLECTION,
+  ]
 
   def loss_fn(params, state, batch):
     variables = state._replace(params=params).variables()
-    logits, new = model.apply(
+    outputs, new = model.apply(
       variables,
       batch.graph,
       layout=batch.layout,
       train=True,
       mutable=collections,
-      rngs={'quantization': jax.random.fold_in(state.key, state.step)},
+      rngs=random_streams(state),
     )
-    sums = classification_sums(
-      logits, batch.labels, graphs.graph_mask(batch.graph)
-    )
+    sums = task.sums(outputs, batch.labels, batch.target_mask())
     memory = sum(jax.tree.leaves(new.get('memory', {})), jnp.float32(0))
-    loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory)
+    local = sum(
+      jax.tree.leaves(new.get(prompts.LOCAL_LOSS, {})), jnp.float32(0)
+    )
+    loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local
     return loss, (new, sums, memory)
 
   def step(state, batch, factor):
@@ -105,14 +97,13 @@ def make_train_step(
     )(state.params, state, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: factor * u, updates)
-    cross_entropy, correct, count = sums
-    bits, elements = accounting.mean_bits(new[telemetry.COLLECTION])
+    bits, elements = accounting.mean_bits(new.get(telemetry.COLLECTION, {}))
     finite = [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]
     metrics = StepMetrics(
       loss=loss,
-      cross_entropy=cross_entropy,
-      correct=correct,
-      count=count,
+      task_loss=sums[0],
+      metric=sums[1],
+      count=sums[2],
       bits=bits,
       elements=elements,
       memory=memory,
@@ -127,9 +118,43 @@ def make_train_step(
     )
     return state, metrics
 
+  return step
+
+
+def random_streams(state: TrainState) -> dict[str, Array]:
+  """The keys of the model's random streams in the present step."""
+  key = jax.random.fold_in(state.key, state.step)
+  return {
+    'quantization': key,
+    'dropout': jax.random.fold_in(key, 1),
+  }
+
+
+@functools.lru_cache
+def make_train_step(
+  model: nn.Module,
+  scheme: schemes.Scheme,
+  task: Task,
+  config: OptimizerConfig,
+) -> Step:
+  """The jitted training step; the old state is donated.
+
+  Equal arguments give the same program, so that seeds and folds share one.
+
+  Args:
+    model: see `train_step`.
+    scheme: see `train_step`.
+    task: see `train_step`.
+    config: of the optimizer.
+
+  Returns:
+    See `train_step`.
+  """
+  step = train_step(model, scheme, task, create_optimizer(config))
   return jax.jit(step, donate_argnums=0)
 
 
+@functools.lru_cache
 def make_settle_step(
   model: nn.Module,
 ) -> Callable[[TrainState, graphs.Batch], TrainState]:
@@ -157,36 +182,37 @@ def make_settle_step(
       layout=batch.layout,
       train=True,
       mutable=['batch_stats'],
-      rngs={'quantization': jax.random.fold_in(state.key, state.step)},
+      rngs=random_streams(state),
     )
     return state._replace(batch_stats=new.get('batch_stats', {}))
 
   return jax.jit(step, donate_argnums=0)
 
 
+@functools.lru_cache
 def make_eval_step(
-  model: nn.Module,
+  model: nn.Module, task: Task
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:
   """The jitted evaluation step.
 
   Args:
     model: Linen module.
+    task: for its metric.
 
   Returns:
-    step(variables, batch) -> the three sums of `classification_sums`.
+    step(variables, batch) -> the three sums of `Task.sums`.
   """
 
   def step(variables, batch):
-    logits: Any = model.apply(
+    outputs: Any = model.apply(
       variables, batch.graph, layout=batch.layout, train=False
     )
-    return classification_sums(
-      logits, batch.labels, graphs.graph_mask(batch.graph)
-    )
+    return task.sums(outputs, batch.labels, batch.target_mask())
 
   return jax.jit(step)
 
 
+@functools.lru_cache
 def make_cost_step(
   model: nn.Module,
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Any, Any]]:

@@ -57,11 +57,41 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     )
   difference = first_difference(read_json(path), _plain(config))
   if difference is not None:
-    name, old, new = difference
-    raise WorkdirError(
-      f'{workdir} belongs to a run with config.{name} = {old!r}, this one has '
-      f'{new!r}; choose another folder with --workdir, or remove it'
-    )
+    raise _belongs_to_another(workdir, difference)
+
+
+def _belongs_to_another(
+  workdir: pathlib.Path, difference: tuple[str, Any, Any]
+) -> WorkdirError:
+  name, old, new = difference
+  return WorkdirError(
+    f'{workdir} belongs to a run with config.{name} = {old!r}, this one has '
+    f'{new!r}; choose another folder with --workdir, or remove it'
+  )
+
+
+def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """As `claim`, for a folder whose runs are in folders of their own.
+
+  More seeds or folds may be asked for later.
+
+  Args:
+    workdir: the folder, created if need be.
+    config: plain values of the configuration.
+
+  Raises:
+    WorkdirError: see `claim`.
+  """
+  started = [p for p in workdir.glob('seed_*') if p.is_dir()]
+  if not started:
+    claim(workdir, config)
+    return
+  difference = first_difference(
+    read_json(workdir / CONFIG), _plain(config), free=(*_FREE, 'seeds', 'folds')
+  )
+  if difference is not None:
+    raise _belongs_to_another(workdir, difference)
+  write_json(workdir / CONFIG, config)
 
 
 def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
@@ -90,7 +120,11 @@ def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
 
 
 def first_difference(
-  old: dict[str, Any], new: dict[str, Any], prefix: str = ''
+  old: dict[str, Any],
+  new: dict[str, Any],
+  prefix: str = '',
+  *,
+  free: tuple[str, ...] = _FREE,
 ) -> tuple[str, Any, Any] | None:
   """The first setting in which two configurations differ.
 
@@ -98,20 +132,20 @@ def first_difference(
     old: plain values.
     new: plain values.
     prefix: path of both, for the recursion.
+    free: paths that may differ; those that change where data comes from.
 
   Returns:
-    (path, old value, new value), or None. `data.dir`, `data.workers` and
-    `data.offline` may differ.
+    (path, old value, new value), or None.
   """
   missing = '(not set)'
   for key in sorted(old.keys() | new.keys()):
     a, b = old.get(key, missing), new.get(key, missing)
     path = f'{prefix}{key}'
     if isinstance(a, dict) and isinstance(b, dict):
-      inner = first_difference(a, b, f'{path}.')
+      inner = first_difference(a, b, f'{path}.', free=free)
       if inner is not None:
         return inner
-    elif a != b and path not in _FREE:
+    elif a != b and path not in free:
       return path, a, b
   return None
 

@@ -24,6 +24,15 @@ def test_a_sound_data_set_passes(data):
   assert data.num_graphs == 3
 
 
+def test_numbers_to_predict_pass(data):
+  numbers = data._replace(labels=np.array([-1.5, 0, 2], np.float32))
+  numbers.check()
+  assert numbers.take([2, 0]).labels.tolist() == [2, -1.5]
+  numbers.labels[1] = np.nan
+  with pytest.raises(DataError, match='graph 1 has a label that is not finite'):
+    numbers.check()
+
+
 @pytest.mark.parametrize('indices', [[0], [2, 0], [1, 1, 2], []])
 def test_take_gathers_whole_graphs(data, indices):
   node_start, edge_start = [0, 2, 3], [0, 2, 2]
@@ -64,6 +73,7 @@ def test_check_names_the_graph(data, field, position, value, reason):
     ({'nodes': np.zeros((6, 2))}, 'nodes is float64'),
     ({'nodes': np.zeros(6, np.float32)}, 'nodes is float32 with 1 axes'),
     ({'labels': np.zeros(2, np.int32)}, 'labels has 2 entries for 3 graphs'),
+    ({'labels': np.zeros(3)}, 'float64 with 1 axes; expected int32 or float32'),
     ({'receivers': np.zeros(4, np.uint16)}, 'receivers has 4 rows'),
   ],
 )

@@ -101,6 +101,43 @@ def test_download_reports_an_unreachable_server(tmp_path):
     store.download(['http://127.0.0.1:9/f'], tmp_path / 'f', **PINNED)
 
 
+def refuse_x(content, name):
+  if b'x' in content:
+    raise DataError(f'{name}: has an x.')
+
+
+def checked(url, path, **changes):
+  arguments = {'check': refuse_x, 'max_size': 100, 'remedy': 'do without.'}
+  return store.download_checked([url], path, **{**arguments, **changes})
+
+
+def test_download_checked_keeps_the_file_as_it_is_sent(server, tmp_path):
+  sent = gzip.compress(b'some data')
+  url = server.add('/file', sent)
+  for _ in range(2):  # The second time it is there.
+    assert checked(url, tmp_path / 'file').read_bytes() == sent
+  assert server.requests == ['/file']
+
+
+def test_download_checked_replaces_what_does_not_pass(server, tmp_path, caplog):
+  (tmp_path / 'file').write_bytes(b'xxx')
+  url = server.add('/file', b'good')
+  assert checked(url, tmp_path / 'file').read_bytes() == b'good'
+  assert 'is damaged and is downloaded again' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('body', 'reason'),
+  [(b'xxx', 'has an x'), (b'a' * 101, 'more than 100 bytes')],
+)
+def test_download_checked_refuses_bad_answers(server, tmp_path, body, reason):
+  url = server.add('/file', body)
+  path = tmp_path / 'new' / 'file'
+  with pytest.raises(DataError, match=f'{url}: {reason}.*Remedy: do without'):
+    checked(url, path)
+  assert left_in(path.parent) == []
+
+
 def test_two_processes_download_once(server, tmp_path):
   server.delay_s = 1.0
   url = server.add('/file', CONTENT)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.models import gin
+from lorap_jax.models import gin, network
 from lorap_jax.nn import prompts, schemes, telemetry
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
@@ -22,8 +22,10 @@ PLACED = pytest.mark.parametrize('placement', prompts.PLACEMENTS)
 
 
 def make(scheme='a2q', prompt=LIVE, **changes):
-  fields = {'num_classes': 3, 'features': 8, 'num_layers': 2, **changes}
-  return gin.GIN(scheme=SCHEMES[scheme], prompt=prompt, **fields)
+  fields = {'outputs': 3, 'features': 8, 'num_layers': 2, **changes}
+  return network.Network(
+    backbone=gin.GIN(), scheme=SCHEMES[scheme], prompt=prompt, **fields
+  )
 
 
 @functools.cache

@@ -6,23 +6,24 @@ import numpy as np
 
 from lorap_jax import graphs
 from lorap_jax.nn import conv, prompts, schemes, telemetry
+from lorap_jax.nn.rows import Rows
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
 
 
-def batch_and_mask():
+def batch_and_rows():
   batch = graphs.batch_graphs(
     helpers.random_graphs(1, features=4), np.zeros(5, int), BUDGET
   )
-  return batch, graphs.node_mask(batch.graph)[:, None]
+  return batch, Rows(graphs.node_mask(batch.graph)[:, None])
 
 
 def test_full_precision_gin_layer(key):
   """(1 + eps) x + A x, then Dense, norm and ReLU twice, in numpy."""
-  batch, mask = batch_and_mask()
+  batch, rows = batch_and_rows()
   layer = conv.GINConv(8, schemes.FP32())
   x = jnp.asarray(batch.graph.nodes)
-  call = {'mask': mask, 'layout': batch.layout, 'train': True}
+  call = {'rows': rows._replace(train=True), 'layout': batch.layout}
   variables = layer.init(key, x, batch.graph, **call)
   variables['params']['eps'] = jnp.float32(0.25)
   out, _ = layer.apply(
@@ -41,19 +42,18 @@ def test_full_precision_gin_layer(key):
 
 
 def test_neighbor_sum_is_reported_over_real_edges(key):
-  batch, mask = batch_and_mask()
+  batch, rows = batch_and_rows()
   x = jnp.asarray(batch.graph.nodes)
   for scheme, bits in ((schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)):
     layer = conv.GINConv(8, scheme)
-    variables = jax.jit(layer.init, static_argnames='train')(
-      key, x, batch.graph, mask=mask, train=False
+    variables = jax.jit(lambda key: layer.init(key, x, batch.graph, rows=rows))(
+      key
     )
     _, sown = layer.apply(
       {k: variables[k] for k in ('params', 'batch_stats')},
       x,
       batch.graph,
-      mask=mask,
-      train=False,
+      rows=rows,
       mutable=[telemetry.COLLECTION],
     )
     (report,) = sown[telemetry.COLLECTION]['sum']
@@ -63,11 +63,11 @@ def test_neighbor_sum_is_reported_over_real_edges(key):
 
 def test_aggregate_is_an_integer_sum_of_messages(key):
   """The node's own term is its message as well: one grid serves both."""
-  batch, mask = batch_and_mask()
+  batch, rows = batch_and_rows()
   x = jnp.asarray(batch.graph.nodes)
   layer = conv.GINConv(8, schemes.A2QGraph(num_groups=16))
-  variables = jax.jit(layer.init, static_argnames='train')(
-    key, x, batch.graph, mask=mask, train=False
+  variables = jax.jit(lambda key: layer.init(key, x, batch.graph, rows=rows))(
+    key
   )
   params = variables['params']
   received = []
@@ -84,8 +84,7 @@ def test_aggregate_is_an_integer_sum_of_messages(key):
         {'params': params, 'batch_stats': variables['batch_stats']},
         x,
         batch.graph,
-        mask=mask,
-        train=False,
+        rows=rows,
       )
   scale = params['message']['scale'][None]
   codes = [np.asarray(s / scale)[:18] for s in received]
@@ -101,11 +100,11 @@ def test_aggregate_is_an_integer_sum_of_messages(key):
 
 def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
   """A large prompt vector on zero features is what dense_0 receives."""
-  batch, mask = batch_and_mask()
+  batch, rows = batch_and_rows()
   x = jnp.zeros((32, 4))
   spec = prompts.PromptSpec('lorap', num_prompts=1, rank=1)
   layer = conv.GINConv(8, schemes.FP32(), spec)
-  variables = layer.init(key, x, batch.graph, mask=mask, train=False)
+  variables = layer.init(key, x, batch.graph, rows=rows)
   params = variables['params']
   params['prompt']['down'] = jnp.ones((1, 1))
   params['prompt']['up'] = jnp.asarray([[1.0, -2.0, 3.0, 0.5]])
@@ -113,8 +112,7 @@ def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
     variables,
     x,
     batch.graph,
-    mask=mask,
-    train=False,
+    rows=rows,
     capture_intermediates=lambda module, _: module.name == 'dense_0',
   )
   out = state['intermediates']['dense_0']['__call__'][0]

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 
 from lorap_jax.nn import linear, schemes, telemetry
+from lorap_jax.nn.rows import Rows
 
-MASK = jnp.arange(6)[:, None] < 4
+ROWS = Rows(jnp.arange(6)[:, None] < 4)
 A2Q = schemes.A2QGraph(num_groups=16)
 
 
 def run(module, x, key):
-  params = module.init(key, x, mask=MASK)['params']
+  params = module.init(key, x, rows=ROWS)['params']
   out, sown = module.apply(
-    {'params': params}, x, mask=MASK, mutable=[telemetry.COLLECTION]
+    {'params': params}, x, rows=ROWS, mutable=[telemetry.COLLECTION]
   )
   return params, out, sown[telemetry.COLLECTION]
 
@@ -46,8 +47,8 @@ def test_operands_are_quantized_and_the_bias_is_not(key, non_negative):
   params, out, _ = run(module, x, key)
   left = A2Q.quantizer('input', non_negative=non_negative)
   right = A2Q.quantizer('weight', non_negative=False)
-  q_x = left.apply({'params': params['input']}, x, mask=MASK)
-  q_w = right.apply({'params': params['weight']}, params['kernel'])
+  q_x = left.apply({'params': params['input']}, x, rows=ROWS)
+  q_w = right.apply({'params': params['weight']}, params['kernel'], rows=Rows())
   assert np.any(q_x.values != x) and np.any(q_w.values != params['kernel'])
   expected = dense(q_x.values, q_w.values, params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
@@ -58,7 +59,7 @@ def test_quantized_input_is_not_quantized_again(key):
   params, out, tree = run(linear.QuantDense(5, A2Q), x, key)
   assert 'input' not in params
   q_w = A2Q.quantizer('weight', non_negative=False).apply(
-    {'params': params['weight']}, params['kernel']
+    {'params': params['weight']}, params['kernel'], rows=Rows()
   )
   expected = dense(x.values, q_w.values, params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)

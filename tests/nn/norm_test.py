@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 
 from lorap_jax.nn import norm
+from lorap_jax.nn.rows import Rows
 
 MASK = jnp.arange(9)[:, None] < 6
 
 
 def apply(x, mask, *, train=True, stats=None):
   module = norm.MaskedBatchNorm()
-  variables = module.init(jax.random.key(0), x, mask=mask, train=False)
+  variables = module.init(jax.random.key(0), x, rows=Rows(mask))
   if stats is not None:
     variables['batch_stats'] = {'bn': stats}
   return module.apply(
-    variables, x, mask=mask, train=train, mutable=['batch_stats']
+    variables, x, rows=Rows(mask, train), mutable=['batch_stats']
   )
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from lorap_jax import prompts as pure
 from lorap_jax.nn import prompts, telemetry
+from lorap_jax.nn.rows import Rows
 
 MASK = jnp.arange(9)[:, None] < 6
+ROWS = Rows(MASK)
 LORAP = prompts.PromptSpec('lorap', num_prompts=5, rank=2, init='glorot')
 
 
@@ -24,9 +26,9 @@ def rounding(x):
 
 
 def run(module, x, key):
-  params = module.init(key, x, mask=MASK)['params']
+  params = module.init(key, x, rows=ROWS)['params']
   out, sown = module.apply(
-    {'params': params}, x, mask=MASK, mutable=[telemetry.COLLECTION]
+    {'params': params}, x, rows=ROWS, mutable=[telemetry.COLLECTION]
   )
   return params, out, sown.get(telemetry.COLLECTION, {})
 
@@ -38,8 +40,18 @@ class Host(nn.Module):
 
   @nn.compact
   def __call__(self, s):
+    return prompts.prompted(self.spec, rounding, s, rows=ROWS)
+
+
+class Training(nn.Module):
+  """The same in training, with the aggregate of unquantized messages."""
+
+  spec: prompts.PromptSpec
+
+  @nn.compact
+  def __call__(self, s, exact):
     return prompts.prompted(
-      self.spec.on_aggregate(), self.spec.placement, rounding, s, mask=MASK
+      self.spec, rounding, s, rows=Rows(MASK, True), exact=lambda: exact
     )
 
 
@@ -87,8 +99,59 @@ class TestPlacement:
 
   def test_no_prompt(self, key):
     s = 3 * jax.random.normal(key, (9, 6))
-    out = prompts.prompted(None, 'post', rounding, s, mask=MASK)
+    out = prompts.prompted(prompts.PromptSpec(), rounding, s, rows=ROWS)
     np.testing.assert_array_equal(out.values, jnp.round(s))
+
+  @pytest.mark.parametrize('objective', ['task', 'local', 'both'])
+  @pytest.mark.parametrize('placement', ['post', 'bypass'])
+  def test_local_objective(self, key, placement, objective):
+    """Its value by hand, and who gets a gradient from which part."""
+    spec = dataclasses.replace(at(placement), objective=objective)
+    s = 3 * jax.random.normal(key, (9, 6))
+    exact = s + 0.1
+    variables = Training(spec).init(key, s, exact)
+
+    def parts(params, s):
+      out, sown = Training(spec).apply(
+        {'params': params}, s, exact, mutable=[prompts.LOCAL_LOSS]
+      )
+      shares = jax.tree.leaves(sown.get(prompts.LOCAL_LOSS, {}))
+      return jnp.sum(out.values**2), sum(shares, jnp.float32(0))
+
+    params = variables['params']
+    task = jax.grad(lambda p: parts(p, s)[0])(params)
+    local, local_s = jax.grad(lambda p, s: parts(p, s)[1], (0, 1))(params, s)
+    reaches = lambda tree: any(np.any(v) for v in jax.tree.leaves(tree))
+    assert reaches(task) == (objective != 'local')
+    assert reaches(local) == (objective != 'task')
+    assert not np.any(local_s)
+    if objective != 'task':
+      out, _ = parts(params, s)
+      y = Training(spec).apply({'params': params}, s, exact).values
+      error = np.square(exact - y)[:6].sum() / np.square(exact)[:6].sum()
+      np.testing.assert_allclose(parts(params, s)[1], error, rtol=1e-5)
+
+  def test_local_objective_needs_a_place_after_the_quantizer(self):
+    with pytest.raises(ValueError, match="'post' or 'bypass'"):
+      prompts.PromptSpec('lorap', objective='local')
+
+  @pytest.mark.parametrize('form', ['bias', 'adapter'])
+  def test_controls(self, key, form):
+    spec = dataclasses.replace(at('bypass'), form=form)
+    s = 3 * jax.random.normal(key, (9, 6))
+    host = Host(spec)
+    params = host.init(key, s)['params']
+    out = host.apply({'params': params}, s)
+    np.testing.assert_array_equal(out.values, jnp.round(s))  # Zero start.
+    params = jax.tree.map(lambda v: v + 0.5, params)
+    out = host.apply({'params': params}, s).values - jnp.round(s)
+    p = params['prompt']
+    if form == 'bias':
+      expected = jnp.broadcast_to(p['prompt'], s.shape)
+    else:
+      assert p['down'].shape == (6, 4)  # 57 parameters of LoRAP over 13.
+      expected = jax.nn.relu(s @ p['down'] + p['bias']) @ p['up']
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
   @pytest.mark.parametrize('placement', prompts.PLACEMENTS)
   def test_side_path(self, key, placement):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lorap_jax.nn import quantizers, telemetry
+from lorap_jax.nn.rows import Rows
 from lorap_jax.quantization import a2q, a2q_groups
 
 COLLECTIONS = ['memory', telemetry.COLLECTION]
@@ -41,7 +42,7 @@ class TestGrouped:
   def test_rows_are_on_the_grid_of_their_group(self, key, non_negative):
     x = rows(key, non_negative=non_negative)
     module = grouped(non_negative=non_negative)
-    params, out, _ = run(module, x, key, mask=MASK)
+    params, out, _ = run(module, x, key, rows=Rows(MASK))
     largest = np.abs(x).max(1)
     group = a2q_groups.nearest_group(
       jnp.asarray(largest), params['scale'], params['bits']
@@ -55,7 +56,7 @@ class TestGrouped:
 
   def test_data_start_covers_the_real_rows(self, key):
     x = rows(key)
-    params, out, _ = run(grouped(), x, key, mask=MASK)
+    params, out, _ = run(grouped(), x, key, rows=Rows(MASK))
     ranges = params['scale'] * a2q_groups.range_factor(params['bits'])
     largest = np.abs(x[:10]).max()
     expected = 1.2 * largest * np.arange(1, 17) / 16
@@ -71,21 +72,21 @@ class TestGrouped:
   def test_data_start_jitters_the_bits(self, key, non_negative):
     x = rows(key)
     module = grouped(num_groups=200, non_negative=non_negative)
-    params, _, _ = run(module, x, key, mask=MASK)
+    params, _, _ = run(module, x, key, rows=Rows(MASK))
     start = 4 + non_negative
     assert np.all(np.round(params['bits']) == start)
     spread = np.abs(params['bits'] - start)
     assert 0.45 < spread.max() <= 0.49
 
   def test_data_start_of_zeros_is_finite(self, key):
-    params, out, _ = run(grouped(), jnp.zeros((12, 5)), key, mask=MASK)
+    params, out, _ = run(grouped(), jnp.zeros((12, 5)), key, rows=Rows(MASK))
     assert np.all(np.isfinite(params['scale'])) and np.all(params['scale'] > 0)
     np.testing.assert_array_equal(out.values, 0)
 
   @pytest.mark.parametrize('start', ['uniform', 'normal'])
   def test_published_starts(self, key, start):
     module = grouped(start=start, num_groups=2000)
-    params, _, _ = run(module, rows(key), key, mask=MASK)
+    params, _, _ = run(module, rows(key), key, rows=Rows(MASK))
     scale = np.asarray(params['scale'])
     np.testing.assert_array_equal(params['bits'], 4)
     if start == 'uniform':
@@ -98,15 +99,17 @@ class TestGrouped:
     x = rows(key)
     other = jnp.where(MASK, x, -3.0)
     module = grouped()
-    params, out, sown = run(module, x, key, mask=MASK)
-    params_other, out_other, sown_other = run(module, other, key, mask=MASK)
+    params, out, sown = run(module, x, key, rows=Rows(MASK))
+    params_other, out_other, sown_other = run(
+      module, other, key, rows=Rows(MASK)
+    )
     helpers.assert_trees_close(params, params_other)
     np.testing.assert_array_equal(out.values[:10], out_other.values[:10])
     helpers.assert_trees_close(sown['memory'], sown_other['memory'])
 
   def test_memory_is_that_of_the_groups_of_real_rows(self, key):
     x = rows(key)
-    params, _, sown = run(grouped(), x, key, mask=MASK)
+    params, _, sown = run(grouped(), x, key, rows=Rows(MASK))
     group = a2q_groups.nearest_group(
       jnp.abs(x).max(1), params['scale'], params['bits']
     )
@@ -116,13 +119,13 @@ class TestGrouped:
   def test_gradients_reach_the_groups_in_use(self, key):
     x = rows(key)
     module = grouped()
-    params = module.init(key, x, mask=MASK)['params']
+    params = module.init(key, x, rows=Rows(MASK))['params']
     group = a2q_groups.nearest_group(
       jnp.abs(x).max(1), params['scale'], params['bits']
     )
 
     def loss(params):
-      out = module.apply({'params': params}, x, mask=MASK)
+      out = module.apply({'params': params}, x, rows=Rows(MASK))
       return jnp.sum(jnp.where(MASK, out.values, 0) ** 2)
 
     grad = jax.grad(loss)(params)
@@ -137,13 +140,13 @@ class TestGrouped:
       grouped(start='uniform', published=True),
     )
     params = {'bits': jnp.full(16, 1.0), 'scale': jnp.full(16, 0.5)}
-    kept = module.apply({'params': params}, x, mask=MASK)
-    erased = published.apply({'params': params}, x, mask=MASK)
+    kept = module.apply({'params': params}, x, rows=Rows(MASK))
+    erased = published.apply({'params': params}, x, rows=Rows(MASK))
     assert np.any(kept.values) and not np.any(erased.values)
 
   def test_telemetry(self, key):
     x = rows(key, non_negative=True)
-    params, out, sown = run(grouped(non_negative=True), x, key, mask=MASK)
+    params, out, sown = run(grouped(non_negative=True), x, key, rows=Rows(MASK))
     del params
     (report,) = sown[telemetry.COLLECTION]['feature']
     np.testing.assert_array_equal(report.bits, out.bits[:, 0])
@@ -159,7 +162,7 @@ class TestGrouped:
   @pytest.mark.parametrize('num_groups, index_bits', [(1, 1), (1000, 10)])
   def test_index_bits(self, key, num_groups, index_bits):
     module = grouped(num_groups=num_groups)
-    _, _, sown = run(module, rows(key), key, mask=MASK)
+    _, _, sown = run(module, rows(key), key, rows=Rows(MASK))
     (report,) = sown[telemetry.COLLECTION]['feature']
     assert report.row_metadata_bits == index_bits
 
@@ -172,7 +175,7 @@ class TestColumn:
 
   def test_largest_of_each_column_is_the_largest_code(self, key):
     x = rows(key)
-    params, out, _ = run(self.module(), x, key, mask=MASK)
+    params, out, _ = run(self.module(), x, key, rows=Rows(MASK))
     real = np.asarray(x[:10])
     np.testing.assert_allclose(
       params['scale'], np.abs(real).max(0) / 7, rtol=1e-6
@@ -186,23 +189,23 @@ class TestColumn:
 
   def test_zero_column(self, key):
     x = rows(key).at[:, 2].set(0)
-    params, out, _ = run(self.module(), x, key, mask=MASK)
+    params, out, _ = run(self.module(), x, key, rows=Rows(MASK))
     assert params['scale'][2] > 0
     np.testing.assert_array_equal(out.values[:, 2], 0)
 
   def test_published_start(self, key):
     x = jnp.ones((12, 4000))
-    params, _, _ = run(self.module('normal'), x, key, mask=MASK)
+    params, _, _ = run(self.module('normal'), x, key, rows=Rows(MASK))
     # |N(.01, .01)|: its mean is about .0117.
     assert abs(np.mean(params['scale']) - 0.0117) < 0.0006
 
   def test_padding_stays_out_of_the_scale_gradient(self, key):
     x = rows(key)
     module = self.module()
-    params = module.init(key, x, mask=MASK)['params']
+    params = module.init(key, x, rows=Rows(MASK))['params']
 
     def loss(params, x):
-      out = module.apply({'params': params}, x, mask=MASK)
+      out = module.apply({'params': params}, x, rows=Rows(MASK))
       return jnp.sum(jnp.where(MASK, out.values, 0))
 
     one = jax.grad(loss)(params, x)
@@ -216,8 +219,8 @@ class TestChannel:
     module = quantizers.ChannelQuantizer(
       bits=bits, level='graph', start=start, published=False
     )
-    params = module.init(key, kernel)['params']
-    return params, module.apply({'params': params}, kernel)
+    params = module.init(key, kernel, rows=Rows())['params']
+    return params, module.apply({'params': params}, kernel, rows=Rows())
 
   @pytest.mark.parametrize('bits', [2, 4, 8])
   def test_data_start_kills_no_channel(self, key, bits):
@@ -252,7 +255,7 @@ class TestIdentity:
   def test_reports_full_precision(self, key):
     x = rows(key)
     out, sown = quantizers.Identity().apply(
-      {}, x, mask=MASK, mutable=COLLECTIONS
+      {}, x, rows=Rows(MASK), mutable=COLLECTIONS
     )
     np.testing.assert_array_equal(out.values, x)
     assert out.bits == 32

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from lorap_jax.nn import quantizers, schemes
+from lorap_jax.nn.rows import Rows
 
 KINDS = {
   'input': quantizers.GroupedQuantizer,
@@ -39,7 +40,7 @@ def test_points_of_fp32(point):
 
 def test_point_without_a_quantizer_is_passed_by():
   x = jnp.ones((2, 3))
-  out = schemes.quantize(schemes.FP32(), 'output', x, mask=jnp.ones((2, 1)))
+  out = schemes.quantize(schemes.FP32(), 'output', x, rows=Rows())
   assert out.values is x and out.bits == 32
 
 

@@ -3,9 +3,12 @@ import math
 
 import pytest
 
-from lorap_jax.training import history
+from lorap_jax.training import history, tasks
 from lorap_jax.training.history import Progress
 from lorap_jax.training.schedules import Plateau
+
+
+BY_ACCURACY = history.Selection('val_metric', tasks.Task())
 
 
 def record(epoch, accuracy, loss, test=0.0):
@@ -69,10 +72,10 @@ SELECTIONS = {
 @pytest.mark.parametrize('pairs, expected', SELECTIONS.values(), ids=SELECTIONS)
 def test_selection_rule(pairs, expected):
   records = [record(i, *pair) for i, pair in enumerate(pairs, start=1)]
-  assert history.best_epoch(records)['epoch'] == expected
+  assert BY_ACCURACY.best(records)['epoch'] == expected
 
 
 def test_selection_never_looks_at_the_test_set():
   records = [record(1, 0.7, 0.5, test=0.1), record(2, 0.6, 0.5, test=0.9)]
-  assert history.best_epoch(records)['epoch'] == 1
-  assert history.best_test_epoch(records)['epoch'] == 2
+  assert BY_ACCURACY.best(records)['epoch'] == 1
+  assert BY_ACCURACY.best_test(records)['epoch'] == 2

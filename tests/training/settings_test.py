@@ -2,7 +2,7 @@ import pytest
 import tiny_run
 
 from lorap_jax.nn import schemes
-from lorap_jax.training import settings
+from lorap_jax.training import datasets, settings
 
 # Path of the field, value, and what the message says beside its name. Choices
 # that are Literal types end in the type check of this session; for them see
@@ -11,7 +11,7 @@ MISTAKES = [
   ('seed', -1, '0 or more'),
   ('data__name', 'cifar', "got 'cifar'"),
   ('data__source', 'web', "got 'web'"),
-  ('model__name', 'gcn', "got 'gcn'"),
+  ('model__name', 'sage', "got 'sage'"),
   ('model__features', 0, 'at least 1, got 0'),
   ('model__num_layers', 0, 'at least 1, got 0'),
   ('scheme__name', 'a3q', "got 'a3q'"),
@@ -30,7 +30,10 @@ MISTAKES = [
   ('train__epochs', 0, 'at least 1, got 0'),
   ('train__subset_epochs', 0, 'at least 1, got 0'),
   ('train__batch_size', 0, 'at least 1, got 0'),
-  ('train__schedule', 'step', "got 'step'"),
+  ('train__schedule', 'linear', "got 'linear'"),
+  ('train__selection', 'test_max', "got 'test_max'"),
+  ('model__dropout', 1.0, 'in [0, 1), got 1.0'),
+  ('model__pool', 'median', "got 'median'"),
   ('train__warmup', 1.0, 'in [0, 1), got 1.0'),
   ('train__warmup', -0.1, 'in [0, 1), got -0.1'),
   ('train__patience', -1, '0 or more, got -1'),
@@ -53,7 +56,7 @@ def test_mistake_is_named(name, value, text):
 
 def test_unknown_names_are_answered_with_the_known_ones():
   config = tiny_run.config(scheme__name='int4')
-  with pytest.raises(ValueError, match=r"\['a2q', 'fp32'\]"):
+  with pytest.raises(ValueError, match=r"\['a2q', 'a2q_node', .*'qat'\]"):
     settings.from_config(config)
 
 
@@ -64,7 +67,7 @@ def test_objects_hold_the_values():
   assert isinstance(chosen.scheme, schemes.A2QGraph)
   assert (chosen.scheme.bits, chosen.prompt.rank) == (3, 1)
   assert chosen.train.batch_size == 5
-  assert chosen.model(10).num_classes == 10
+  assert chosen.model(10).outputs == 10
 
 
 def test_length_depends_on_the_data():
@@ -83,10 +86,14 @@ class TestDataArguments:
 
     def call(**changes):
       monkeypatch.setitem(
-        settings._DATASETS, 'mnist_superpixels', lambda **kwargs: kwargs
+        datasets._LOADERS,
+        'mnist_superpixels',
+        (lambda **kwargs: kwargs, ('workers', 'limit')),
       )
       load = settings.Settings.load_data
       load = getattr(load, '__wrapped__', load)  # Its result is no data set.
+      inner = getattr(datasets.load, '__wrapped__', datasets.load)
+      monkeypatch.setattr(datasets, 'load', inner)
       return load(settings.from_config(tiny_run.config(**changes)))
 
     return call

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.training import steps
+from lorap_jax.training import steps, tasks
+
+CLASSIFY = tasks.Task()
 
 FP32 = {'scheme__name': 'fp32', 'prompt__name': 'none'}
 
@@ -15,7 +17,7 @@ def test_classification_sums_by_hand():
   logits = jnp.array([[0, third], [0, third], [third, 0], [99.0, -99.0]])
   labels = jnp.array([1, 0, 0, 1])
   mask = jnp.array([True, True, True, False])
-  loss, correct, count = steps.classification_sums(logits, labels, mask)
+  loss, correct, count = CLASSIFY.sums(logits, labels, mask)
   expected = np.log(4 / 3) + np.log(4) + np.log(4 / 3)
   assert float(loss) == pytest.approx(expected, rel=1e-6)
   assert (float(correct), float(count)) == (2, 3)
@@ -24,14 +26,14 @@ def test_classification_sums_by_hand():
 def test_padding_graphs_have_no_gradient():
   mask = jnp.array([True, False])
   labels = jnp.array([0, 0])
-  grad = jax.grad(lambda x: steps.classification_sums(x, labels, mask)[0])(
+  grad = jax.grad(lambda x: CLASSIFY.sums(x, labels, mask)[0])(
     jnp.array([[1.0, 2.0], [3.0, 4.0]])
   )
   assert grad[0].any() and not grad[1].any()
 
 
 def test_batch_without_real_graphs_counts_nothing():
-  sums = steps.classification_sums(
+  sums = CLASSIFY.sums(
     jnp.ones((2, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(2, bool)
   )
   assert [float(v) for v in sums] == [0, 0, 0]
@@ -63,13 +65,13 @@ def test_step_is_counted(stepped):
 def test_metrics_are_sums_over_real_graphs(stepped):
   first = stepped[1][0]
   assert float(first.count) == 16
-  assert 0 <= float(first.correct) <= 16
+  assert 0 <= float(first.metric) <= 16
   assert first.finite.all()
 
 
 def test_loss_is_the_mean_cross_entropy_and_the_penalty(stepped):
   first = stepped[1][0]
-  mean = float(first.cross_entropy) / 16
+  mean = float(first.task_loss) / 16
   # Memory 0.06 KiB is below the target of 0.1: no penalty.
   assert float(first.memory) < 0.1
   assert float(first.loss) == pytest.approx(mean, rel=1e-6)
@@ -102,5 +104,5 @@ def test_penalty_enters_the_loss():
     _, found = train(state, batch, jnp.float32(1))
   penalty = 100 * float(found.memory) ** 2
   assert penalty > 0.1
-  mean = float(found.cross_entropy) / 16
+  mean = float(found.task_loss) / 16
   assert float(found.loss) == pytest.approx(mean + penalty, rel=1e-5)

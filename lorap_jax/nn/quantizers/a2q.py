@@ -1,4 +1,4 @@
-"""Quantizer modules: where the parameters of the pure quantizers live."""
+"""A2Q: where learned scales and bit-widths live."""
 
 import math
 
@@ -6,33 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lorap_jax._typing import Array, Bool, Float
+from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized, real_rows
 from lorap_jax.quantization import a2q, a2q_groups
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
 _BITS_JITTER = 0.49  # Equal bits would cross a half all at once.
-
-
-class Identity(nn.Module):
-  """A quantization point that leaves its tensor in full precision."""
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'n f'], *, mask: Bool[Array, 'n 1']
-  ) -> Quantized:
-    """Returns x with its 32 bits."""
-    telemetry.report_feature(
-      self,
-      x,
-      x,
-      jnp.float32(telemetry.FULL_BITS),
-      mask,
-      row_metadata_bits=0,
-      table_bytes=0,
-    )
-    return Quantized(x)
 
 
 class GroupedQuantizer(nn.Module):
@@ -64,18 +45,17 @@ class GroupedQuantizer(nn.Module):
   exact_range: bool
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'n f'], *, mask: Bool[Array, 'n 1']
-  ) -> Quantized:
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each row of x on the grid of its nearest group.
 
     Args:
       x: [n, f].
-      mask: [n, 1], True for real rows.
+      rows: its real rows; None means all.
 
     Returns:
       Values on the grid, and the stored bits of each row [n, 1].
     """
+    mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
     rule = a2q.with_sign_bit(
       a2q.a2q_rule('graph', 'feature', published=self.published), sign_bit
@@ -99,7 +79,7 @@ class GroupedQuantizer(nn.Module):
       width=x.shape[1],
       mask=mask[:, 0],
       min_bits=rule.min_bits,
-      max_bits=rule.max_bits,
+      max_bits=None,  # What lies above the clamp is pulled back.
     )
     self.sow('memory', 'kib', memory)
     stored = used_bits[group] - sign_bit
@@ -129,12 +109,97 @@ class GroupedQuantizer(nn.Module):
     if self.start == 'uniform':
       return jax.random.uniform(key, shape)
     if self.start == 'normal':
-      return jnp.abs(0.01 + 0.1 * jax.random.normal(key, shape))
+      return _normal_start(key, shape, (0.01, 0.1))
     largest = jnp.max(jnp.where(mask[:, 0], max_abs, 0))
     largest = jnp.where(largest > 0, largest, 1) * _START_MARGIN
     ranges = largest * jnp.arange(1, shape[0] + 1) / shape[0]
     levels = a2q_groups.range_factor(bits, exact_range=self.exact_range)
     return (ranges / levels).astype(jnp.float32)
+
+
+class NodeQuantizer(nn.Module):
+  """A2Q at node level: every row has its own learned scale and bits.
+
+  Parameters: `scale` [n], `bits` [n], padding rows included: one graph, whose
+  number of nodes is fixed. Sows `memory`, the KiB that the penalty charges,
+  unless the bits are fixed.
+
+  Attributes:
+    bits: initial bits, before one is added for non-negative data.
+    non_negative: x has no negative values: one bit more inside, reported as
+      one less.
+    start: `data` (largest magnitude of the row over qmax, bits jittered by
+      +-0.49), `uniform` (scales U(0, 1)) or `normal`.
+    published: compute exactly what the published code computes.
+    normal: mean and deviation of |N| for start `normal`.
+    fixed_bits: bits are not trained, as for the projected features of GAT.
+    memory_width: columns that the penalty charges; None for those of x. The
+      published scripts charge the hidden width for every layer.
+  """
+
+  bits: int
+  non_negative: bool
+  start: str
+  published: bool
+  normal: tuple[float, float] = (0.01, 0.01)
+  fixed_bits: bool = False
+  memory_width: int | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+    """Puts each row of x on its own grid.
+
+    Args:
+      x: [n, f].
+      rows: its real rows.
+
+    Returns:
+      Values on the grid, and the stored bits of each row [n, 1].
+    """
+    mask = real_rows(x, rows)
+    sign_bit = int(self.non_negative)
+    rule = a2q.with_sign_bit(
+      a2q.a2q_rule('node', 'feature', published=self.published), sign_bit
+    )
+    bits = self.param('bits', self._init_bits, x.shape[0], sign_bit)
+    scale = self.param('scale', self._init_scale, x, sign_bit)
+    used = bits
+    if self.fixed_bits:
+      used = jax.lax.stop_gradient(bits)
+    y = a2q.fake_quant(x, scale[:, None], used[:, None], rule=rule, mask=mask)
+    if not self.fixed_bits:
+      memory = a2q_groups.node_memory(
+        bits,
+        width=self.memory_width or x.shape[1],
+        mask=mask[:, 0],
+        min_bits=rule.min_bits,
+        max_bits=None,  # What lies above the clamp is pulled back.
+      )
+      self.sow('memory', 'kib', memory)
+    stored = (
+      a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
+      - sign_bit
+    )
+    telemetry.report_feature(
+      self, x, y, stored, mask, row_metadata_bits=32 + 8, table_bytes=0
+    )
+    return Quantized(y, stored[:, None])
+
+  def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
+    start = jnp.full((num_rows,), float(self.bits + sign_bit))
+    if self.start != 'data' or self.fixed_bits:
+      return start
+    return start + jax.random.uniform(
+      key, start.shape, minval=-_BITS_JITTER, maxval=_BITS_JITTER
+    )
+
+  def _init_scale(self, key: Array, x: Array, sign_bit: int) -> Array:
+    shape = (x.shape[0],)
+    if self.start == 'uniform':
+      return jax.random.uniform(key, shape)
+    if self.start == 'normal':
+      return _normal_start(key, shape, self.normal)
+    return _max_scale(x, axis=1, bits=self.bits + sign_bit)
 
 
 class ColumnQuantizer(nn.Module):
@@ -146,28 +211,29 @@ class ColumnQuantizer(nn.Module):
     bits: bits per element.
     level: `node` or `graph`, which gradient rule.
     start: `data` (largest magnitude of the column over qmax) or anything else
-      for the published |N(.01, .01)|.
+      for the published |N(mean, deviation)|.
     published: compute exactly what the published code computes.
+    normal: that mean and deviation.
   """
 
   bits: int
   level: a2q.Level
   start: str
   published: bool
+  normal: tuple[float, float] = (0.01, 0.01)
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'n f'], *, mask: Bool[Array, 'n 1']
-  ) -> Quantized:
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each column of x on its own grid.
 
     Args:
       x: [n, f].
-      mask: [n, 1], True for real rows.
+      rows: its real rows; None means all.
 
     Returns:
       Values on the grid, and the bits, a scalar.
     """
+    mask = real_rows(x, rows)
     rule = a2q.a2q_rule(self.level, 'message', published=self.published)
     width = x.shape[1]
     scale = self.param('scale', self._init_scale, x, mask)
@@ -186,8 +252,7 @@ class ColumnQuantizer(nn.Module):
 
   def _init_scale(self, key: Array, x: Array, mask: Array) -> Array:
     if self.start != 'data':
-      noise = jax.random.normal(key, (x.shape[1],))
-      return jnp.abs(0.01 + 0.01 * noise)
+      return _normal_start(key, (x.shape[1],), self.normal)
     return _max_scale(jnp.where(mask, x, 0), axis=0, bits=self.bits)
 
 
@@ -200,30 +265,39 @@ class ChannelQuantizer(nn.Module):
     bits: bits per entry.
     level: `node` or `graph`, which gradient rule.
     start: `data` (largest magnitude of the channel over qmax, which kills no
-      channel) or anything else for the published |N(.01, .1)|.
+      channel) or anything else for the published |N(mean, deviation)|.
     published: compute exactly what the published code computes.
+    normal: that mean and deviation.
   """
 
   bits: int
   level: a2q.Level
   start: str
   published: bool
+  normal: tuple[float, float] = (0.01, 0.1)
 
   @nn.compact
-  def __call__(self, kernel: Float[Array, 'i o']) -> Quantized:
+  def __call__(self, kernel: Float[Array, 'i o'], *, rows: Rows) -> Quantized:
     """Puts each column of kernel [in, out] on its own grid."""
+    del rows
     rule = a2q.a2q_rule(self.level, 'weight', published=self.published)
     width = kernel.shape[1]
     scale = self.param('scale', self._init_scale, kernel)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
     y = a2q.fake_quant(kernel, scale[None], bits[None], rule=rule)
-    return Quantized(y, float(self.bits))
+    return Quantized(y, float(self.bits), 4 * width)
 
   def _init_scale(self, key: Array, kernel: Array) -> Array:
     if self.start != 'data':
-      noise = jax.random.normal(key, (kernel.shape[1],))
-      return jnp.abs(0.01 + 0.1 * noise)
+      return _normal_start(key, (kernel.shape[1],), self.normal)
     return _max_scale(kernel, axis=0, bits=self.bits)
+
+
+def _normal_start(
+  key: Array, shape: tuple[int, ...], normal: tuple[float, float]
+) -> Array:
+  mean, deviation = normal
+  return jnp.abs(mean + deviation * jax.random.normal(key, shape))
 
 
 def _max_scale(x: Array, *, axis: int, bits: int) -> Array:

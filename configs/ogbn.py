@@ -1,0 +1,49 @@
+"""What the configurations of ogbn-arxiv and ogbn-mag share.
+
+    python train.py --config=configs/ogbn_arxiv.py:gcn,dq8,lorap
+
+Sources: see `configs/ogbn_arxiv.py`. No configuration by itself.
+"""
+
+from ml_collections import config_dict
+
+from configs import cells, default
+
+
+def create(name: str, cell: str) -> config_dict.ConfigDict:
+  """The configuration of a cell on one of the two data sets.
+
+  Args:
+    name: `ogbn_arxiv` or `ogbn_mag`.
+    cell: see `configs.cells`.
+
+  Returns:
+    A configuration.
+  """
+  config = default.get_config()
+  config.data.name = name
+  quantizer = cells.apply(config, cell, node_task=True)
+  model, train = config.model, config.train
+  model.encoder = 'none'
+  model.pool = 'none'
+  model.features = 256
+  model.num_layers = 3
+  model.norm = True
+  model.dropout = 0.5
+  config.optim.learning_rate = 0.01
+  train.epochs = train.subset_epochs = 100
+  train.schedule = 'constant'
+  train.plots = False
+  if quantizer == 'a2q':
+    config.optim.feature_bits_lr = 0.01
+    config.optim.feature_scale_lr = 0.01
+    config.optim.message_scale_lr = 0.01
+    config.optim.weight_scale_lr = 0.001
+    config.scheme.quantize_messages = model.name == 'gat'
+    config.scheme.memory_weight = 1e-4
+    config.scheme.memory_target = 5.0
+  if quantizer == 'mixq':
+    config.scheme.candidates = (4, 8)
+    train.pretrain_epochs = 100
+    train.finetune_lr = 1e-4
+  return config

@@ -1,0 +1,201 @@
+"""The network that all backbones share."""
+
+import functools
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jraph
+
+from lorap_jax import graphs
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import linear, norm, prompts, protection, schemes
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized
+
+Encoder = Literal['none', 'dense', 'embedding']
+Pool = Literal['none', 'mean', 'sum', 'max']
+
+
+_POOLS = {
+  'mean': graphs.mean_pool,
+  'sum': graphs.sum_pool,
+  'max': graphs.max_pool,
+}
+
+
+@runtime_checkable
+class Backbone(Protocol):
+  """A kind of graph convolution, as the network sees it."""
+
+  @property
+  def activates(self) -> bool:
+    """Its layers end in a non-linearity (a last layer's excepted)."""
+    ...
+
+  def layer(
+    self,
+    *,
+    index: int,
+    last: bool,
+    features: int,
+    scheme: schemes.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """A new layer, named `conv_{index}`.
+
+    Args:
+      index: of the layer.
+      last: the layer gives logits.
+      features: width of its output.
+      scheme: the quantization framework.
+      prompt: the prompts; for the aggregate hook.
+      non_negative: its input has no negative values.
+    """
+    ...
+
+
+class Network(nn.Module):
+  """Encoder, graph convolutions, and for graph tasks pooling and readout.
+
+      x = encoder(nodes + node prompt)
+      x = dropout(x);  x = [x +] relu(norm(conv_l(x)))    for each layer l
+      y = x of the last layer                             for node tasks
+      y = readout(pool(x))                                for graph tasks
+
+  A backbone whose layers end in a non-linearity of their own (GIN) gets
+  neither norm nor ReLU. Quantization points are those of the layers; raw
+  features that enter a convolution without encoder pass the point `features`
+  instead of its `input`.
+
+  Attributes:
+    outputs: classes, or 1 for regression.
+    backbone: kind of convolution.
+    scheme: the quantization framework.
+    prompt: the prompts. Node prompts act on the raw node features.
+    features: hidden width.
+    num_layers: convolutions.
+    encoder: `none`, a `dense` layer, or an `embedding` of integer types in
+      full precision.
+    num_types: rows of the embedding.
+    norm: batch norm after each convolution but a node task's last.
+    residual: add the input of a convolution to its output.
+    dropout: rate before each convolution but the first.
+    input_dropout: rate before the first convolution.
+    pool: `none` for node tasks, else `mean`, `sum` or `max` over the nodes.
+    normalize_pooled: batch norm on the pooled vector; in no paper. Most
+      superpixels are background, so that their mean varies little.
+    readout: Dense layers after pooling, with ReLU between them.
+    readout_dropout: rate between them.
+  """
+
+  outputs: int
+  backbone: Backbone
+  scheme: schemes.Scheme
+  prompt: prompts.PromptSpec = prompts.PromptSpec()
+  features: int = 110
+  num_layers: int = 4
+  encoder: Encoder = 'dense'
+  num_types: int = 28
+  norm: bool = False
+  residual: bool = False
+  dropout: float = 0.0
+  input_dropout: float = 0.0
+  pool: Pool = 'mean'
+  normalize_pooled: bool = False
+  readout: int = 2
+  readout_dropout: float = 0.0
+
+  @nn.compact
+  def __call__(
+    self,
+    graph: jraph.GraphsTuple,
+    *,
+    layout: graphs.Layout | None = None,
+    train: bool,
+  ) -> Float[Array, 'r c']:
+    """Outputs of every graph, or of every node where nothing is pooled.
+
+    Args:
+      graph: a padded batch with nodes [n, f].
+      layout: of the batch, or None.
+      train: use and update the statistics of the batch.
+
+    Returns:
+      [g, outputs], or [n, outputs]; those of padding mean nothing.
+    """
+    mask = graphs.node_mask(graph)[:, None]
+    draw = functools.partial(
+      protection.node_rows, self, self.scheme, graph, mask, train=train
+    )
+    rows = draw()
+    x = self._encode(graph, rows)
+    for i in range(self.num_layers):
+      if i and protection.redraws(self.scheme):
+        rows = draw()
+      x = self._convolve(i, x, graph, rows, layout)
+    if self.pool == 'none':
+      return x
+    return self._read_out(_POOLS[self.pool](x, graph), graph, train)
+
+  def _encode(self, graph: jraph.GraphsTuple, rows: Rows) -> Any:
+    x: Any = graph.nodes
+    if self.encoder == 'embedding':
+      table = nn.Embed(self.num_types, self.features, name='embedding')
+      x = table(x[:, 0].astype('int32'))
+    node_prompt = self.prompt.on_nodes()
+    if node_prompt is not None:
+      x = node_prompt(x, rows=rows)
+    if self.encoder == 'dense':
+      layer = linear.QuantDense(self.features, self.scheme, name='embedding')
+      x = layer(x, rows=rows)
+    if self.encoder == 'none':
+      x = self._drop(self.input_dropout, x, rows.train)
+      x = schemes.quantize(self.scheme, 'features', x, rows=rows)
+    return x
+
+  def _convolve(self, i: int, x: Any, graph, rows: Rows, layout) -> Any:
+    logits = self.pool == 'none' and i == self.num_layers - 1
+    if i or self.encoder != 'none':
+      x = self._drop(self.dropout if i else self.input_dropout, x, rows.train)
+    layer = self.backbone.layer(
+      index=i,
+      last=logits,
+      features=self.outputs if logits else self.features,
+      scheme=self.scheme,
+      prompt=self.prompt,
+      non_negative=i > 0 and not self.residual,
+    )
+    y: Any = layer(x, graph, rows=rows, layout=layout)
+    if logits:
+      return y
+    if self.norm and not self.backbone.activates:
+      y = norm.MaskedBatchNorm(name=f'norm_{i}')(y, rows=rows)
+    if not self.backbone.activates:
+      y = jax.nn.relu(y)
+    if self.residual and not isinstance(x, Quantized) and x.shape == y.shape:
+      y = x + y
+    return y
+
+  def _read_out(self, z: Any, graph: jraph.GraphsTuple, train: bool) -> Array:
+    rows = Rows(graphs.graph_mask(graph)[:, None], train)
+    if self.normalize_pooled:
+      z = norm.MaskedBatchNorm(name='norm_pooled')(z, rows=rows)
+    for i in range(self.readout):
+      last = i == self.readout - 1
+      if i:
+        z = self._drop(self.readout_dropout, jax.nn.relu(z), train)
+      z = linear.QuantDense(
+        self.outputs if last else self.features,
+        self.scheme,
+        non_negative=i > 0,
+        point='readout',
+        name=f'readout_{i}',
+      )(z, rows=rows)
+    return z
+
+  def _drop(self, rate: float, x: Array, train: bool) -> Array:
+    if not rate:
+      return x
+    return nn.Dropout(rate, deterministic=not train)(x)

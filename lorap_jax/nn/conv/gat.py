@@ -1,0 +1,154 @@
+"""Graph attention layer."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+
+from lorap_jax import graphs
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import linear, schemes, telemetry
+from lorap_jax.nn import prompts as prompt_lib
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized, real_rows
+
+
+class GATConv(nn.Module):
+  """Graph attention with h heads.
+
+      m_i = Q_message(Q_output(Q_input(x_i) Q_weight(W)))        [h, f]
+      z_ij = Q_logits(a . m_j + b . m_i)     a, b = Q_attention, one per head
+      c_ij = softmax over j of LeakyReLU(z_ij)
+      s_i = sum over senders j, and i itself, of c_ij m_j
+      y_i = Q_update(Q_neighbor_sum(s_i) + bias)
+
+  with the heads concatenated, or averaged after Q_neighbor_sum, and the LoRAP
+  prompt around Q_neighbor_sum as `placement` says, over all heads at once.
+
+  Attributes:
+    features: width of the output, all heads together if concatenated.
+    scheme: the quantization framework.
+    prompt: the prompts of the model; only the aggregate hook is used here.
+    heads: h.
+    concat: concatenate the heads, of features / h columns each; else average
+      heads of `features` columns.
+    self_loops: nodes without a self loop get one.
+    attention_dropout: rate on c.
+    negative_slope: of the LeakyReLU.
+    non_negative: x has no negative values.
+
+  References:
+    Velickovic et al.: Graph Attention Networks, ICLR 2018, arXiv 1710.10903,
+    equations 1 to 6.
+  """
+
+  features: int
+  scheme: schemes.Scheme
+  prompt: prompt_lib.PromptSpec = prompt_lib.PromptSpec()
+  heads: int = 8
+  concat: bool = True
+  self_loops: bool = True
+  attention_dropout: float = 0.0
+  negative_slope: float = 0.2
+  non_negative: bool = False
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'n f'] | Quantized,
+    graph: jraph.GraphsTuple,
+    *,
+    rows: Rows,
+    layout: graphs.Layout | None = None,
+  ) -> Float[Array, 'n o']:
+    """Applies the layer.
+
+    Args:
+      x: node features [n, f]; quantized ones are not quantized again.
+      graph: for its edges.
+      rows: real nodes, and the mode.
+      layout: of the graph, with weights, or None.
+
+    Returns:
+      [n, features].
+    """
+    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
+    width = self.features // self.heads if self.concat else self.features
+    dense = linear.QuantDense(
+      self.heads * width,
+      self.scheme,
+      non_negative=self.non_negative,
+      use_bias=False,
+      glorot=True,
+      name='dense',
+    )
+    by_head = lambda t: t.reshape(-1, self.heads, width)
+    projected = dense(x, rows=rows)
+    message = point('message', projected)
+    edge, loop = self._coefficients(by_head(message.values), graph, rows)
+    telemetry.report_sum(self, message, graph, rows)
+
+    def attend(t: Array) -> Array:
+      m = by_head(t)
+      s = graphs.aggregate_weighted(m, edge, graph, layout)
+      return (s + loop[:, :, None] * m).reshape(t.shape)
+
+    h = prompt_lib.prompted(
+      self.prompt,
+      lambda t: point('neighbor_sum', t),
+      attend(message.values),
+      rows=rows,
+      exact=lambda: attend(projected),
+    ).values
+    if not self.concat:
+      h = by_head(h).mean(1)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return point('update', h + bias[None]).values
+
+  def _coefficients(
+    self, m: Array, graph: jraph.GraphsTuple, rows: Rows
+  ) -> tuple[Array, Array]:
+    """Attention [e, h] of the edges and [n, h] of the self loops."""
+    num_nodes, heads, width = m.shape
+    real = real_rows(m[:, 0], rows)
+    vectors = self.param(
+      'attention_kernel',
+      nn.initializers.glorot_uniform(),
+      (width, 2 * heads),
+    )
+    vectors = schemes.quantize(
+      self.scheme, 'attention', vectors, rows=Rows(train=rows.train)
+    ).values
+    score = jnp.einsum('nhf,fhk->nhk', m, vectors.reshape(width, heads, 2))
+    sent, received = score[..., 0], score[..., 1]
+    # Self loops are logits of their own: the edges stay as they are.
+    senders, receivers = graph.senders, graph.receivers
+    if self.self_loops:
+      nodes = jnp.arange(num_nodes)
+      senders = jnp.concatenate([senders, nodes])
+      receivers = jnp.concatenate([receivers, nodes])
+    mask = real[senders] & real[receivers]
+    if self.self_loops:
+      absent = graphs.self_loop_weights(graph, real, self_loops=True) > 0
+      edge_mask, loop_mask = jnp.split(mask, [len(graph.senders)])
+      mask = jnp.concatenate([edge_mask, loop_mask & absent])
+    logits = schemes.quantize(
+      self.scheme,
+      'logits',
+      sent[senders] + received[receivers],
+      rows=Rows(mask, rows.train),
+    ).values
+    alpha = graphs.segment_softmax(
+      jax.nn.leaky_relu(logits, self.negative_slope),
+      receivers,
+      num_nodes,
+      mask=mask[:, 0],
+    )
+    if self.attention_dropout:
+      alpha = nn.Dropout(self.attention_dropout, deterministic=not rows.train)(
+        alpha
+      )
+    edge = alpha[: len(graph.senders)]
+    if not self.self_loops:
+      return edge, jnp.zeros((num_nodes, heads))
+    return edge, alpha[len(graph.senders) :]

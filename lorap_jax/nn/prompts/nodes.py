@@ -1,0 +1,62 @@
+"""Prompts on node features: GPF and GPF-plus."""
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import telemetry
+from lorap_jax.nn.linear import uniform_init
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.prompts import gpf as gpf_lib
+
+
+class GPFPrompt(nn.Module):
+  """x + p, one vector for all nodes. Parameter: `prompt` [f].
+
+  Attributes:
+    start: `zero` or `glorot`.
+  """
+
+  start: str
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n f'], *, rows: Rows
+  ) -> Float[Array, 'n f']:
+    """Adds the prompt to every node."""
+    del rows
+    prompt = self.param('prompt', _start(self.start), (1, x.shape[1]))
+    return gpf_lib.add_gpf(x, prompt[0])
+
+
+class GPFPlusPrompt(nn.Module):
+  """x + softmax(x W + c) P. Parameters: `prompt` [k, f], `kernel`, `bias`.
+
+  Attributes:
+    num_prompts: k.
+    start: `zero` or `glorot`, of the prompts.
+  """
+
+  num_prompts: int
+  start: str
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n f'], *, rows: Rows
+  ) -> Float[Array, 'n f']:
+    """Adds each node's mixture of prompts."""
+    k, width = self.num_prompts, x.shape[1]
+    basis = self.param('prompt', _start(self.start), (k, width))
+    uniform = uniform_init(width**-0.5)
+    kernel = self.param('kernel', uniform, (width, k))
+    bias = self.param('bias', uniform, (k,))
+    telemetry.report_product(
+      self, Quantized(x), 32, real_rows(x, rows), 2 * k * width
+    )
+    return gpf_lib.add_gpf_plus(x, basis, kernel, bias)
+
+
+def _start(init: str):
+  if init == 'zero':
+    return nn.initializers.zeros
+  return nn.initializers.glorot_uniform()

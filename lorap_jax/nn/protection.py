@@ -1,0 +1,52 @@
+"""Draws which nodes a scheme leaves in full precision while training."""
+
+import flax.linen as nn
+import jraph
+
+from lorap_jax import graphs
+from lorap_jax._typing import Array
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.schemes import Scheme
+from lorap_jax.quantization import degree_quant
+
+
+def node_rows(
+  module: nn.Module,
+  scheme: Scheme,
+  graph: jraph.GraphsTuple,
+  mask: Array,
+  *,
+  train: bool,
+) -> Rows:
+  """The rows of the nodes, with a new draw of protected ones if there are any.
+
+  Args:
+    module: the calling module, for its random stream `quantization`.
+    scheme: says who is protected.
+    graph: a padded batch.
+    mask: bool [n, 1], True for real nodes.
+    train: nothing is protected at evaluation.
+
+  Returns:
+    Rows [n, 1].
+  """
+  chance = scheme.protection()
+  if chance is None or not train:
+    return Rows(mask, train)
+  num_nodes = mask.shape[0]
+  probability = degree_quant.protection_probability(
+    graphs.in_degree(graph, num_nodes),
+    graphs.node_graph_idx(graph, num_nodes),
+    low=chance.low,
+    change=chance.change,
+  )
+  drawn = degree_quant.protective_mask(
+    module.make_rng('quantization'), probability
+  )
+  return Rows(mask, train, drawn[:, None])
+
+
+def redraws(scheme: Scheme) -> bool:
+  """True if every layer has a draw of its own."""
+  chance = scheme.protection()
+  return chance is not None and chance.redraw

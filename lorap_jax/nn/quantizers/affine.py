@@ -1,0 +1,109 @@
+"""QAT and Degree-Quant: where observed ranges live."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import telemetry
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.quantization import affine, observers
+
+_METADATA_BYTES = 8  # float32 scale and int32 zero point.
+
+
+class AffineQuantizer(nn.Module):
+  """Affine quantizer with an observed range, per tensor or per column.
+
+  Variable: `range` in the collection `quant_stats`. Training observes the
+  batch, its protected rows left out, and quantizes with the updated range;
+  evaluation keeps the range.
+
+  Attributes:
+    bits: bits per element.
+    signed: codes are signed.
+    feature: x is a feature tensor, to be reported; False for weights.
+    per_column: one range per column.
+    symmetric: zero point 0.
+    percentile: share of the values cut off at either end of a batch's range.
+    range_rule: `momentum` or `extreme`, see `observers.update_range`.
+    momentum: of the momentum rule.
+    gradient: `plain`, `clipped` or `clipped_strict`, see `affine.fake_quant`.
+    protects: protected rows stay in full precision.
+    stride: rows between those that a percentile looks at.
+  """
+
+  bits: int
+  signed: bool
+  feature: bool = True
+  per_column: bool = False
+  symmetric: bool = False
+  percentile: float = 0.0
+  range_rule: observers.UpdateRule = 'momentum'
+  momentum: float = 0.1
+  gradient: affine.Gradient = 'plain'
+  protects: bool = False
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+    """Puts x on the grid of the observed range.
+
+    Args:
+      x: [n, f].
+      rows: real and protected rows, and the mode.
+
+    Returns:
+      Values on the grid, and the bits.
+    """
+    shape = (1, x.shape[1]) if self.per_column else ()
+    stats = self.variable(
+      'quant_stats', 'range', lambda: observers.init_range(shape)._asdict()
+    )
+    seen = observers.Range(**stats.value)
+    keep = rows.protected if rows.train and self.protects else None
+    mask = real_rows(x, rows)
+    if rows.train:
+      seen = observers.update_range(
+        seen,
+        observers.batch_range(
+          x,
+          mask=mask if keep is None else mask & ~keep,
+          axis=0 if self.per_column else None,
+          percentile=self.percentile,
+          stride=self.stride,
+        ),
+        rule=self.range_rule,
+        momentum=self.momentum,
+      )
+      if not self.is_initializing() and self.is_mutable_collection(
+        'quant_stats'
+      ):
+        stats.value = seen._asdict()
+    qparams = affine.affine_qparams(
+      seen.min_val,
+      seen.max_val,
+      bits=self.bits,
+      signed=self.signed,
+      symmetric=self.symmetric,
+    )
+    y = affine.fake_quant(
+      x,
+      qparams,
+      bits=self.bits,
+      signed=self.signed,
+      gradient=self.gradient,
+      keep=keep,
+    )
+    metadata = _METADATA_BYTES * max(1, qparams.scale.size)
+    if self.feature:
+      telemetry.report_feature(
+        self,
+        x,
+        y,
+        jnp.float32(self.bits),
+        mask,
+        row_metadata_bits=0,
+        table_bytes=metadata,
+      )
+    return Quantized(y, float(self.bits), metadata)

@@ -1,0 +1,147 @@
+"""MixQ: relaxed choices of a bit-width, and the fixed ones found by them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import telemetry
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.quantization import mixq
+
+_SCALE_BYTES = 8  # float32 scale and zero point, per column.
+
+
+class RelaxedQuantizer(nn.Module):
+  """A mixture of quantizers, one per candidate bit-width.
+
+  Parameters: `logits` [m], `range_scale` and `range_zero_point` [m, 1, f],
+  started from the tensor that `init` sees. Sows `memory`, the expected KiB.
+
+  Attributes:
+    candidates: m bit-widths.
+    feature: x is a feature tensor, to be reported; False for weights.
+    transposed: x is a weight [in, out], quantized per input feature.
+    published: the published arithmetic, see `quantization.mixq`.
+    depth: how often the published code divides this cost, see `mixq.bit_cost`.
+  """
+
+  candidates: tuple[int, ...]
+  feature: bool = True
+  transposed: bool = False
+  published: bool = False
+  depth: int = 1
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+    """The mixture of x on the candidates' grids.
+
+    Args:
+      x: [n, f].
+      rows: its real rows.
+
+    Returns:
+      Values, and the expected bits, a scalar.
+    """
+    t, mask = _oriented(x, rows, self.transposed)
+    logits = self.param(
+      'logits',
+      lambda _: mixq.initial_logits(self.candidates, published=self.published),
+    )
+    start = [_calibrate(self, t, mask, bits) for bits in self.candidates]
+    stacked = [jnp.stack(values) for values in zip(*start, strict=True)]
+    y = mixq.relaxed_fake_quant(
+      t,
+      *_range_params(self, stacked),
+      logits,
+      candidates=self.candidates,
+      mask=mask,
+      published=self.published,
+    )
+    y = y.T if self.transposed else y
+    elements = x.shape[1] * jnp.sum(real_rows(x, rows), dtype=jnp.float32)
+    self.sow(
+      'memory',
+      'kib',
+      mixq.bit_cost(elements, logits, self.candidates, depth=self.depth),
+    )
+    bits = mixq.expected_bits(logits, self.candidates)
+    return _reported(self, x, y, rows, bits, t.shape[1])
+
+
+class FixedQuantizer(nn.Module):
+  """The quantizer of one bit-width, per column, with trained range.
+
+  Parameters: `range_scale`, `range_zero_point` [1, f].
+
+  Attributes:
+    bits: of the module at each path, from the search; `default_bits` for
+      others.
+    default_bits: see `bits`.
+    feature: x is a feature tensor, to be reported; False for weights.
+    transposed: x is a weight [in, out], quantized per input feature.
+    published: the published arithmetic, see `quantization.mixq`.
+  """
+
+  bits: tuple[tuple[str, int], ...]
+  default_bits: int
+  feature: bool = True
+  transposed: bool = False
+  published: bool = False
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+    """Puts each column of x on its grid.
+
+    Args:
+      x: [n, f].
+      rows: its real rows.
+
+    Returns:
+      Values on the grid, and the bits.
+    """
+    bits = dict(self.bits).get('/'.join(self.path), self.default_bits)
+    t, mask = _oriented(x, rows, self.transposed)
+    y = mixq.fake_quant(
+      t,
+      *_range_params(self, _calibrate(self, t, mask, bits)),
+      bits=bits,
+      mask=mask,
+      published=self.published,
+    )
+    y = y.T if self.transposed else y
+    return _reported(self, x, y, rows, jnp.float32(bits), t.shape[1])
+
+
+def _oriented(x: Array, rows: Rows, transposed: bool):
+  return (x.T, None) if transposed else (x, rows.mask)
+
+
+def _calibrate(module: Any, t: Array, mask: Array | None, bits: int):
+  return mixq.calibrate(t, bits=bits, mask=mask, published=module.published)
+
+
+def _range_params(module: nn.Module, start) -> tuple[Array, Array]:
+  scale, zero_point = start
+  return (
+    module.param('range_scale', lambda _: scale),
+    module.param('range_zero_point', lambda _: zero_point),
+  )
+
+
+def _reported(module, x, y, rows: Rows, bits: Array, columns: int) -> Quantized:
+  metadata = _SCALE_BYTES * columns
+  if module.feature:
+    telemetry.report_feature(
+      module,
+      x,
+      y,
+      jax.lax.stop_gradient(bits),
+      real_rows(x, rows),
+      row_metadata_bits=0,
+      table_bytes=metadata,
+    )
+  return Quantized(y, bits, metadata)

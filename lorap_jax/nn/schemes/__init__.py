@@ -1,0 +1,28 @@
+"""Quantization frameworks, as layers see them."""
+
+from lorap_jax.nn.schemes.a2q import A2QGraph, A2QNode
+from lorap_jax.nn.schemes.base import (
+  OPERANDS,
+  Point,
+  Protection,
+  Scheme,
+  quantize,
+)
+from lorap_jax.nn.schemes.fp32 import FP32
+from lorap_jax.nn.schemes.mixq import MixQ, MixQSearch
+from lorap_jax.nn.schemes.qat import QAT, DegreeQuant
+
+__all__ = [
+  'A2QGraph',
+  'A2QNode',
+  'DegreeQuant',
+  'FP32',
+  'MixQ',
+  'MixQSearch',
+  'OPERANDS',
+  'Point',
+  'Protection',
+  'QAT',
+  'Scheme',
+  'quantize',
+]

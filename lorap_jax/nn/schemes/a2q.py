@@ -1,0 +1,193 @@
+"""A2Q at graph and at node level."""
+
+import dataclasses
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import quantizers
+from lorap_jax.nn.schemes.base import Point, name_of
+from lorap_jax.quantization import a2q_groups
+
+_STARTS = ('data', 'uniform', 'normal')
+_FEATURES = ('input', 'readout', 'aggregate')
+
+
+@dataclasses.dataclass(frozen=True)
+class A2QGraph:
+  """A2Q for graph-level tasks.
+
+  | point                     | quantizer                                     |
+  |---------------------------|-----------------------------------------------|
+  | input, readout, aggregate | group table, learned scale and bits           |
+  | features                  | the same, if `quantize_features`              |
+  | message                   | per column, learned scale, fixed bits         |
+  | logits                    | group table (GAT)                             |
+  | weight, attention         | per output channel, learned scale, fixed bits |
+  | all others                | none                                          |
+
+  Attributes:
+    bits: initial feature bits, and the fixed bits of messages and weights.
+    num_groups: size of each table.
+    start: `data`, `uniform` or `normal`, see `quantizers`.
+    memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
+    memory_target: T, KiB.
+    published: the published code's arithmetic, see `quantization.a2q`.
+    exact_range: see `a2q_groups.nearest_group`.
+    quantize_features: quantize raw node features that enter a convolution.
+  """
+
+  bits: int = 4
+  num_groups: int = 1000
+  start: str = 'data'
+  memory_weight: float = 5e-5
+  memory_target: float = 0.1
+  published: bool = False
+  exact_range: bool = False
+  quantize_features: bool = False
+  edge_messages = False
+  edge_weights = False
+
+  def __post_init__(self):
+    _check(self.bits, self.start)
+    if self.num_groups < 1:
+      raise ValueError(f'`num_groups` must be at least 1: {self.num_groups}')
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """See Scheme."""
+    shared = {'start': self.start, 'published': self.published}
+    tables = (*_FEATURES, 'logits')
+    if point in tables or (point == 'features' and self.quantize_features):
+      return quantizers.GroupedQuantizer(
+        bits=self.bits,
+        num_groups=self.num_groups,
+        non_negative=non_negative,
+        exact_range=self.exact_range,
+        name=name_of(point),
+        **shared,
+      )
+    if point == 'message':
+      return quantizers.ColumnQuantizer(
+        bits=self.bits, level='graph', name=point, **shared
+      )
+    if point in ('weight', 'attention'):
+      return quantizers.ChannelQuantizer(
+        bits=self.bits, level='graph', name=point, **shared
+      )
+    return None
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """The memory penalty a relu(M - T)^2."""
+    return a2q_groups.memory_penalty(
+      memory, target=self.memory_target, weight=self.memory_weight
+    )
+
+  def protection(self) -> None:
+    """None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class A2QNode:
+  """A2Q for node-level tasks on one graph.
+
+  | point                     | quantizer                                     |
+  |---------------------------|-----------------------------------------------|
+  | input, readout, aggregate | per node, learned scale and bits              |
+  | features                  | the same, if `quantize_features`              |
+  | message                   | per column, learned scale, fixed bits; with   |
+  |                           | `node_messages` (GAT) per node, fixed bits    |
+  | logits                    | per head, learned scale, fixed bits           |
+  | weight, attention         | per output channel, learned scale, fixed bits |
+  | all others                | none                                          |
+
+  Attributes:
+    bits: initial feature bits, and the fixed bits of messages and weights.
+    start: `data`, `uniform` or `normal`, see `quantizers`.
+    memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
+    memory_target: T, KiB.
+    memory_width: columns charged per node; None for those of each tensor.
+    published: the published code's arithmetic, see `quantization.a2q`.
+    quantize_features: quantize raw node features that enter a convolution.
+    quantize_messages: False leaves messages in full precision, as published
+      for ogbn-arxiv.
+    node_messages: see table.
+    weight_start: mean and deviation of weight scales for start `normal`.
+    feature_start: of feature scales.
+    message_start: of message scales.
+  """
+
+  bits: int = 4
+  start: str = 'data'
+  memory_weight: float = 2.5
+  memory_target: float = 5.0
+  memory_width: int | None = None
+  published: bool = False
+  quantize_features: bool = False
+  quantize_messages: bool = True
+  node_messages: bool = False
+  weight_start: tuple[float, float] = (0.1, 0.2)
+  feature_start: tuple[float, float] = (0.01, 0.01)
+  message_start: tuple[float, float] = (0.01, 0.01)
+  edge_messages = False
+  edge_weights = False
+
+  def __post_init__(self):
+    _check(self.bits, self.start)
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """See Scheme."""
+    shared = {
+      'bits': self.bits,
+      'start': self.start,
+      'published': self.published,
+    }
+    if point in _FEATURES or (point == 'features' and self.quantize_features):
+      return quantizers.NodeQuantizer(
+        non_negative=non_negative,
+        memory_width=self.memory_width,
+        normal=self.feature_start,
+        name=name_of(point),
+        **shared,
+      )
+    if point == 'message' and self.quantize_messages:
+      if self.node_messages:
+        return quantizers.NodeQuantizer(
+          non_negative=non_negative,
+          fixed_bits=True,
+          normal=self.message_start,
+          name=point,
+          **shared,
+        )
+      return quantizers.ColumnQuantizer(
+        level='node', normal=self.message_start, name=point, **shared
+      )
+    if point == 'logits':
+      return quantizers.ColumnQuantizer(
+        level='node', normal=(0.1, 0.1), name=point, **shared
+      )
+    if point in ('weight', 'attention'):
+      return quantizers.ChannelQuantizer(
+        level='node', normal=self.weight_start, name=point, **shared
+      )
+    return None
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """The memory penalty a relu(M - T)^2."""
+    return a2q_groups.memory_penalty(
+      memory, target=self.memory_target, weight=self.memory_weight
+    )
+
+  def protection(self) -> None:
+    """None."""
+
+
+def _check(bits: int, start: str) -> None:
+  if not 1 <= bits <= 8:
+    raise ValueError(
+      f'`bits` must be in 1..8, got {bits}; use the scheme fp32 for no '
+      'quantization'
+    )
+  if start not in _STARTS:
+    raise ValueError(
+      f"`start` must be 'data', 'uniform' or 'normal', got {start!r}"
+    )

@@ -1,0 +1,119 @@
+"""What a scheme is: which quantizer acts at each point that a layer names.
+
+A layer calls `quantize(scheme, point, x, ...)` at the points below and knows
+no framework. A scheme maps points to quantizer modules and knows no layer.
+
+| point          | tensor                                                    |
+|----------------|-----------------------------------------------------------|
+| `features`     | raw node features that enter a convolution                |
+| `input`        | left operand of a dense product                           |
+| `readout`      | left operand of a dense product of the readout            |
+| `weight`       | right operand of a dense product                          |
+| `output`       | result of a dense product                                 |
+| `message`      | what nodes send, or edges carry (`edge_messages`)         |
+| `norm`         | edge weights of a normalised adjacency                    |
+| `attention`    | attention vectors [f, heads]                              |
+| `logits`       | attention logits of the edges [e, heads]                  |
+| `neighbor_sum` | what a sum over neighbours returns                        |
+| `aggregate`    | the sum with the node itself, where an MLP takes it (GIN) |
+| `update`       | result of a layer                                         |
+
+A tensor that was quantized on its way is not quantized again as an `input`.
+"""
+
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.telemetry import Quantized
+
+Point = Literal[
+  'features',
+  'input',
+  'readout',
+  'weight',
+  'output',
+  'message',
+  'norm',
+  'attention',
+  'logits',
+  'neighbor_sum',
+  'aggregate',
+  'update',
+]
+# Left operands of dense products: what average bits are taken over.
+OPERANDS = ('features', 'input', 'readout', 'aggregate')
+
+
+def name_of(point: Point) -> str:
+  """Name of the quantizer at a point: a readout's is an `input` as well."""
+  return 'input' if point == 'readout' else point
+
+
+class Protection(NamedTuple):
+  """Degree-Quant's protection of nodes while training.
+
+  Attributes:
+    low: smallest probability.
+    change: largest minus smallest.
+    redraw: a new mask for every layer, not one per step.
+  """
+
+  low: float
+  change: float
+  redraw: bool
+
+
+@runtime_checkable
+class Scheme(Protocol):
+  """A quantization framework, as layers see it."""
+
+  @property
+  def edge_messages(self) -> bool:
+    """Messages are quantized edge by edge, after their edge weight."""
+    ...
+
+  @property
+  def edge_weights(self) -> bool:
+    """It has a quantizer for `norm`, so that sums need their edge weights."""
+    ...
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """A new, named quantizer for the point, or None to pass it by."""
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """What the scheme adds to the loss, given the `memory` sown, in KiB."""
+
+  def protection(self) -> Protection | None:
+    """Which nodes it leaves in full precision while training, None for none."""
+
+
+def quantize(
+  scheme: Scheme,
+  point: Point,
+  x: Array | Quantized,
+  *,
+  rows: Rows,
+  non_negative: bool = False,
+) -> Quantized:
+  """Sends x through the scheme's quantizer for this point, if it has one.
+
+  To be called in a compact method: the quantizer becomes a child of the
+  calling module, under the name of the point.
+
+  Args:
+    scheme: the framework.
+    point: the point's name.
+    x: the tensor [n, f]; one that is quantized already is passed by.
+    rows: of x.
+    non_negative: x has no negative values.
+
+  Returns:
+    The tensor and its bits.
+  """
+  if isinstance(x, Quantized):
+    return x
+  module = scheme.quantizer(point, non_negative=non_negative)
+  return Quantized(x) if module is None else module(x, rows=rows)

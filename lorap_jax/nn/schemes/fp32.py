@@ -1,0 +1,31 @@
+"""No quantization."""
+
+import dataclasses
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import quantizers
+from lorap_jax.nn.schemes.base import OPERANDS, Point, name_of
+
+
+@dataclasses.dataclass(frozen=True)
+class FP32:
+  """Full precision: no point is quantized, operands are only reported."""
+
+  edge_messages = False
+  edge_weights = False
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """See Scheme."""
+    del non_negative
+    if point in (*OPERANDS, 'message'):
+      return quantizers.Identity(name=name_of(point))
+    return None
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """No penalty: 0."""
+    return 0 * memory
+
+  def protection(self) -> None:
+    """None."""

@@ -1,0 +1,128 @@
+"""MixQ: the search for bit-widths, and the network that it finds."""
+
+import dataclasses
+
+import flax.linen as nn
+
+from lorap_jax._typing import Array, Float
+from lorap_jax.nn import quantizers
+from lorap_jax.nn.schemes.base import OPERANDS, Point, name_of
+from lorap_jax.quantization import mixq
+
+# Points of the published layers, by backbone (SamirMoustafa/MixQ).
+POINTS: dict[str, tuple[Point, ...]] = {
+  'gcn': ('features', 'readout', 'weight', 'output', 'norm', 'neighbor_sum'),
+  'gin': ('features', 'readout', 'weight', 'output', 'neighbor_sum'),
+  'gat': (
+    'features',
+    'readout',
+    'weight',
+    'output',
+    'attention',
+    'neighbor_sum',
+  ),
+}
+_PARAMETERS = ('weight', 'attention')
+
+
+@dataclasses.dataclass(frozen=True)
+class MixQSearch:
+  """First phase: every point mixes the candidates' quantizers.
+
+  Attributes:
+    candidates: bit-widths to choose from.
+    points: quantized points.
+    cost_weight: lambda of the loss term lambda * expected KiB.
+    published: the published arithmetic, see `quantization.mixq`.
+
+  References:
+    Moustafa, Kriege, Gansterer: Efficient Mixed Precision Quantization in
+    Graph Neural Networks, 2025, arXiv 2505.09361.
+  """
+
+  candidates: tuple[int, ...] = (2, 4, 8)
+  points: tuple[Point, ...] = POINTS['gcn']
+  cost_weight: float = 0.1
+  published: bool = False
+  edge_messages = False
+
+  @property
+  def edge_weights(self) -> bool:
+    """See Scheme."""
+    return 'norm' in self.points
+
+  def __post_init__(self):
+    mixq.check_candidates(self.candidates)
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """See Scheme."""
+    del non_negative
+    if point not in self.points:
+      return (
+        quantizers.Identity(name=name_of(point)) if point in OPERANDS else None
+      )
+    return quantizers.RelaxedQuantizer(
+      candidates=self.candidates,
+      feature=point not in _PARAMETERS,
+      transposed=point == 'weight',
+      published=self.published,
+      depth=1 if not self.published or point == 'readout' else 2,
+      name=name_of(point),
+    )
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """Lambda times the expected KiB."""
+    return mixq.search_penalty(memory, weight=self.cost_weight)
+
+  def protection(self) -> None:
+    """None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixQ:
+  """Second phase: the bit-widths that the search chose.
+
+  Attributes:
+    assignment: (path of the quantizer, bits) pairs, from the search.
+    bits: of quantizers that are not in the assignment.
+    points: quantized points.
+    published: the published arithmetic, see `quantization.mixq`.
+  """
+
+  assignment: tuple[tuple[str, int], ...] = ()
+  bits: int = 4
+  points: tuple[Point, ...] = POINTS['gcn']
+  published: bool = False
+  edge_messages = False
+
+  @property
+  def edge_weights(self) -> bool:
+    """See Scheme."""
+    return 'norm' in self.points
+
+  def __post_init__(self):
+    for bits in (self.bits, *(b for _, b in self.assignment)):
+      mixq.code_range(bits)
+
+  def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
+    """See Scheme."""
+    del non_negative
+    if point not in self.points:
+      return (
+        quantizers.Identity(name=name_of(point)) if point in OPERANDS else None
+      )
+    return quantizers.FixedQuantizer(
+      bits=self.assignment,
+      default_bits=self.bits,
+      feature=point not in _PARAMETERS,
+      transposed=point == 'weight',
+      published=self.published,
+      name=name_of(point),
+    )
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """No penalty: 0."""
+    return 0 * memory
+
+  def protection(self) -> None:
+    """None."""

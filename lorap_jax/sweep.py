@@ -1,0 +1,160 @@
+"""Runs many cells one after the other, and goes on where it was stopped.
+
+    python -m lorap_jax.sweep OUT CONFIG [FIELD=VALUE|VALUE...]...
+
+    python -m lorap_jax.sweep runs/cora \
+      'configs/cora.py:gcn,{qat4,dq4,a2q},{none,gpf_lorap}' seeds=10
+    python -m lorap_jax.sweep runs/placement configs/cora.py:gin,dq4,lorap \
+      seeds=20 'prompt.placement=pre|post|bypass' 'optim.prompt_factor=0.1|1.0'
+
+Braces and bars are choices; all combinations run, each in a folder of OUT named
+after its choices. What is finished is not run again. The table of
+`lorap_jax.report` ends the sweep.
+"""
+
+import argparse
+import ast
+import importlib.util
+import itertools
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+from ml_collections import config_dict
+
+from lorap_jax import report
+from lorap_jax.training import protocol
+from lorap_jax.training.run import Interrupted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the sweep.
+
+  Args:
+    argv: arguments, those of the process if None.
+
+  Returns:
+    Exit code: 0, 1 if a run failed, 2 for a mistake in the arguments, 130 if
+    stopped.
+  """
+  parser = argparse.ArgumentParser(
+    prog='python -m lorap_jax.sweep',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('out', type=pathlib.Path, help='folder of the runs')
+  parser.add_argument('config', help='FILE or FILE:CELL, with {a,b} choices')
+  parser.add_argument('fields', nargs='*', help='FIELD=VALUE|VALUE...')
+  arguments = parser.parse_args(argv)
+  try:
+    runs = list(expand(arguments.config, arguments.fields))
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  failed = []
+  for number, (name, config) in enumerate(runs, start=1):
+    logging.info('[%d/%d] %s', number, len(runs), name)
+    try:
+      protocol.run(config, (arguments.out / name).absolute())
+    except (Interrupted, KeyboardInterrupt):
+      print('Stopped; the same command goes on.', file=sys.stderr)
+      return 130
+    except (ValueError, OSError) as error:
+      print(f'error: {name}: {error}', file=sys.stderr)
+      failed.append(name)
+  if len(failed) < len(runs):
+    report.main([str(arguments.out)])
+  return 1 if failed else 0
+
+
+def expand(
+  template: str, fields: Sequence[str]
+) -> Iterator[tuple[str, config_dict.ConfigDict]]:
+  """The runs of a sweep.
+
+  Args:
+    template: FILE or FILE:CELL, with braces around choices.
+    fields: `path=value|value`, values as Python literals or plain text.
+
+  Yields:
+    Name of the run's folder, and its configuration.
+
+  Raises:
+    ValueError: no such file, no `=`, or a field that does not exist.
+  """
+  axes = [_axis(field) for field in fields]
+  for cell in _alternatives(template):
+    for choice in itertools.product(*(values for _, values in axes)):
+      config = _load(cell)
+      names = [_slug(cell)]
+      for (path, values), value in zip(axes, choice, strict=True):
+        _set(config, path, value)
+        if len(values) > 1:
+          names.append(f'{path.rsplit(".", 1)[-1]}={value}')
+      yield '_'.join(names), config
+
+
+def _axis(field: str) -> tuple[str, list[Any]]:
+  path, equal, text = field.partition('=')
+  if not (path and equal):
+    raise ValueError(f'give FIELD=VALUE, got {field!r}')
+  return path, [_literal(part) for part in text.split('|')]
+
+
+def _literal(text: str) -> Any:
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _alternatives(template: str) -> list[str]:
+  found = re.search(r'\{([^{}]*)\}', template)
+  if found is None:
+    return [template]
+  head, tail = template[: found.start()], template[found.end() :]
+  return [
+    text
+    for part in found[1].split(',')
+    for text in _alternatives(f'{head}{part}{tail}')
+  ]
+
+
+def _slug(cell: str) -> str:
+  name, _, recipe = cell.partition(':')
+  return '_'.join(p for p in (pathlib.Path(name).stem, *recipe.split(',')) if p)
+
+
+def _load(cell: str) -> config_dict.ConfigDict:
+  name, _, recipe = cell.partition(':')
+  path = pathlib.Path(name)
+  if path.suffix != '.py' or not path.is_file():
+    raise ValueError(f'no configuration file {name!r}')
+  # Configurations import each other from the folder above theirs.
+  root = str(path.absolute().parent.parent)
+  if root not in sys.path:
+    sys.path.insert(0, root)
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None  # It is a .py file.
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*([recipe] if recipe else [])).lock()
+
+
+def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
+  try:
+    config.update_from_flattened_dict({path: value})
+  except (KeyError, AttributeError) as error:
+    raise ValueError(
+      f'config.{path}: no such field; configs/default.py lists them'
+    ) from error
+  except TypeError as error:
+    raise ValueError(f'config.{path}: {error}') from error
+
+
+if __name__ == '__main__':
+  logging.set_verbosity(logging.WARNING)
+  sys.exit(main())

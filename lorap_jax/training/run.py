@@ -1,0 +1,169 @@
+"""What all runs have: data, state, checkpoints, logs, the folder."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import logging
+
+from lorap_jax.graphs import Batch
+from lorap_jax.training import (
+  history,
+  schedules,
+  settings,
+  workdir,
+  writers,
+)
+from lorap_jax.training import state as state_lib
+from lorap_jax.training.checkpointing import Checkpoints
+from lorap_jax.training.optimizer import create_optimizer
+
+
+class Interrupted(Exception):
+  """Ctrl-C or a termination signal; the state is saved."""
+
+
+class NonFiniteError(ValueError):
+  """The loss or a gradient is not finite."""
+
+
+class Run:
+  """One run: its model, its state and its folder.
+
+  `batched.BatchedRun` and `full_batch.FullBatchRun` add `loaders` and `train`.
+
+  Attributes:
+    settings: what is run.
+    data: the data set.
+    folder: work folder.
+    loaders: by split name.
+    model: Linen module.
+    state: arrays of the run.
+    progress: position and history.
+    checkpoints: saved states.
+    epochs: length of the run.
+  """
+
+  loaders: dict[str, Any]
+
+  def __init__(
+    self, chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
+  ):
+    self.settings = chosen
+    self.data = data
+    self.folder = folder
+    self.task = chosen.task(data)
+    self.epochs = chosen.epochs(data)
+    self.model = chosen.model(data.num_classes)
+    self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
+    self.progress = history.Progress()
+    self._writers: list[Any] = []
+
+  def start(self, first: Batch, num_features: int) -> None:
+    """Claims the folder for this data and makes the initial state.
+
+    Args:
+      first: a training batch; quantizers start from its ranges.
+      num_features: columns of the node features.
+    """
+    source = self.data.source
+    workdir.claim_data(
+      self.folder,
+      {
+        'num_classes': self.data.num_classes,
+        'num_features': num_features,
+        'num_nodes': first.graph.nodes.shape[0],  # pyrefly: ignore
+        'name': source['name'],
+        'sha256': source['sha256'],
+      },
+    )
+    origin = self.settings.train.init_from
+    self.state = state_lib.init_state(
+      self.model,
+      create_optimizer(self.settings.optimizer),
+      first,
+      jax.random.key(self.settings.config['seed']),
+      weights=state_lib.weights_of(pathlib.Path(origin)) if origin else None,
+    )
+
+  def restore(self) -> None:
+    """Takes up the latest checkpoint, if there is one, and opens the logs."""
+    if self.checkpoints.step('latest') is not None:
+      self.state, saved = self.checkpoints.load('latest', self.state)
+      self.progress = history.Progress.from_json(saved)
+      logging.info(
+        'Resuming at epoch %d, batch %d (step %d).',
+        self.progress.epoch + 1,
+        self.progress.batch,
+        int(self.state.step),
+      )
+    self._writers = [
+      writers.JsonLines(
+        self.folder / workdir.METRICS, resume_step=int(self.state.step)
+      ),
+      writers.TensorBoard(self.folder / 'tensorboard'),
+    ]
+
+  def train(self, stopped: Callable[[], bool]) -> None:
+    """Trains the epochs that are left.
+
+    Args:
+      stopped: callable, True once a signal asked to stop.
+
+    Raises:
+      Interrupted: after saving.
+      NonFiniteError: training diverged.
+    """
+    raise NotImplementedError
+
+  @property
+  def selection(self) -> history.Selection:
+    """How the result's epoch is chosen."""
+    return history.Selection(self.settings.train.selection, self.task)
+
+  def factor(self, epoch: int | float) -> float:
+    """Learning-rate factor at a position in the run, in epochs."""
+    train = self.settings.train
+    if train.schedule == 'cosine':
+      return schedules.warmup_cosine(epoch / self.epochs, warmup=train.warmup)
+    if train.schedule == 'step':
+      return schedules.step(epoch, every=train.step_epochs)
+    return self.progress.plateau.factor
+
+  def write(self, record: dict[str, Any]) -> None:
+    """Files the record of a finished epoch."""
+    self.progress.finish_epoch(record)
+    for writer in self._writers:
+      writer.write(record)
+
+  def fail(self, loss: float, finite: Any, step: int) -> None:
+    """Stops a run that diverged.
+
+    Args:
+      loss: of the step.
+      finite: per gradient leaf.
+      step: its number, from 0.
+
+    Raises:
+      NonFiniteError: always; names step, tensor and last good checkpoint.
+    """
+    paths = [
+      '/'.join(key.key for key in path)
+      for path, _ in jax.tree_util.tree_leaves_with_path(self.state.params)
+    ]
+    bad = [p for p, ok in zip(paths, finite, strict=True) if not ok]
+    good = self.checkpoints.step('latest')
+    raise NonFiniteError(
+      f'loss {loss} at step {step} (epoch '
+      f'{self.progress.epoch + 1}); first non-finite gradient: '
+      f'{bad[0] if bad else "none"}; last good checkpoint: '
+      f'{"none" if good is None else f"step {good}"} in '
+      f'{self.checkpoints.directory}; lower the learning rates'
+    )
+
+  def close(self) -> None:
+    """Closes logs and checkpoints."""
+    for writer in self._writers:
+      writer.close()
+    self.checkpoints.close()

@@ -1,0 +1,118 @@
+"""Every cell of quantizers x prompts x backbones builds and trains."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from configs import cells, planetoid, superpixels
+from lorap_jax.training import batched, full_batch, loop, settings
+
+QUANTIZERS = [q for q in cells.QUANTIZERS if q != 'mixq'] + [
+  'mixq_search',
+  'mixq',
+]
+# All pairs of quantizer and prompt; backbone and task take turns, so that each
+# meets every quantizer and every prompt.
+PAIRS = [
+  (
+    cells.BACKBONES[(i + j) % 3],
+    quantizer,
+    prompt,
+    ('node', 'graph')[(i + j) % 2],
+  )
+  for i, quantizer in enumerate(QUANTIZERS)
+  for j, prompt in enumerate(cells.PROMPTS)
+]
+ALL = list(
+  itertools.product(
+    cells.BACKBONES, QUANTIZERS, cells.PROMPTS, ('node', 'graph')
+  )
+)
+
+
+def config_of(backbone, quantizer, prompt, task):
+  """A small configuration of a cell, two epochs long."""
+  name = quantizer.removesuffix('_search')
+  cell = f'{backbone},{name},{prompt}'
+  if task == 'node':
+    config = planetoid.create('cora', cell)
+  else:
+    config = superpixels.create('mnist', cell)
+    config.train.batch_size = 16
+  if quantizer == 'mixq_search':
+    config.scheme.name = 'mixq_search'
+  config.model.features = 8
+  config.model.heads = 2
+  config.model.num_layers = 2
+  config.scheme.num_groups = 8
+  config.prompt.num_prompts = 3
+  config.prompt.rank = 2
+  config.train.epochs = config.train.subset_epochs = 2
+  return config
+
+
+def train(tmp_path, cell):
+  chosen = settings.from_config(config_of(*cell))
+  data = tiny_run.node_data() if cell[-1] == 'node' else tiny_run.splits()
+  run = loop.create_run(chosen, data, tmp_path)
+  try:
+    before = jax.device_get(run.state.params)
+    run.restore()
+    run.train(lambda: False)
+    after = jax.device_get(run.state.params)
+  finally:
+    run.close()
+  return run, before, after
+
+
+def check(tmp_path, cell):
+  run, before, after = train(tmp_path, cell)
+  records = run.progress.history
+  assert len(records) == 2
+  assert all(np.isfinite(r['objective']) for r in records)
+  assert all(np.isfinite(v).all() for v in jax.tree.leaves(after))
+  moved = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+  paths = jax.tree_util.tree_leaves_with_path(moved)
+  trained = {'/'.join(k.key for k in path) for path, yes in paths if yes}
+  prompt = cell[2]
+  if 'gpf' in prompt:
+    assert any('node_prompt' in path for path in trained)
+  if 'lorap' in prompt:
+    assert any('/prompt/up' in path for path in trained)
+  if isinstance(run, batched.BatchedRun):
+    assert run.train_step._cache_size() == 1
+    assert run.eval_step._cache_size() == 1
+  else:
+    program = full_batch.make_epochs(
+      run.model,
+      run.settings.scheme,
+      run.selection,
+      run.settings.optimizer,
+    )
+    assert program._cache_size() == 1
+
+
+ids = lambda cell: '-'.join(cell)
+
+
+@pytest.mark.parametrize('cell', PAIRS, ids=ids)
+def test_pairs(tmp_path, cell):
+  check(tmp_path, cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'cell', [cell for cell in ALL if cell not in PAIRS], ids=ids
+)
+def test_all_others(tmp_path, cell):
+  check(tmp_path, cell)
+
+
+def test_pairs_cover_the_matrix():
+  for first, second in itertools.combinations(range(4), 2):
+    seen = {(cell[first], cell[second]) for cell in PAIRS}
+    wanted = {(cell[first], cell[second]) for cell in ALL}
+    assert seen == wanted, (first, second)
