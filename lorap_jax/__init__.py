@@ -6,7 +6,7 @@ Pure functions: `quantization`, `prompts`, `graphs`. Linen modules over them:
 
 from lorap_jax._version import __version__
 
-__all__ = ['LoadedRun', '__version__', 'load_run']
+__all__ = ['LoadedRun', '__version__', 'load_run', 'train_and_evaluate']
 
 
 def __getattr__(name: str):
@@ -16,4 +16,8 @@ def __getattr__(name: str):
     from lorap_jax.training import restore
 
     return getattr(restore, name)
+  if name == 'train_and_evaluate':
+    from lorap_jax.training import loop
+
+    return loop.train_and_evaluate
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -26,8 +26,8 @@ def execute(block):
   exec(compile(block, 'README.md', 'exec'), {'__name__': 'readme'})
 
 
-def test_there_are_two_examples():
-  assert len(blocks()) == 2
+def test_there_are_three_examples():
+  assert len(blocks()) == 3
 
 
 def test_first_example(tmp_path, monkeypatch):
@@ -41,6 +41,12 @@ def test_second_example(tmp_path, monkeypatch):
   block = blocks()[1]
   assert FOLDER in block
   execute(block.replace(FOLDER, str(tmp_path / 'run')))
+
+
+def test_third_example(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  execute(blocks()[2])
+  assert (tmp_path / 'runs' / 'mine' / 'report.json').exists()
 
 
 @pytest.mark.parametrize('pattern', [r'--config=(\S+?\.py)'])

@@ -13,9 +13,9 @@ from lorap_jax import graphs
 from lorap_jax.nn import schemes, telemetry
 from lorap_jax.nn.rows import Rows
 
-REAL = 18  # Nodes of the batch that are not padding.
-BUDGET = graphs.Budget(24, 60, 6, 16)
-LARGER = graphs.Budget(40, 80, 8, 16)
+REAL, EDGES = 22, 58  # Nodes and edges of the batch that are not padding.
+BUDGET = graphs.Budget(28, 64, 7, 16)
+LARGER = graphs.Budget(40, 80, 9, 16)
 KINDS = ('none', 'csr', 'table')
 
 
@@ -38,7 +38,14 @@ class Unquantized(schemes.FP32):
 
 def graph_list(features=4):
   """Directed graphs with duplicate edges, self loops and isolated nodes."""
-  return helpers.random_graphs(1, features=features)
+  source = helpers.random_graph(np.random.default_rng(5), 4, 4)
+  # Node 0 sends without receiving, node 2 has a self loop, node 3 no edge.
+  source = source._replace(
+    nodes=np.random.default_rng(6).normal(size=(4, features)),
+    senders=np.array([0, 0, 1, 2], np.int32),
+    receivers=np.array([1, 2, 2, 2], np.int32),
+  )
+  return [*helpers.random_graphs(1, features=features), source]
 
 
 def batch_of(graph_list, *, budget=BUDGET, kind='table'):
@@ -55,7 +62,10 @@ def batch_of(graph_list, *, budget=BUDGET, kind='table'):
 
 
 def rows_of(batch, *, train=False, protected=None):
-  return Rows(graphs.node_mask(batch.graph)[:, None], train, protected)
+  if protected is not None:
+    protected = jnp.asarray(protected)
+  mask = np.asarray(graphs.node_mask(batch.graph))[:, None]
+  return Rows(jnp.asarray(mask), train, protected)
 
 
 def adjacency(graph):
@@ -65,53 +75,68 @@ def adjacency(graph):
   return matrix
 
 
-def init(layer, batch, *, train=True, key=0):
+def init(layer, batch, *, train=True):
   """Variables of a layer, the batch's own nodes its input."""
-  return jax.jit(
-    lambda key: layer.init(
-      {'params': key, 'dropout': key},
-      jnp.asarray(batch.graph.nodes),
-      batch.graph,
-      rows=rows_of(batch, train=train),
-      layout=batch.layout,
-    )
-  )(jax.random.key(key))
+  batch = jax.tree.map(jnp.asarray, batch)
+  variables = layer.init(
+    {name: jax.random.key(0) for name in ('params', 'dropout')},
+    batch.graph.nodes,
+    batch.graph,
+    rows=rows_of(batch, train=train),
+    layout=batch.layout,
+  )
+  kept = ('params', 'quant_stats', 'batch_stats')
+  return {name: variables[name] for name in kept if name in variables}
 
 
 def apply(layer, variables, batch, *, nodes=None, rows=None, rngs=None):
-  """Output, what the layer wrote, and the calls of its quantizers by path."""
-  mutable = ['quant_stats', 'batch_stats', 'memory', 'local_loss', 'telemetry']
-  variables = {
-    name: tree
-    for name, tree in variables.items()
-    if name in ('params', 'quant_stats', 'batch_stats')
-  }
+  """Output, what the layer wrote, and the calls of its quantizers by path.
 
-  def run(variables, nodes):
-    seen = {}
+  Not compiled: a layer runs a few times only, and most operations are those of
+  layers that ran before.
+  """
+  batch = jax.tree.map(jnp.asarray, batch)
+  calls = {}
 
-    def note(function, args, kwargs, context):
-      out = function(*args, **kwargs)
-      if isinstance(out, telemetry.Quantized):
-        rows = kwargs['rows']
-        path = '/'.join(context.module.path)
-        seen[path] = Call(args[0], rows.mask, rows.protected, out.values)
-      return out
+  def note(function, args, kwargs, context):
+    out = function(*args, **kwargs)
+    if isinstance(out, telemetry.Quantized):
+      rows = kwargs['rows']
+      path = '/'.join(context.module.path)
+      calls[path] = Call(args[0], rows.mask, rows.protected, out.values)
+    return out
 
-    with nn.intercept_methods(note):
-      out, written = layer.apply(
-        variables,
-        nodes,
-        batch.graph,
-        rows=rows_of(batch) if rows is None else rows,
-        layout=batch.layout,
-        mutable=mutable,
-        rngs=rngs,
-      )
-    return out, written, seen
+  with nn.intercept_methods(note):
+    out, written = layer.apply(
+      variables,
+      batch.graph.nodes if nodes is None else jnp.asarray(nodes),
+      batch.graph,
+      rows=rows_of(batch) if rows is None else rows,
+      layout=batch.layout,
+      mutable=['quant_stats', 'batch_stats', 'memory', 'local_loss'],
+      rngs=rngs,
+    )
+  calls = {path: jax.device_get(call) for path, call in calls.items()}
+  return jax.device_get(out), jax.device_get(written), calls
 
-  nodes = batch.graph.nodes if nodes is None else nodes
-  return jax.device_get(jax.jit(run)(variables, nodes))
+
+def point_names(layer, batch):
+  """Paths of the quantizers that a layer calls, without running it."""
+  batch, rows = jax.tree.map(jnp.asarray, batch), rows_of(batch)
+  names = set()
+
+  def note(function, args, kwargs, context):
+    out = function(*args, **kwargs)
+    if isinstance(out, telemetry.Quantized):
+      names.add('/'.join(context.module.path))
+    return out
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(
+      lambda key: layer.init(key, batch.graph.nodes, batch.graph, rows=rows),
+      jax.random.key(0),
+    )
+  return names
 
 
 def with_start(variables, name, value):

@@ -46,10 +46,11 @@ def config_of(backbone, quantizer, prompt, task):
     config.scheme.name = 'mixq_search'
   config.model.features = 8
   config.model.heads = 2
-  config.model.num_layers = 2
+  config.model.num_layers = 2 if task == 'node' else 1
   config.scheme.num_groups = 8
   config.prompt.num_prompts = 3
   config.prompt.rank = 2
+  config.model.readout = 1
   config.train.epochs = config.train.subset_epochs = 2
   return config
 

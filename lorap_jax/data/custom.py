@@ -187,13 +187,7 @@ def graph_splits(
     labels=_cast(labels, 'labels', name, 'f4' if floats else 'i4'),
   )
   whole.check(name)
-  outputs = 1 if floats else int(whole.labels.max(initial=-1)) + 1
-  num_classes = outputs if num_classes is None else num_classes
-  if num_classes < outputs or (floats and num_classes != 1):
-    raise DataError(
-      f'{name}: num_classes is {num_classes}; expected '
-      f'{"1 for regression" if floats else f"{outputs} or more"}.'
-    )
+  num_classes = _num_outputs(whole.labels, num_classes, name)
   part_of = _cast(split, 'split', name, 'i4')
   if len(part_of) != whole.num_graphs or not np.isin(part_of, (0, 1, 2)).all():
     raise DataError(
@@ -209,6 +203,20 @@ def graph_splits(
     raise DataError(f'{name}: the {empty[0]} split is empty.')
   source = _record(name, {**whole._asdict(), 'split': part_of}, counts)
   return DataSplits(**parts, num_classes=num_classes, source=source)
+
+
+def _num_outputs(labels: np.ndarray, num_classes: int | None, name: str) -> int:
+  """Returns `num_classes`, or the number that the labels need."""
+  floats = labels.dtype.kind == 'f'
+  needed = 1 if floats else int(labels.max(initial=-1)) + 1
+  if num_classes is None:
+    return needed
+  if num_classes < needed or (floats and num_classes != 1):
+    raise DataError(
+      f'{name}: num_classes is {num_classes}; expected '
+      f'{"1 for regression" if floats else f"{needed} or more"}.'
+    )
+  return num_classes
 
 
 def _cast(

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError
-
-SPLITS = ('train', 'valid', 'test')
 
 
 class NodeDataset(NamedTuple):

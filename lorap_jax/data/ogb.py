@@ -17,8 +17,9 @@ from absl import logging
 
 from lorap_jax.data import csv_table, node_dataset, ogb_files, sources, store
 from lorap_jax.data.csv_table import Table
-from lorap_jax.data.node_dataset import SPLITS, NodeDataset
+from lorap_jax.data.node_dataset import NodeDataset
 from lorap_jax.data.ogb_files import Counts, Layout, OgbFiles
+from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError, PathLike
 
 _CODE_VERSION = 1  # Raise it when the same files give other arrays.

@@ -26,8 +26,9 @@ from lorap_jax.data import (
   store,
   unpickle,
 )
-from lorap_jax.data.node_dataset import SPLITS, NodeDataset
+from lorap_jax.data.node_dataset import NodeDataset
 from lorap_jax.data.planetoid_files import PUBLISHED, Published
+from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError, PathLike
 
 NORMALIZATIONS = ('none', 'row')

@@ -121,20 +121,9 @@ def assemble(
     DataError: the arrays do not fit together.
   """
   n = int(n_node.sum())
-  _check(name, n_node, node_labels, node_attributes)
-  ids = np.concatenate([senders, receivers])
-  if ids.size and (ids.min() < 0 or ids.max() >= n):
-    raise DataError(
-      f'{name}: an edge names node {ids.max() + 1}; there are {n} nodes.'
-    )
+  _check_nodes(name, n_node, node_labels, node_attributes)
   graph = np.repeat(np.arange(len(n_node)), n_node)
-  across = graph[senders] != graph[receivers]
-  if across.any():
-    first = int(np.argmax(across))
-    raise DataError(
-      f'{name}: edge {first} joins graphs {graph[senders[first]]} and '
-      f'{graph[receivers[first]]}.'
-    )
+  _check_edges(name, graph, senders, receivers)
   loops = senders == receivers
   # Sorted by receiver, and so by graph.
   senders, receivers = node_dataset.both_directions(
@@ -156,7 +145,7 @@ def assemble(
   )
 
 
-def _check(
+def _check_nodes(
   name: str,
   n_node: np.ndarray,
   node_labels: np.ndarray | None,
@@ -179,6 +168,26 @@ def _check(
       )
 
 
+def _check_edges(
+  name: str, graph: np.ndarray, senders: np.ndarray, receivers: np.ndarray
+) -> None:
+  n = len(graph)
+  for ids in (senders, receivers):
+    outside = (ids < 0) | (ids >= n)
+    if outside.any():
+      raise DataError(
+        f'{name}: an edge names node {ids[np.argmax(outside)] + 1}; there are '
+        f'{n} nodes.'
+      )
+  across = graph[senders] != graph[receivers]
+  if across.any():
+    first = int(np.argmax(across))
+    raise DataError(
+      f'{name}: edge {first + 1} joins graphs {graph[senders[first]] + 1} and '
+      f'{graph[receivers[first]] + 1}.'
+    )
+
+
 def _table(text: bytes, name: str, dtype: type) -> np.ndarray:
   """Returns the numbers of a text file, [lines, numbers per line]."""
   if not text.strip():
@@ -188,4 +197,4 @@ def _table(text: bytes, name: str, dtype: type) -> np.ndarray:
       io.BytesIO(text), dtype, comments=None, delimiter=',', ndmin=2
     )
   except ValueError as error:
-    raise DataError(f'{name}: {error}.') from error
+    raise DataError(f'{name}: {str(error).rstrip(".")}.') from error

@@ -46,7 +46,8 @@ def convert_zinc(archive: PathLike, out: PathLike) -> None:
   """Writes the 12,000 molecules of the benchmark to an npz file.
 
   Args:
-    archive: molecules.zip; {train,val,test}.index are in it or beside it.
+    archive: molecules.zip; {train,val,test}.index are in it or beside it. Its
+      largest pickle is read as a whole, which takes a few gigabytes of memory.
     out: the npz file, in the layout of `zinc.load_zinc`.
 
   Raises:
@@ -105,9 +106,10 @@ def parse_index(text: bytes, name: str, split: str) -> list[int]:
     chosen = [int(word) for word in text.replace(b',', b' ').split()]
   except ValueError as error:
     raise DataError(f'{name}: not a list of numbers ({error}).') from error
-  if len(set(chosen)) != SIZES[split] or len(chosen) != SIZES[split]:
+  sizes = {SIZES[split], len(chosen), len(set(chosen))}
+  if len(sizes) > 1 or min(chosen) < 0:
     raise DataError(
-      f'{name}: expected {SIZES[split]} different numbers, found '
+      f'{name}: expected {SIZES[split]} different numbers from 0, found '
       f'{len(set(chosen))} in {len(chosen)}.'
     )
   return chosen
@@ -117,39 +119,38 @@ def _arrays(
   molecules: Any, chosen: list[int], split: str, name: str
 ) -> dict[str, np.ndarray]:
   """Returns the arrays of one split, see `zinc.load_zinc`."""
-  atoms, ends, kinds, targets = [], [], [], []
+  atoms, bonds, kinds, targets = [], [], [], []
   try:
     for number in chosen:
       molecule = molecules[number]
-      types, bonds = molecule['atom_type'], molecule['bond_type']
-      if bonds.shape != (len(types),) * 2 or (bonds != bonds.T).any():
+      types, matrix = molecule['atom_type'], molecule['bond_type']
+      if matrix.shape != (len(types),) * 2 or (matrix != matrix.T).any():
         raise DataError(f'{name}: {split} molecule {number} has odd bonds.')
       atoms.append(types)
-      ends.append(np.stack(np.nonzero(np.triu(bonds))))
-      kinds.append(bonds[tuple(ends[-1])])
+      bonds.append(np.stack(np.nonzero(np.triu(matrix))))
+      kinds.append(matrix[tuple(bonds[-1])])
       targets.append(molecule['logP_SA_cycle_normalized'].item())
+  except DataError:
+    raise
   except (LookupError, TypeError, AttributeError, ValueError) as error:
-    if isinstance(error, DataError):
-      raise
     raise DataError(
       f'{name}: {split}.pickle is no list of molecules ({error!r}).'
     ) from error
-  sources, targets_of_bonds = np.concatenate(ends, axis=1)
+  ends = np.concatenate(bonds, axis=1)
   arrays = {
     'n_atoms': np.array([len(types) for types in atoms]),
     'n_bonds': np.array([len(types) for types in kinds]),
     'atom_type': np.concatenate(atoms),
-    'bond_src': sources,
-    'bond_dst': targets_of_bonds,
+    'bond_src': ends[0],
+    'bond_dst': ends[1],
     'bond_type': np.concatenate(kinds),
   }
+  packed: dict[str, np.ndarray] = {f'{split}_y': np.array(targets, np.float32)}
   for key, array in arrays.items():
-    if array.size and (array.min() < 0 or array.max() > 255):
-      raise DataError(f'{name}: {split} {key} is outside 0 to 255.')
-  bytes_ = {
-    f'{split}_{k}': array.astype(np.uint8) for k, array in arrays.items()
-  }
-  return {**bytes_, f'{split}_y': np.array(targets, np.float32)}
+    if array.dtype.kind not in 'iu' or array.min() < 0 or array.max() > 255:
+      raise DataError(f'{name}: {split} {key} is not of integers 0 to 255.')
+    packed[f'{split}_{key}'] = array.astype(np.uint8)
+  return packed
 
 
 class _Machine(pickle.Unpickler):

@@ -189,6 +189,8 @@ _weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
   """Weighted sum over the neighbours of one side: x [m, h, f], w [e, h]."""
+  if not weights.size:  # Nothing can be gathered from no weights.
+    return jnp.zeros_like(x)
   if side.order is not None:
     weights = weights.at[side.order].get(mode='fill', fill_value=0)
   if isinstance(side, Table):

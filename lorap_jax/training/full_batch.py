@@ -101,6 +101,11 @@ class FullBatchRun(Run):
   def __init__(
     self, chosen: settings.Settings, data: NodeDataset, folder: pathlib.Path
   ):
+    if chosen.train.schedule == 'plateau':
+      raise ValueError(
+        "config.train: `schedule` 'plateau' is for batches of graphs; for one "
+        "graph choose 'cosine', 'step' or 'constant'"
+      )
     super().__init__(chosen, data, folder)
     on_cpu = jax.default_backend() == 'cpu'
     self.loaders = {
@@ -136,10 +141,11 @@ class FullBatchRun(Run):
         self._file(records, (time.monotonic() - started) / size)
         display.step(self._shown(), self.progress.epoch)
         done = self.progress.epoch >= self.epochs
-        if done or stopped() or time.monotonic() - saved > _SAVE_SECONDS:
+        stop = stopped()  # Asked once: what is interrupted has been saved.
+        if done or stop or time.monotonic() - saved > _SAVE_SECONDS:
           self._save(carry)
           saved = time.monotonic()
-        if stopped() and not done:
+        if stop:
           raise Interrupted
       display.epoch(
         report.epoch_line(self.task, self.progress.history[-1], self.epochs)

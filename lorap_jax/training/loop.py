@@ -1,6 +1,7 @@
 """A configuration, run to its end."""
 
 import contextlib
+import os
 import pathlib
 import signal
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from lorap_jax.training.run import Run
 
 
 def train_and_evaluate(
-  config: config_dict.ConfigDict, folder: pathlib.Path
+  config: config_dict.ConfigDict,
+  folder: str | os.PathLike[str],
+  *,
+  data: settings.Data | None = None,
 ) -> dict[str, Any]:
   """Runs one configuration to its end, from wherever `folder` says it is.
 
@@ -26,6 +30,8 @@ def train_and_evaluate(
   Args:
     config: as `configs.default`.
     folder: work folder of the run.
+    data: the data set, such as `data.custom` makes of arrays; None for the one
+      that the configuration names.
 
   Returns:
     The report, as in `report.json`.
@@ -35,6 +41,7 @@ def train_and_evaluate(
     NonFiniteError: training diverged.
     Interrupted: a signal came; the same call goes on from the checkpoint.
   """
+  folder = pathlib.Path(folder).absolute()
   chosen = settings.from_config(config)
   workdir.claim(folder, chosen.config)
   if (folder / workdir.REPORT).exists():
@@ -47,7 +54,7 @@ def train_and_evaluate(
     )
     return done
   _log_start(chosen)
-  run = create_run(chosen, chosen.load_data(), folder)
+  run = create_run(chosen, data or chosen.load_data(), folder)
   try:
     with _stop_signals() as stopped:
       run.restore()

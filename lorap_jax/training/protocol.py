@@ -73,11 +73,14 @@ def run_phases(
   """
   if config.scheme.name != 'mixq' or config.scheme.assignment is not None:
     return loop.train_and_evaluate(config, folder)
+  if not (folder / 'search').is_dir():
+    # Before the search, not after it: the folder may be another run's.
+    workdir.claim(folder, settings.from_config(config).config)
   search = _changed(
     config,
     {
       'scheme.name': 'mixq_search',
-      'train.epochs': config.train.search_epochs or config.train.epochs,
+      **_length(config.train.search_epochs),
     },
   )
   logging.info('MixQ, first phase: search')
@@ -89,7 +92,7 @@ def run_phases(
       config,
       {
         'scheme.name': 'fp32',
-        'train.epochs': config.train.pretrain_epochs,
+        **_length(config.train.pretrain_epochs),
       },
     )
     loop.train_and_evaluate(pretrain, folder / 'pretrain')
@@ -146,6 +149,13 @@ def summarize(
     'device': first['device'],
     'config': config,
   }
+
+
+def _length(epochs: int | None) -> dict[str, int]:
+  """Changes that make a phase this long, on a subset as well."""
+  if not epochs:
+    return {}
+  return dict.fromkeys(('train.epochs', 'train.subset_epochs'), epochs)
 
 
 def _changed(

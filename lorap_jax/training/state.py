@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
@@ -58,11 +59,15 @@ def init_state(
     batch: a real batch; quantizers start from its ranges.
     key: typed random key.
     weights: `params` and `batch_stats` to start from, see `weights_of`; what
-      they lack (quantizers, prompts) starts from the batch seen with them.
+      they lack (quantizers, prompts) starts from the batch seen with them, and
+      what the model lacks is left out.
 
   Returns:
     The state. Its leaves are strongly typed arrays, so that the second step
     finds the program of the first.
+
+  Raises:
+    ValueError: weights of other shapes.
   """
 
   def create(key, batch, weights):
@@ -71,13 +76,14 @@ def init_state(
     # norm has no useful running statistics yet.
     streams = dict.fromkeys(('params', 'dropout', 'quantization'), init_key)
     inputs = {'layout': batch.layout, 'train': True}
-    if weights is None:
-      variables = model.init(streams, batch.graph, **inputs)
-    else:
+    variables = model.init(streams, batch.graph, **inputs)
+    if weights is not None:
+      given = _fitting(weights, variables)
       _, variables = model.apply(
-        weights, batch.graph, **inputs, mutable=True, rngs=streams
+        given, batch.graph, **inputs, mutable=True, rngs=streams
       )
-      variables = {**variables, 'batch_stats': weights.get('batch_stats', {})}
+      # Seen with them, but theirs are the running statistics.
+      variables = {**variables, 'batch_stats': given.get('batch_stats', {})}
     params = variables['params']
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -92,6 +98,24 @@ def init_state(
     )
 
   return jax.jit(create)(key, batch, weights)
+
+
+def _fitting(
+  weights: dict[str, PyTree], variables: dict[str, PyTree]
+) -> dict[str, PyTree]:
+  """Those of the weights that a model with these variables has."""
+  have = traverse_util.flatten_dict(dict(variables))
+  given = {}
+  for path, leaf in traverse_util.flatten_dict(weights).items():
+    if path not in have:
+      continue
+    if leaf.shape != have[path].shape:
+      raise ValueError(
+        f'config.train: `init_from` has {"/".join(path[1:])} {leaf.shape}, '
+        f'this model {have[path].shape}; start from a run of the same widths'
+      )
+    given[path] = leaf
+  return traverse_util.unflatten_dict(given)
 
 
 def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:

@@ -5,7 +5,7 @@ import pytest
 from skimage.segmentation import slic
 
 from lorap_jax.data import mnist, slic_graphs
-from lorap_jax.data.slic_graphs import MNIST_RECIPE
+from lorap_jax.data.slic_graphs import CIFAR10_RECIPE, MNIST_RECIPE
 
 
 @pytest.fixture(scope='module')
@@ -13,15 +13,26 @@ def images():
   return mnist.load_mnist(source='embedded').valid.images[::25]
 
 
-def plain_segment(image):
+@pytest.fixture(scope='module')
+def colours():
+  """Colour images that vary slowly, with some noise, u8[3, 32, 32, 3]."""
+  rng = np.random.default_rng(0)
+  row, column = np.mgrid[:32, :32][..., None] / 32
+  images = []
+  for _ in range(3):
+    a, b, c = rng.uniform(-6, 6, (3, 3))
+    wave = np.sin(a * row + b * column + c) * 100 + 128
+    images.append(np.clip(wave + rng.normal(0, 12, wave.shape), 0, 255))
+  return np.array(images).astype(np.uint8)
+
+
+def plain_segment(image, first, most, **settings):
   """The published search: one number less each time, no shortcut."""
   scaled = (image / 255.0).astype(np.float32)
-  for number in range(95, 0, -1):
-    labels = slic(
-      scaled, n_segments=number, compactness=0.25, channel_axis=None
-    )
-    if len(np.unique(labels)) <= 75:
-      return np.unique(labels, return_inverse=True)[1].reshape(image.shape)
+  for number in range(first, 0, -1):
+    labels = slic(scaled, n_segments=number, **settings)
+    if len(np.unique(labels)) <= most:
+      return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
   raise AssertionError
 
 
@@ -37,7 +48,7 @@ def plain_neighbors(features, k):
     return np.mean(others[:k]) + 1e-8
 
   kernel = np.zeros((n, n))
-  for columns in ([0], [1, 2]):
+  for columns in (range(features.shape[1])[:-2], [-2, -1]):
     for i in range(n):
       s = sigma(i, columns)
       for j in range(n):
@@ -54,10 +65,19 @@ def test_segment_is_the_plain_search(images):
   searched_on = 0
   for image in images:
     labels = slic_graphs.segment(image, MNIST_RECIPE)
-    np.testing.assert_array_equal(labels, plain_segment(image))
+    expected = plain_segment(image, 95, 75, compactness=0.25, channel_axis=None)
+    np.testing.assert_array_equal(labels, expected)
     assert labels.max() + 1 == len(np.unique(labels)) <= 75
     searched_on += labels.max() < 55
   assert searched_on  # Some image needed a second number.
+
+
+def test_segment_in_colour_is_the_plain_search(colours):
+  for image in colours:
+    labels = slic_graphs.segment(image, CIFAR10_RECIPE)
+    expected = plain_segment(image, 200, 150, compactness=10, channel_axis=-1)
+    np.testing.assert_array_equal(labels, expected)
+    assert 80 < labels.max() + 1 <= 150
 
 
 def test_segment_of_a_blank_image():
@@ -76,6 +96,18 @@ def test_node_features_are_the_means(images):
         rows.mean() / 28,
         columns.mean() / 28,
       ]
+      np.testing.assert_allclose(row, expected, rtol=1e-12)
+
+
+def test_node_features_in_colour_are_the_means(colours):
+  for image in colours:
+    labels = slic_graphs.segment(image, CIFAR10_RECIPE)
+    features = slic_graphs.node_features(image, labels)
+    assert features.shape == (labels.max() + 1, 5)
+    for i, row in enumerate(features):
+      rows, columns = np.nonzero(labels == i)
+      colour = image[rows, columns].mean(axis=0) / 255
+      expected = [*colour, rows.mean() / 32, columns.mean() / 32]
       np.testing.assert_allclose(row, expected, rtol=1e-12)
 
 
@@ -103,8 +135,9 @@ def test_neighbors_are_those_of_the_oracle(images):
     assert (found == expected).mean() > 0.9
 
 
-def test_neighbors_of_random_points_are_exactly_the_oracle():
-  features = np.random.default_rng(1).random((30, 3))
+@pytest.mark.parametrize('columns', [3, 5])
+def test_neighbors_of_random_points_are_exactly_the_oracle(columns):
+  features = np.random.default_rng(1).random((30, columns))
   found = slic_graphs.nearest_neighbors(features, 8)
   np.testing.assert_array_equal(found, plain_neighbors(features, 8)[0])
 

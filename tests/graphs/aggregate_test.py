@@ -1,3 +1,5 @@
+import importlib
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ def adjacency(graph, num_nodes):
   return matrix
 
 
-def layout_of(graph, num_nodes, kind):
+def layout_of(graph, num_nodes, kind, *, weighted=False):
   if kind == 'none':
     return None
   layout = graphs.make_layout(
@@ -25,6 +27,7 @@ def layout_of(graph, num_nodes, kind):
     graph.receivers,
     num_nodes,
     max_out_degree=16 if kind == 'table' else None,
+    weighted=weighted,
   )
   expected = graphs.Table if kind == 'table' else graphs.Csr
   assert isinstance(layout.outgoing, expected)
@@ -141,36 +144,184 @@ class TestGatherSum:
     np.testing.assert_allclose(grad / scale, dense / scale, atol=1e-5)
 
 
-class TestMakeLayout:
-  def test_written_out(self):
-    senders, receivers = np.array([2, 0, 2, 1]), np.array([0, 1, 1, 1])
-    layout = graphs.make_layout(senders, receivers, 4, max_out_degree=2)
-    np.testing.assert_array_equal(layout.incoming.indptr, [0, 1, 4, 4, 4])
-    np.testing.assert_array_equal(layout.incoming.indices, [2, 0, 2, 1])
-    np.testing.assert_array_equal(
-      layout.outgoing.indices, [[1, 4], [1, 4], [0, 1], [4, 4]]
+def by_receiver(graph):
+  """The graph with its edges in the order that a weighted layout needs."""
+  order = np.argsort(graph.receivers, kind='stable')
+  return graph._replace(
+    senders=graph.senders[order], receivers=graph.receivers[order]
+  )
+
+
+def weighted_case(name, heads, features=3):
+  """A sorted graph, x [n, h, f] and w [e, h], without h if heads is None."""
+  graph = by_receiver(cases()[name])
+  rng = np.random.default_rng(5)
+  h = () if heads is None else (heads,)
+  x = rng.normal(size=(len(graph.nodes), *h, features)).astype(np.float32)
+  weights = rng.normal(size=(len(graph.senders), *h)).astype(np.float32)
+  return graph, x, weights
+
+
+def dense_weighted(graph, x, weights):
+  """The matrix of each head, [h, n, n], and the sum, in float64."""
+  n, w = len(x), weights.astype(np.float64)
+  w = w[:, None] if w.ndim == 1 else w
+  matrix = np.zeros((w.shape[1], n, n))
+  for edge, (s, r) in enumerate(
+    zip(graph.senders, graph.receivers, strict=True)
+  ):
+    matrix[:, r, s] += w[edge]
+  rows = x.reshape(n, w.shape[1], x.shape[-1])
+  return matrix, np.einsum('hij,jhf->ihf', matrix, rows).reshape(x.shape)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('heads', [None, 3])
+@pytest.mark.parametrize('name', list(cases()))
+class TestAggregateWeighted:
+  def test_equals_dense_product(self, name, heads, kind, jit):
+    graph, x, weights = weighted_case(name, heads)
+    layout = layout_of(graph, len(x), kind, weighted=True)
+    run = graphs.aggregate_weighted
+    run = jax.jit(run) if jit else run
+    out = run(jnp.asarray(x), jnp.asarray(weights), graph, layout)
+    _, expected = dense_weighted(graph, x, weights)
+    assert out.dtype == jnp.float32
+    # float32 sums of up to 75 terms in another order.
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+  def test_gradients(self, name, heads, kind, jit, monkeypatch):
+    # Chunks that do not divide the edges. The package has a function of the
+    # module's name.
+    module = importlib.import_module('lorap_jax.graphs.aggregate')
+    monkeypatch.setattr(module, '_EDGE_CHUNK', 7)
+    graph, x, weights = weighted_case(name, heads)
+    layout = layout_of(graph, len(x), kind, weighted=True)
+    ds = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+
+    def loss(x, weights):
+      s = graphs.aggregate_weighted(x, weights, graph, layout)
+      return jnp.sum(s * ds)
+
+    grad = jax.grad(loss, (0, 1))
+    grad = jax.jit(grad) if jit else grad
+    dx, dw = grad(jnp.asarray(x), jnp.asarray(weights))
+    matrix, _ = dense_weighted(graph, x, weights)
+    n, h = len(x), len(matrix)
+    rows, d_rows = x.reshape(n, h, -1), ds.reshape(n, h, -1)
+    np.testing.assert_allclose(
+      dx,
+      np.einsum('hij,ihf->jhf', matrix, d_rows).reshape(x.shape),
+      rtol=1e-5,
+      atol=1e-5,
     )
-    for leaf in jax.tree.leaves(layout):
-      assert leaf.dtype == np.int32
-
-  def test_wide_bound_gives_csr(self):
-    edges = np.array([0]), np.array([1])
-    layout = graphs.make_layout(*edges, 2, max_out_degree=17)
-    assert isinstance(layout.outgoing, graphs.Csr)
-
-  def test_many_nodes(self):
-    """Beyond 16-bit node numbers."""
-    n = (1 << 16) + 3
-    senders, receivers = np.array([n - 1, 5, 0]), np.array([n - 2, n - 2, 3])
-    layout = graphs.make_layout(senders, receivers, n)
-    start, stop = layout.incoming.indptr[n - 2 : n]
-    np.testing.assert_array_equal(
-      layout.incoming.indices[start:stop], [n - 1, 5]
+    products = np.einsum(
+      'ehf,ehf->eh', rows[graph.senders], d_rows[graph.receivers]
     )
-    assert layout.incoming.indptr[-1] == 3
+    np.testing.assert_allclose(
+      dw, products.reshape(weights.shape), rtol=1e-5, atol=1e-5
+    )
 
-  def test_degree_error(self):
-    senders, receivers = np.array([1, 3, 3, 3]), np.array([0, 0, 1, 2])
-    message = 'node 3 sends 3 edges, more than `max_out_degree` = 2'
-    with pytest.raises(ValueError, match=message):
-      graphs.make_layout(senders, receivers, 4, max_out_degree=2)
+
+@pytest.mark.parametrize('kind', KINDS)
+class TestWeights:
+  def test_weights_of_one_are_the_plain_sum(self, kind):
+    graph, x, weights = weighted_case('random', None)
+    layout = layout_of(graph, 12, kind, weighted=True)
+    out = graphs.aggregate_weighted(
+      jnp.asarray(x), jnp.ones(weights.shape), graph, layout
+    )
+    plain = graphs.aggregate(jnp.asarray(x), graph, layout)
+    np.testing.assert_allclose(out, plain, rtol=1e-6, atol=1e-6)
+
+  @pytest.mark.parametrize('features', [1, 7, 8, 9, 16, 30])
+  def test_integers_are_summed_exactly(self, kind, features):
+    """Whatever the number of columns, which the kernel gets in eights."""
+    graph, x, weights = weighted_case('dense', 2, features)
+    layout = layout_of(graph, 30, kind, weighted=True)
+    codes = np.round(100 * x).astype(np.float32)
+    factors = np.round(10 * weights).astype(np.float32)
+    out = graphs.aggregate_weighted(
+      jnp.asarray(codes), jnp.asarray(factors), graph, layout
+    )
+    _, expected = dense_weighted(graph, codes, factors)
+    np.testing.assert_array_equal(out, expected)
+
+  def test_permutation_equivariance(self, kind):
+    graph, x, weights = weighted_case('random', 2)
+    order = np.random.default_rng(4).permutation(12)
+    new_of_old = np.argsort(order).astype(np.int32)
+    senders = new_of_old[graph.senders]
+    receivers = new_of_old[graph.receivers]
+    edges = np.argsort(receivers, kind='stable')
+    permuted = graph._replace(
+      senders=senders[edges], receivers=receivers[edges]
+    )
+    before = graphs.aggregate_weighted(
+      jnp.asarray(x),
+      jnp.asarray(weights),
+      graph,
+      layout_of(graph, 12, kind, weighted=True),
+    )
+    after = graphs.aggregate_weighted(
+      jnp.asarray(x[order]),
+      jnp.asarray(weights[edges]),
+      permuted,
+      layout_of(permuted, 12, kind, weighted=True),
+    )
+    np.testing.assert_allclose(after, before[order], rtol=1e-5, atol=1e-6)
+
+
+def test_edges_in_any_order_without_layout():
+  graph, x, weights = weighted_case('random', None)
+  order = np.random.default_rng(4).permutation(len(weights))
+  shuffled = graph._replace(
+    senders=graph.senders[order], receivers=graph.receivers[order]
+  )
+  out = graphs.aggregate_weighted(
+    jnp.asarray(x), jnp.asarray(weights[order]), shuffled
+  )
+  _, expected = dense_weighted(graph, x, weights)
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('shape', [(3,), (2, 3)], ids=str)
+@pytest.mark.parametrize('name', list(cases()))
+class TestEdgeAggregate:
+  def test_equals_sums(self, name, shape, kind, jit):
+    graph = by_receiver(cases()[name])
+    n, e = len(graph.nodes), len(graph.senders)
+    layout = layout_of(graph, n, kind, weighted=True)
+    messages = np.random.default_rng(6).normal(size=(e, *shape))
+    run = graphs.edge_aggregate
+    out = (jax.jit(run) if jit else run)(jnp.float32(messages), graph, layout)
+    expected = np.zeros((n, *shape))
+    np.add.at(expected, graph.receivers, messages)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+  def test_gradient_is_a_gather(self, name, shape, kind, jit):
+    graph = by_receiver(cases()[name])
+    n, e = len(graph.nodes), len(graph.senders)
+    layout = layout_of(graph, n, kind, weighted=True)
+    ds = np.random.default_rng(6).normal(size=(n, *shape)).astype(np.float32)
+    grad = jax.grad(
+      lambda m: jnp.sum(graphs.edge_aggregate(m, graph, layout) * ds)
+    )
+    dm = (jax.jit(grad) if jit else grad)(jnp.zeros((e, *shape)))
+    np.testing.assert_array_equal(dm, ds[graph.receivers])
+
+
+@pytest.mark.parametrize('kind', ['csr', 'table'])
+def test_layout_for_plain_sums_is_refused(kind):
+  graph, x, weights = weighted_case('random', None)
+  layout = layout_of(graph, 12, kind)
+  message = r'make_layout\(..., weighted=True\)'
+  with pytest.raises(ValueError, match=message):
+    graphs.aggregate_weighted(
+      jnp.asarray(x), jnp.asarray(weights), graph, layout
+    )
+  with pytest.raises(ValueError, match=message):
+    graphs.edge_aggregate(jnp.asarray(weights)[:, None], graph, layout)

@@ -82,6 +82,81 @@ class TestBatchGraphs:
     )
     assert jax.tree.map(np.shape, one) == jax.tree.map(np.shape, two)
 
+  @pytest.mark.parametrize('max_out_degree', [16, 100])
+  @pytest.mark.parametrize('heads', [None, 2])
+  def test_weighted_layout_is_that_of_the_graph(self, heads, max_out_degree):
+    budget = BUDGET._replace(max_out_degree=max_out_degree)
+    graph, _, layout, _ = graphs.batch_graphs(
+      helpers.random_graphs(1), LABELS, budget, weighted=True
+    )
+    real, rng = graphs.edge_mask(graph), np.random.default_rng(0)
+    h = () if heads is None else (heads,)
+    x = jnp.asarray(rng.normal(size=(32, *h, 4)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(64, *h)), jnp.float32)
+    dy = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    # What padding edges hold must not matter, nor may they get a gradient.
+    weights = weights.at[~real].set(jnp.nan)
+    dy = dy.at[18:].set(0)
+    (y, pull_back), (y_plain, pull_back_plain) = (
+      jax.vjp(
+        lambda x, w, lay=lay: graphs.aggregate_weighted(x, w, graph, lay),
+        x,
+        weights,
+      )
+      for lay in (layout, None)
+    )
+    np.testing.assert_allclose(y[:18], y_plain[:18], rtol=1e-5, atol=1e-6)
+    (dx, dw), (dx_plain, dw_plain) = pull_back(dy), pull_back_plain(dy)
+    np.testing.assert_allclose(dx[:18], dx_plain[:18], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dw, dw_plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(dw[~real], 0)
+    assert np.all(np.isfinite(y[:18])) and np.all(np.isfinite(dx[:18]))
+
+  def test_weighted_layout_serves_messages_and_plain_sums(self):
+    graph, _, layout, _ = graphs.batch_graphs(
+      helpers.random_graphs(1), LABELS, BUDGET, weighted=True
+    )
+    rng = np.random.default_rng(0)
+    messages = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(32, 2)), jnp.float32)
+    for function, values in (
+      (graphs.edge_aggregate, messages),
+      (graphs.aggregate, x),
+    ):
+      np.testing.assert_allclose(
+        function(values, graph, layout)[:18],
+        function(values, graph)[:18],
+        rtol=1e-5,
+        atol=1e-6,
+      )
+
+  @pytest.mark.parametrize('max_out_degree', [16, 100])
+  def test_weighted_batches_have_one_shape(self, max_out_degree):
+    budget = BUDGET._replace(max_out_degree=max_out_degree)
+    one = graphs.batch_graphs(
+      helpers.random_graphs(1), LABELS, budget, weighted=True
+    )
+    two = graphs.batch_graphs(
+      helpers.random_graphs(2, sizes=(2,)), LABELS[:1], budget, weighted=True
+    )
+    assert jax.tree.map(np.shape, one) == jax.tree.map(np.shape, two)
+
+  def test_weighted_only_adds_the_order(self):
+    """The same graph, and layouts without weights pay nothing."""
+    plain, weighted = (
+      graphs.batch_graphs(
+        helpers.random_graphs(1), LABELS, BUDGET, weighted=weighted
+      )
+      for weighted in (False, True)
+    )
+    helpers.assert_trees_close(weighted.graph, plain.graph)
+    helpers.assert_trees_close(weighted.layout.incoming, plain.layout.incoming)
+    assert weighted.layout.outgoing.order is not None
+    outgoing = weighted.layout.outgoing._replace(order=None)
+    # Equal neighbours, in another order.
+    spec = lambda side: jax.tree.map(np.shape, side)
+    assert spec(outgoing) == spec(plain.layout.outgoing)
+
   def test_layout_can_be_left_out(self):
     batch = graphs.batch_graphs(
       helpers.random_graphs(1), LABELS, BUDGET, layout=False
@@ -131,6 +206,13 @@ class TestMasks:
     np.testing.assert_array_equal(
       graphs.graph_mask(batch.graph), np.arange(7) < 5
     )
+
+  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  def test_edge_mask(self, jit):
+    batch = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET)
+    mask = (jax.jit(graphs.edge_mask) if jit else graphs.edge_mask)(batch.graph)
+    np.testing.assert_array_equal(mask, np.arange(64) < 54)
+    np.testing.assert_array_equal(mask, batch.graph.receivers < 18)
 
   @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
   def test_node_graph_idx(self, jit):

@@ -3,6 +3,7 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lorap_jax import graphs
 from lorap_jax.nn import conv, prompts, schemes, telemetry
@@ -41,24 +42,25 @@ def test_full_precision_gin_layer(key):
   np.testing.assert_allclose(out[:18], h, rtol=1e-3, atol=1e-4)
 
 
-def test_neighbor_sum_is_reported_over_real_edges(key):
+@pytest.mark.parametrize(
+  'scheme, bits', [(schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)]
+)
+def test_neighbor_sum_is_reported_over_real_edges(key, scheme, bits):
   batch, rows = batch_and_rows()
   x = jnp.asarray(batch.graph.nodes)
-  for scheme, bits in ((schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)):
-    layer = conv.GINConv(8, scheme)
-    variables = jax.jit(lambda key: layer.init(key, x, batch.graph, rows=rows))(
-      key
-    )
-    _, sown = layer.apply(
-      {k: variables[k] for k in ('params', 'batch_stats')},
-      x,
-      batch.graph,
-      rows=rows,
-      mutable=[telemetry.COLLECTION],
-    )
-    (report,) = sown[telemetry.COLLECTION]['sum']
-    assert report.additions == 54 * 4  # 54 edges, 4 features.
-    assert report.bit_ops == 54 * 4 * bits
+  layer = conv.GINConv(8, scheme)
+  init = jax.jit(lambda key: layer.init(key, x, batch.graph, rows=rows))
+  variables = init(key)
+  _, sown = layer.apply(
+    {k: variables[k] for k in ('params', 'batch_stats')},
+    x,
+    batch.graph,
+    rows=rows,
+    mutable=[telemetry.COLLECTION],
+  )
+  (report,) = sown[telemetry.COLLECTION]['sum']
+  assert report.additions == 54 * 4  # 54 edges, 4 features.
+  assert report.bit_ops == 54 * 4 * bits
 
 
 def test_aggregate_is_an_integer_sum_of_messages(key):

@@ -1,0 +1,301 @@
+"""Runs on one graph, whose epochs are scanned several per dispatch."""
+
+import json
+from typing import Any, NamedTuple
+
+import helpers
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny_run
+
+from lorap_jax.training import (
+  checkpointing,
+  full_batch,
+  history,
+  loop,
+  settings,
+  steps,
+  tasks,
+)
+from lorap_jax.training import run as run_lib
+
+EPOCHS = 6
+# Two layers with batch norm and dropout between them, factors 1, 1, .5, ...
+CHANGES = {
+  'model__num_layers': 2,
+  'model__norm': True,
+  'train__schedule': 'step',
+  'train__step_epochs': 2,
+}
+FACTORS = [1, 1, 0.5, 0.5, 0.25, 0.25]
+# So fast that the best epoch by accuracy, by loss and the last one differ.
+FAST = {'optim__learning_rate': 0.2, 'seed': 1}
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch):
+  """Feeds the node task, and has a run take three dispatches."""
+  set_up(monkeypatch)
+
+
+def set_up(monkeypatch):
+  tiny_run.feed(monkeypatch, tiny_run.node_data)
+  monkeypatch.setattr(full_batch, '_MOST_EPOCHS', 2)
+
+
+class Finished(NamedTuple):
+  folder: Any
+  report: dict
+  config: Any
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """An uninterrupted run."""
+  folder = tmp_path_factory.mktemp('run')
+  config = tiny_run.node_config(**CHANGES)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    set_up(monkeypatch)
+    return Finished(folder, loop.train_and_evaluate(config, folder), config)
+
+
+def new_run(config, folder):
+  """A run that has not begun."""
+  chosen = settings.from_config(config)
+  return loop.create_run(chosen, tiny_run.node_data(), folder)
+
+
+def saved(folder, kind, config):
+  """The state of a checkpoint and its progress, the key as numbers."""
+  run = new_run(config, folder)
+  try:
+    state, progress = run.checkpoints.load(kind, run.state)
+  finally:
+    run.close()
+  return state._replace(key=jax.random.key_data(state.key)), progress
+
+
+def metrics(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def without_times(records):
+  return [
+    {k: v for k, v in r.items() if not k.endswith('_seconds')} for r in records
+  ]
+
+
+def plain_loop(config, folder, factors):
+  """States after each epoch and their records, by the steps of batched runs."""
+  run = new_run(config, folder)
+  chosen = run.settings
+  step = steps.make_train_step(
+    run.model, chosen.scheme, run.task, chosen.optimizer
+  )
+  evaluate = steps.make_eval_step(run.model, run.task)
+  state, states, records = run.state, [], []
+  for factor in factors:
+    state, found = step(state, run.batch, jnp.float32(factor))
+    count = float(found.count)
+    record = {
+      'epoch': len(states) + 1,
+      'objective': float(found.loss),
+      'train_loss': float(found.task_loss) / count,
+      'train_accuracy': float(found.metric) / count,
+      'bits': float(found.bits / found.elements),
+      'memory_kib': float(found.memory),
+    }
+    for split in ('valid', 'test'):
+      targets = run.loaders[split].targets
+      batch = run.batch._replace(targets=jnp.asarray(targets))
+      sums = [float(v) for v in evaluate(state.variables(), batch)]
+      assert sums[2] == 8
+      record[f'{split}_loss'] = sums[0] / sums[2]
+      record[f'{split}_accuracy'] = sums[1] / sums[2]
+    states.append(jax.device_get(state._replace(key=0)))
+    records.append(record)
+  run.close()
+  return states, records
+
+
+@pytest.fixture(scope='module')
+def expected(finished, tmp_path_factory):
+  """What the same run is without scanning."""
+  folder = tmp_path_factory.mktemp('plain')
+  return plain_loop(finished.config, folder, FACTORS)
+
+
+class TestScannedProgram:
+  def test_records_are_those_of_a_loop(self, finished, expected):
+    records = metrics(finished.folder)
+    assert len(records) == EPOCHS
+    for found, record in zip(records, expected[1], strict=True):
+      assert {name: found[name] for name in record} == pytest.approx(
+        record, abs=1e-6
+      )
+
+  def test_final_state_is_that_of_a_loop(self, finished, expected):
+    state, _ = saved(finished.folder, 'latest', finished.config)
+    last = expected[0][-1]
+    for name in ('params', 'batch_stats', 'quant_stats'):
+      helpers.assert_trees_close(
+        getattr(state, name), getattr(last, name), atol=1e-6
+      )
+    assert int(state.step) == EPOCHS
+
+  def test_other_fields_of_the_records(self, finished):
+    records = metrics(finished.folder)
+    assert [r['step'] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert [r['batches'] for r in records] == [1] * EPOCHS
+    assert [r['factor'] for r in records] == FACTORS
+    assert all(r['train_seconds'] > 0 for r in records)
+
+  def test_no_settling_of_batch_norm(self, tmp_path, monkeypatch, finished):
+    assert finished.config.train.settle_batches > 0
+    monkeypatch.delattr(steps, 'make_settle_step')
+    again = loop.train_and_evaluate(finished.config, tmp_path)
+    assert again['result'] == finished.report['result']
+
+
+def test_best_state_is_that_of_the_selected_epoch(tmp_path):
+  states, _ = plain_loop(
+    tiny_run.node_config(**FAST), tmp_path / 'plain', [1] * EPOCHS
+  )
+  epochs = set()
+  for rule in history.RULES:
+    config = tiny_run.node_config(**FAST, train__selection=rule)
+    result = loop.train_and_evaluate(config, tmp_path / rule)['result']
+    selection = history.Selection(rule, tasks.Task())
+    best = selection.best(metrics(tmp_path / rule))
+    assert result['epoch'] == best['epoch'], rule
+    assert result['test'] == best['test_accuracy'], rule
+    state, _ = saved(tmp_path / rule, 'best', config)
+    assert int(state.step) == best['epoch'], rule
+    expected = states[best['epoch'] - 1]
+    helpers.assert_trees_close(state.params, expected.params, atol=1e-5)
+    epochs.add(best['epoch'])
+  assert len(epochs) == len(
+    history.RULES
+  )  # Or one rule could pass for another.
+
+
+class TestInterruption:
+  # After the first dispatch, the second, and the last one of the run.
+  @pytest.mark.parametrize('dispatch', [1, 2, 3])
+  def test_resumed_equals_uninterrupted(
+    self, finished, tmp_path, monkeypatch, dispatch
+  ):
+    with monkeypatch.context() as patch:
+      tiny_run.interrupt_after_dispatch(patch, dispatch)
+      with pytest.raises(run_lib.Interrupted):
+        loop.train_and_evaluate(finished.config, tmp_path)
+    assert not (tmp_path / 'report.json').exists()
+    assert len(metrics(tmp_path)) == 2 * dispatch
+    result = loop.train_and_evaluate(finished.config, tmp_path)
+
+    for kind in ('latest', 'best'):
+      state, progress = saved(tmp_path, kind, finished.config)
+      expected, wanted = saved(finished.folder, kind, finished.config)
+      helpers.assert_trees_close(
+        state._replace(opt_state=jax.tree.leaves(state.opt_state)),
+        expected._replace(opt_state=jax.tree.leaves(expected.opt_state)),
+      )
+      found = without_times(progress['history'])
+      assert found == without_times(wanted['history'])
+    found = without_times(metrics(tmp_path))
+    assert found == without_times(metrics(finished.folder))
+    for part in ('result', 'cost'):
+      assert result[part] == finished.report[part]
+
+  def test_save_cut_off_between_its_two_parts(
+    self, finished, tmp_path, monkeypatch
+  ):
+    """`best` may then be of a later epoch than `latest`."""
+    with monkeypatch.context() as patch:
+      tiny_run.interrupt_after_dispatch(patch, 1)
+      with pytest.raises(run_lib.Interrupted):
+        loop.train_and_evaluate(finished.config, tmp_path)
+    save = checkpointing.Checkpoints.save
+
+    def cut_off(self, kind, *args):
+      if kind == 'latest':
+        raise OSError('no space left')
+      save(self, kind, *args)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpointing.Checkpoints, 'save', cut_off)
+      with pytest.raises(OSError, match='no space left'):
+        loop.train_and_evaluate(finished.config, tmp_path)
+    result = loop.train_and_evaluate(finished.config, tmp_path)
+    assert result['result'] == finished.report['result']
+    state, _ = saved(tmp_path, 'best', finished.config)
+    expected, _ = saved(finished.folder, 'best', finished.config)
+    helpers.assert_trees_close(state.params, expected.params)
+
+
+def test_seeds_share_one_compilation(tmp_path):
+  full_batch.make_epochs.cache_clear()
+  programs = set()
+  for seed in (0, 1):
+    run = new_run(tiny_run.node_config(seed=seed), tmp_path / str(seed))
+    run.train(lambda: False)
+    program = full_batch.make_epochs(
+      run.model, run.settings.scheme, run.selection, run.settings.optimizer
+    )
+    programs.add(program)
+    run.close()
+  assert len(programs) == 1
+  assert program._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+  'epochs, size', [(1, 1), (7, 7), (100, 100), (101, 1), (200, 100), (250, 50)]
+)
+def test_dispatches_divide_the_run(monkeypatch, epochs, size):
+  monkeypatch.undo()
+  assert full_batch._dispatch_size(epochs) == size
+
+
+class TestDivergence:
+  def test_names_step_tensor_and_checkpoint(self, tmp_path, monkeypatch):
+    config = tiny_run.node_config()
+    with monkeypatch.context() as patch:
+      tiny_run.interrupt_after_dispatch(patch, 1)
+      with pytest.raises(run_lib.Interrupted):
+        loop.train_and_evaluate(config, tmp_path)
+    restore = run_lib.Run.restore
+
+    def damaged(run):
+      restore(run)
+      params = jax.tree.map(lambda leaf: leaf, run.state.params)
+      params['conv_0']['bias'] *= jnp.nan
+      run.state = run.state._replace(params=params)
+
+    monkeypatch.setattr(run_lib.Run, 'restore', damaged)
+    with pytest.raises(run_lib.NonFiniteError) as caught:
+      loop.train_and_evaluate(config, tmp_path)
+    text = str(caught.value)
+    assert 'loss nan at step 2 (epoch 3)' in text
+    assert 'first non-finite gradient: conv_0/bias' in text
+    assert 'last good checkpoint: step 2' in text
+    assert str(tmp_path) in text and '\n' not in text
+    monkeypatch.undo()
+    assert saved(tmp_path, 'latest', config)[1]['epoch'] == 2
+
+  def test_inside_a_dispatch(self, tmp_path):
+    config = tiny_run.node_config(optim__learning_rate=1e38)
+    with pytest.raises(run_lib.NonFiniteError) as caught:
+      loop.train_and_evaluate(config, tmp_path)
+    assert 'at step 1 (epoch 2)' in str(caught.value)
+    assert 'last good checkpoint: none' in str(caught.value)
+    assert [r['epoch'] for r in metrics(tmp_path)] == [1]
+    assert not (tmp_path / 'report.json').exists()
+
+
+def test_plateau_needs_batches(tmp_path):
+  config = tiny_run.node_config(train__schedule='plateau')
+  with pytest.raises(ValueError, match="^config.train: `schedule` 'plateau'"):
+    loop.train_and_evaluate(config, tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ['config.json']

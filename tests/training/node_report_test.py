@@ -1,0 +1,100 @@
+"""The report of a run on one graph, and what can be loaded from its folder."""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import lorap_jax
+from lorap_jax.data import pipeline
+from lorap_jax.training import loop, report, tasks
+
+
+class Finished(NamedTuple):
+  folder: Any
+  report: dict
+  config: Any
+
+
+@pytest.fixture(scope='module', params=['gcn,qat4,none', 'gcn,a2q,none'])
+def finished(request, tmp_path_factory):
+  """A run on one graph."""
+  folder = tmp_path_factory.mktemp('run')
+  config = tiny_run.node_config(request.param, model__num_layers=2)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch, tiny_run.node_data)
+    return Finished(folder, loop.train_and_evaluate(config, folder), config)
+
+
+def metrics(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_is_what_the_file_holds(finished):
+  written = json.loads((finished.folder / 'report.json').read_text())
+  assert written == json.loads(json.dumps(finished.report))
+
+
+def test_result(finished):
+  result = finished.report['result']
+  records = metrics(finished.folder)
+  best = max(records, key=lambda r: (r['valid_accuracy'], -r['valid_loss']))
+  assert result['metric'] == 'accuracy' and result['rule'] == 'val_metric'
+  assert 'best validation accuracy' in result['rule_in_words']
+  for name in ('train', 'valid', 'test'):
+    assert result[name] == best[f'{name}_accuracy']
+  assert result['epoch'] == best['epoch']
+  optimistic = max(r['test_accuracy'] for r in records)
+  assert result['best_test_epoch']['test'] == optimistic
+
+
+def test_length_and_origin(finished):
+  found = finished.report
+  assert (found['epochs'], found['steps'], found['seed']) == (6, 6, 0)
+  assert found['data'] == tiny_run.node_data().source
+  assert found['config'] == finished.config.to_dict()
+  assert found['seconds']['total'] > 0
+
+
+def test_costs_are_of_the_one_graph(finished):
+  cost = finished.report['cost']
+  bits = cost['average_bits']
+  assert 'conv_1/input' in bits['per_point']
+  elements = cost['feature_bytes_fp32_per_graph'] / 4
+  hidden = 24 * 8  # 24 nodes, padding not counted.
+  if finished.config.scheme.name == 'qat':
+    assert elements == 24 * 5 + hidden
+    assert bits['usage_weighted'] == 4
+    assert bits['published_print_out'] is None
+  else:
+    assert elements == hidden
+    assert 3 < bits['usage_weighted'] < 5
+    assert bits['published_print_out'] is not None
+  # 4 bits of two kernels.
+  assert cost['weight_bytes'] == (5 * 8 + 8 * 3) / 2
+  products = 24 * 5 * 8 + 24 * 8 * 3
+  fp32 = cost['bit_ops_per_graph']['products_fp32']
+  assert fp32 == products * 32 * 32
+
+
+def test_loaded_network_has_the_reported_accuracy(finished):
+  loaded = lorap_jax.load_run(finished.folder)
+  whole = pipeline.WholeGraph(tiny_run.node_data(), 'test', layout=False)
+  batch = jax.device_put(whole.batch())
+  apply = jax.jit(lambda v, g: loaded.model.apply(v, g, train=False))
+  classes = np.argmax(apply(loaded.variables, batch.graph), -1)
+  right = (classes == batch.labels)[whole.targets]
+  assert len(right) == 8
+  assert right.mean() == finished.report['result']['test']
+
+
+def test_line_of_an_epoch(finished):
+  record = metrics(finished.folder)[0]
+  task = tasks.Task()
+  line = report.epoch_line(task, record, EPOCHS)
+  assert line.startswith(f'epoch 1/6  loss {record["train_loss"]:.4f}')
+  assert f'val {100 * record["valid_accuracy"]:.2f}%' in line
