@@ -9,7 +9,7 @@ A data set's configuration takes `BACKBONE,QUANTIZER,PROMPT` after a colon:
 | fp32         | full precision                                                |
 | qat8, qat4   | affine, per tensor, momentum ranges; sums by percentile       |
 | dq8, dq4     | Degree-Quant, percentiles .001 / .01                          |
-| a2q          | A2Q, node level or graph level by the task, 4 bits at the start |
+| a2q          | A2Q, node or graph level by the task, 4 bits at the start     |
 | mixq         | MixQ, both phases                                             |
 """
 

@@ -1,9 +1,11 @@
-"""CiteSeer: 3,327 papers, public split, transductive node classification.
+r"""CiteSeer: 3,327 papers, public split, transductive node classification.
 
-    python train.py --config=configs/citeseer.py:gcn,a2q,gpf_lorap --config.seeds=10
+    python train.py --config=configs/citeseer.py:gcn,a2q,gpf_lorap \
+      --config.seeds=10
 
-Backbones and optimiser: A2Q's for CiteSeer (GCN: two layers of width 16, dropout
-.5, Adam .01, decay .015, 200 epochs; GIN: width 16, decay .01, dropout .5; GAT:
+Backbones and optimiser: A2Q's for CiteSeer (GCN: two layers of width 16,
+dropout .5, Adam .01, decay .015, 200 epochs; GIN: width 16, decay .01, dropout
+.5; GAT:
 8 heads of 8, feature and attention dropout .6, decay .001, 250 epochs), and its
 quantizer rates, from github.com/weihai-98/A-2Q. MixQ has its own host: width
 128, dropout .5, decay 2e-4, row-normalised features, 50 epochs in full

@@ -1,4 +1,4 @@
-"""Your own data, from an npz file (see `lorap_jax/data/custom.py`).
+r"""Your own data, from an npz file (see `lorap_jax/data/custom.py`).
 
     python train.py --config=configs/custom.py:gcn,dq8,lorap \
       --config.data.path=my.npz

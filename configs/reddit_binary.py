@@ -1,4 +1,4 @@
-"""REDDIT-BINARY: 2,000 discussion graphs, two classes, 10 folds.
+r"""REDDIT-BINARY: 2,000 discussion graphs, two classes, 10 folds.
 
     python train.py --config=configs/reddit_binary.py:gin,dq4,gpf_lorap \
       --config.folds=10

@@ -1,4 +1,4 @@
-"""Any TUDataset, graph classification in 10 folds.
+r"""Any TUDataset, graph classification in 10 folds.
 
     python train.py --config=configs/tu.py:gin,dq4,lorap \
       --config.data.tu_name=MUTAG --config.folds=10

@@ -1,4 +1,4 @@
-"""Runs many cells one after the other, and goes on where it was stopped.
+r"""Runs many cells one after the other, and goes on where it was stopped.
 
     python -m lorap_jax.sweep OUT CONFIG [FIELD=VALUE|VALUE...]...
 

@@ -1,5 +1,7 @@
 """Random graphs and comparisons that several test folders use."""
 
+import dataclasses
+
 import jax
 import jraph
 import numpy as np
@@ -81,3 +83,15 @@ def records(tree, kind: type) -> dict[str, list]:
       module = '/'.join(key.key for key in path[:-2])
       found.setdefault(module, []).append(leaf)
   return found
+
+
+def fields_of(module) -> dict:
+  """The values of a Linen module's own fields."""
+  names = {field.name for field in dataclasses.fields(module)}
+  return {name: getattr(module, name) for name in names - {'parent', 'name'}}
+
+
+def create_untyped(kind, values: dict) -> None:
+  """Creates a dataclass without the type checks of the test run."""
+  init = getattr(kind.__init__, '__wrapped__', kind.__init__)
+  init(object.__new__(kind), **values)

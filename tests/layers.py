@@ -16,7 +16,7 @@ from lorap_jax.nn.rows import Rows
 REAL, EDGES = 22, 58  # Nodes and edges of the batch that are not padding.
 BUDGET = graphs.Budget(28, 64, 7, 16)
 LARGER = graphs.Budget(40, 80, 9, 16)
-KINDS = ('none', 'csr', 'table')
+WRITTEN = ['quant_stats', 'batch_stats', 'memory', 'local_loss']
 
 
 class Call(NamedTuple):
@@ -96,6 +96,21 @@ def apply(layer, variables, batch, *, nodes=None, rows=None, rngs=None):
   layers that ran before.
   """
   batch = jax.tree.map(jnp.asarray, batch)
+  return recorded(
+    lambda: layer.apply(
+      variables,
+      batch.graph.nodes if nodes is None else jnp.asarray(nodes),
+      batch.graph,
+      rows=rows_of(batch) if rows is None else rows,
+      layout=batch.layout,
+      mutable=WRITTEN,
+      rngs=rngs,
+    )
+  )
+
+
+def recorded(run):
+  """What `run` returns, a pair, and the calls of its quantizers by path."""
   calls = {}
 
   def note(function, args, kwargs, context):
@@ -107,15 +122,7 @@ def apply(layer, variables, batch, *, nodes=None, rows=None, rngs=None):
     return out
 
   with nn.intercept_methods(note):
-    out, written = layer.apply(
-      variables,
-      batch.graph.nodes if nodes is None else jnp.asarray(nodes),
-      batch.graph,
-      rows=rows_of(batch) if rows is None else rows,
-      layout=batch.layout,
-      mutable=['quant_stats', 'batch_stats', 'memory', 'local_loss'],
-      rngs=rngs,
-    )
+    out, written = run()
   calls = {path: jax.device_get(call) for path, call in calls.items()}
   return jax.device_get(out), jax.device_get(written), calls
 
@@ -123,20 +130,25 @@ def apply(layer, variables, batch, *, nodes=None, rows=None, rngs=None):
 def point_names(layer, batch):
   """Paths of the quantizers that a layer calls, without running it."""
   batch, rows = jax.tree.map(jnp.asarray, batch), rows_of(batch)
-  names = set()
+  found = quantizers_of(
+    lambda key: layer.init(key, batch.graph.nodes, batch.graph, rows=rows)
+  )
+  return set(found)
+
+
+def quantizers_of(init):
+  """The quantizers that an initialization calls, by path; traced only."""
+  found = {}
 
   def note(function, args, kwargs, context):
     out = function(*args, **kwargs)
     if isinstance(out, telemetry.Quantized):
-      names.add('/'.join(context.module.path))
+      found['/'.join(context.module.path)] = context.module
     return out
 
   with nn.intercept_methods(note):
-    jax.eval_shape(
-      lambda key: layer.init(key, batch.graph.nodes, batch.graph, rows=rows),
-      jax.random.key(0),
-    )
-  return names
+    jax.eval_shape(init, jax.random.key(0))
+  return found
 
 
 def with_start(variables, name, value):

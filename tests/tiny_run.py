@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from configs import mnist_a2q_lorap, planetoid
 from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
 from lorap_jax.training import (
   full_batch,
+  loop,
   optimizer,
   settings,
   state,
@@ -122,6 +124,19 @@ def _changed(values: config_dict.ConfigDict, changes):
 def feed(monkeypatch, data: Callable[[], settings.Data] = splits) -> None:
   """Has every run read this data instead of files."""
   monkeypatch.setattr(settings.Settings, 'load_data', lambda self: data())
+
+
+def starts(monkeypatch) -> dict[str, Any]:
+  """Gets, from now on, folder name to first parameters of every run begun."""
+  found, create = {}, loop.create_run
+
+  def recorded(chosen, data, folder):
+    run = create(chosen, data, folder)
+    found[folder.name] = jax.device_get(run.state.params)
+    return run
+
+  monkeypatch.setattr(loop, 'create_run', recorded)
+  return found
 
 
 def interrupt_after(monkeypatch, step: int) -> None:

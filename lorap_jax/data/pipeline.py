@@ -185,9 +185,7 @@ class WholeGraph:
     """One batch."""
     return [None]
 
-  def stream(
-    self, plan: list[None]
-  ) -> Generator[batching.Batch, None, None]:
+  def stream(self, plan: list[None]) -> Generator[batching.Batch, None, None]:
     """The batch, on the device, as often as the plan says."""
     for _ in plan:
       yield jax.device_put(self.batch())

@@ -38,9 +38,7 @@ class BatchedRun(Run):
     self.eval_step = steps.make_eval_step(self.model, self.task)
     loader = self.loaders['train']
     first = loader.shuffled(chosen.config['seed'], 0)[0]
-    self.start(
-      jax.device_put(loader.batch(first)), data.train.nodes.shape[1]
-    )
+    self.start(jax.device_put(loader.batch(first)), data.train.nodes.shape[1])
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""
@@ -91,9 +89,7 @@ class BatchedRun(Run):
     values = jax.device_get(metrics)
     if not (np.isfinite(values.loss) and values.finite.all()):
       done = sum(record['batches'] for record in self.progress.history)
-      self.fail(
-        float(values.loss), values.finite, done + self.progress.batch
-      )
+      self.fail(float(values.loss), values.finite, done + self.progress.batch)
     self.progress.add(
       {
         name: float(getattr(values, name))

@@ -57,7 +57,9 @@ def check(values: Mapping[str, Any]) -> None:
       )
 
 
-def load(values: Mapping[str, Any]) -> data_lib.DataSplits | data_lib.NodeDataset:
+def load(
+  values: Mapping[str, Any],
+) -> data_lib.DataSplits | data_lib.NodeDataset:
   """Loads the data set of a configuration.
 
   Args:

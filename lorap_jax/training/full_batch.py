@@ -20,7 +20,6 @@ from lorap_jax.training import history, report, settings, steps, writers
 from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
 from lorap_jax.training.run import Interrupted, Run
 from lorap_jax.training.state import TrainState
-from lorap_jax.training.tasks import Task
 
 _MOST_EPOCHS = 100  # Per dispatch: how often a run can stop and save.
 _SAVE_SECONDS = 20.0
@@ -82,9 +81,7 @@ def make_epochs(
     choose = lambda new, old: jax.tree.map(
       lambda a, b: jnp.where(better, a, b), new, old
     )
-    new = Carry(
-      state, choose(state, carry.best), choose(score, carry.score)
-    )
+    new = Carry(state, choose(state, carry.best), choose(score, carry.score))
     return new, record
 
   def run(carry, batch, valid, test, factors):

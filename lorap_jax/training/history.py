@@ -13,11 +13,11 @@ RULES = ('val_metric', 'val_loss', 'last')
 class Selection:
   """How the epoch whose test metric counts is chosen.
 
-  | rule         | epoch                                                        |
-  |--------------|--------------------------------------------------------------|
-  | val_metric   | best validation metric; of equal ones lowest loss, then first |
-  | val_loss     | lowest validation loss, then first                           |
-  | last         | the last one                                                 |
+  | rule       | epoch                                                         |
+  |------------|---------------------------------------------------------------|
+  | val_metric | best validation metric; of equal ones lowest loss, then first |
+  | val_loss   | lowest validation loss, then first                            |
+  | last       | the last one                                                  |
 
   The best test epoch is never a rule; it is only shown beside the result.
 

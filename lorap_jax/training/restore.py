@@ -54,7 +54,8 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   chosen = settings.from_config(config_dict.ConfigDict(config))
   model = chosen.model(shape['num_classes'])
   # Node-level quantizers have parameters for each node, the padding included.
-  count = shape['num_nodes'] - 1 if chosen.config['model']['pool'] == 'none' else 1
+  node_task = chosen.config['model']['pool'] == 'none'
+  count = shape['num_nodes'] - 1 if node_task else 1
   graph = jraph.GraphsTuple(
     nodes=jnp.zeros((count, shape['num_features'])),
     edges=None,

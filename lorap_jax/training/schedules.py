@@ -21,7 +21,7 @@ def warmup_cosine(progress: float, *, warmup: float) -> float:
 
 
 def step(epoch: int | float, *, every: int, decay: float = 0.5) -> float:
-  """torch's StepLR: decay to the power of the periods that have passed.
+  """StepLR of torch: decay to the power of the periods that have passed.
 
   Args:
     epoch: position in the run, in epochs.

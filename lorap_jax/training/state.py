@@ -1,6 +1,7 @@
 """The state of a training run on the device."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -101,12 +102,13 @@ def init_state(
 
 
 def _fitting(
-  weights: dict[str, PyTree], variables: dict[str, PyTree]
+  weights: dict[str, PyTree], variables: Mapping[str, PyTree]
 ) -> dict[str, PyTree]:
   """Those of the weights that a model with these variables has."""
-  have = traverse_util.flatten_dict(dict(variables))
+  have: dict[Any, Any] = traverse_util.flatten_dict(dict(variables))
   given = {}
-  for path, leaf in traverse_util.flatten_dict(weights).items():
+  flat: dict[Any, Any] = traverse_util.flatten_dict(weights)
+  for path, leaf in flat.items():
     if path not in have:
       continue
     if leaf.shape != have[path].shape:
@@ -139,9 +141,7 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
   return {name: saved[name] for name in names if saved.get(name)}
 
 
-def chosen_bits(
-  params: PyTree, candidates: tuple[int, ...]
-) -> dict[str, int]:
+def chosen_bits(params: PyTree, candidates: tuple[int, ...]) -> dict[str, int]:
   """The bit-width that MixQ's search prefers at each quantizer.
 
   Args:

@@ -63,7 +63,10 @@ def _result(report: dict[str, Any]) -> Rows:
   text = _percent if name == 'accuracy' else '{:.4f}'.format
   if 'members' in report:
     spread = lambda key: f'{text(result[key])} +- {text(result[f"{key}_std"])}'
-    yield f'test {name}, mean and deviation of {result["count"]}', spread('test')
+    yield (
+      f'test {name}, mean and deviation of {result["count"]}',
+      spread('test'),
+    )
     yield f'  {result["rule_in_words"]}; validation', spread('valid')
     yield 'best test epoch (optimistic, not a result)', spread('best_test')
     return

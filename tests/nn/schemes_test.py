@@ -1,3 +1,6 @@
+import dataclasses
+import typing
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -63,3 +66,58 @@ def test_penalties():
 def test_errors(values, message):
   with pytest.raises(ValueError, match=message):
     schemes.A2QGraph(**values)
+
+
+POINTS = typing.get_args(schemes.Point)
+EACH_POINT = pytest.mark.parametrize('point', POINTS)
+EVERY_SCHEME = pytest.mark.parametrize(
+  'scheme',
+  [
+    schemes.FP32(),
+    schemes.QAT(),
+    schemes.DegreeQuant(),
+    schemes.A2QGraph(),
+    schemes.A2QNode(),
+    schemes.MixQSearch(),
+    schemes.MixQ(),
+  ],
+  ids=lambda scheme: type(scheme).__name__,
+)
+
+
+def name_at(point):
+  return 'input' if point == 'readout' else point
+
+
+@EVERY_SCHEME
+@EACH_POINT
+def test_names(scheme, point):
+  module = scheme.quantizer(point, non_negative=False)
+  assert module is None or module.name == name_at(point)
+
+
+@EVERY_SCHEME
+def test_schemes_have_the_protocol(scheme):
+  assert isinstance(scheme, schemes.Scheme)
+  assert hash(scheme) == hash(dataclasses.replace(scheme))
+
+
+class TestA2QGraph:
+  @EACH_POINT
+  def test_kinds(self, point):
+    kinds = {
+      'input': quantizers.GroupedQuantizer,
+      'readout': quantizers.GroupedQuantizer,
+      'aggregate': quantizers.GroupedQuantizer,
+      'logits': quantizers.GroupedQuantizer,
+      'message': quantizers.ColumnQuantizer,
+      'weight': quantizers.ChannelQuantizer,
+      'attention': quantizers.ChannelQuantizer,
+    }
+    module = schemes.A2QGraph().quantizer(point, non_negative=False)
+    assert type(module) is kinds.get(point, type(None))
+
+  def test_raw_features(self):
+    scheme = schemes.A2QGraph(quantize_features=True, published=True)
+    module = scheme.quantizer('features', non_negative=False)
+    assert type(module) is quantizers.GroupedQuantizer and module.published

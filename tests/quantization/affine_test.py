@@ -176,6 +176,12 @@ class TestQParams:
     np.testing.assert_array_equal(eager.scale, jitted.scale)
     np.testing.assert_array_equal(eager.zero_point, jitted.zero_point)
 
+  def test_no_gradient(self):
+    grads = jax.grad(
+      lambda *ends: affine.affine_qparams(*ends, bits=4).scale, (0, 1)
+    )(jnp.float32(-1), jnp.float32(2))
+    assert grads == (0, 0)
+
   def test_unknown_rule(self):
     function = affine.affine_qparams
     function = getattr(function, '__wrapped__', function)

@@ -7,7 +7,6 @@ from lorap_jax.training import history, tasks
 from lorap_jax.training.history import Progress
 from lorap_jax.training.schedules import Plateau
 
-
 BY_ACCURACY = history.Selection('val_metric', tasks.Task())
 
 

@@ -1,12 +1,12 @@
 """The report of a run on one graph, and what can be loaded from its folder."""
 
-import json
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 import tiny_run
+from run_folder import metrics, plain, read
 
 import lorap_jax
 from lorap_jax.data import pipeline
@@ -29,14 +29,8 @@ def finished(request, tmp_path_factory):
     return Finished(folder, loop.train_and_evaluate(config, folder), config)
 
 
-def metrics(folder):
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
 def test_is_what_the_file_holds(finished):
-  written = json.loads((finished.folder / 'report.json').read_text())
-  assert written == json.loads(json.dumps(finished.report))
+  assert read(finished.folder) == plain(finished.report)
 
 
 def test_result(finished):
@@ -63,7 +57,7 @@ def test_length_and_origin(finished):
 def test_costs_are_of_the_one_graph(finished):
   cost = finished.report['cost']
   bits = cost['average_bits']
-  assert 'conv_1/input' in bits['per_point']
+  assert 'conv_1/dense/input' in bits['per_point']
   elements = cost['feature_bytes_fp32_per_graph'] / 4
   hidden = 24 * 8  # 24 nodes, padding not counted.
   if finished.config.scheme.name == 'qat':
@@ -95,6 +89,6 @@ def test_loaded_network_has_the_reported_accuracy(finished):
 def test_line_of_an_epoch(finished):
   record = metrics(finished.folder)[0]
   task = tasks.Task()
-  line = report.epoch_line(task, record, EPOCHS)
+  line = report.epoch_line(task, record, 6)
   assert line.startswith(f'epoch 1/6  loss {record["train_loss"]:.4f}')
   assert f'val {100 * record["valid_accuracy"]:.2f}%' in line

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 import tiny_run
 
-from lorap_jax.training import schedules, settings
 from lorap_jax.training import run as run_lib
+from lorap_jax.training import schedules, settings
 from lorap_jax.training import state as state_lib
 
 

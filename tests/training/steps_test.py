@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.training import steps, tasks
+from lorap_jax.training import tasks
 
 CLASSIFY = tasks.Task()
 

@@ -1,5 +1,7 @@
 """Graph attention layer."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -122,7 +124,9 @@ class GATConv(nn.Module):
     score = jnp.einsum('nhf,fhk->nhk', m, vectors.reshape(width, heads, 2))
     sent, received = score[..., 0], score[..., 1]
     # Self loops are logits of their own: the edges stay as they are.
-    senders, receivers = graph.senders, graph.receivers
+    senders: Any = graph.senders
+    receivers: Any = graph.receivers
+    num_edges = len(senders)
     if self.self_loops:
       nodes = jnp.arange(num_nodes)
       senders = jnp.concatenate([senders, nodes])
@@ -130,7 +134,7 @@ class GATConv(nn.Module):
     mask = real[senders] & real[receivers]
     if self.self_loops:
       absent = graphs.self_loop_weights(graph, real, self_loops=True) > 0
-      edge_mask, loop_mask = jnp.split(mask, [len(graph.senders)])
+      edge_mask, loop_mask = jnp.split(mask, [num_edges])
       mask = jnp.concatenate([edge_mask, loop_mask & absent])
     logits = schemes.quantize(
       self.scheme,
@@ -148,7 +152,7 @@ class GATConv(nn.Module):
       alpha = nn.Dropout(self.attention_dropout, deterministic=not rows.train)(
         alpha
       )
-    edge = alpha[: len(graph.senders)]
+    edge = alpha[:num_edges]
     if not self.self_loops:
       return edge, jnp.zeros((num_nodes, heads))
-    return edge, alpha[len(graph.senders) :]
+    return edge, alpha[num_edges:]

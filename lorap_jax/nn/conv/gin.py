@@ -35,8 +35,9 @@ class GINConv(nn.Module):
       `none`.
     last: leave out the last activation, for layers that give logits.
     own_term: False leaves (1 + eps) m_i out, as MixQ's code does.
-    full_precision_dense: the first Dense layer is not quantized, as the
-      published code of Degree-Quant has it where one column enters.
+    full_precision_dense: neither the first Dense layer nor s, its operand, is
+      quantized, as the published code of Degree-Quant has it where one column
+      enters.
 
   References:
     Xu, Hu, Leskovec, Jegelka: How Powerful are Graph Neural Networks?,
@@ -84,7 +85,7 @@ class GINConv(nn.Module):
     raw = x.values if isinstance(x, Quantized) else x
     h = prompt_lib.prompted(
       self.prompt,
-      lambda t: point('aggregate', t),
+      lambda t: schemes.quantize(self._scheme_of(0), 'aggregate', t, rows=rows),
       s,
       rows=rows,
       exact=lambda: own * raw + graphs.aggregate(raw, graph, layout),
@@ -93,10 +94,9 @@ class GINConv(nn.Module):
 
   def _mlp(self, h: Any, rows: Rows) -> Array:
     for i in range(self.num_dense):
-      full = self.full_precision_dense and i == 0
       h = linear.QuantDense(
         self.features,
-        schemes.FP32() if full else self.scheme,
+        self._scheme_of(i),
         non_negative=i > 0,
         name=f'dense_{i}',
       )(h, rows=rows)
@@ -107,3 +107,8 @@ class GINConv(nn.Module):
     if self.norm == 'last':
       h = norm.MaskedBatchNorm(name='norm')(h, rows=rows)
     return h
+
+  def _scheme_of(self, i: int) -> schemes.Scheme:
+    """The scheme of Dense layer i and of what enters it."""
+    full = self.full_precision_dense and i == 0
+    return schemes.FP32() if full else self.scheme

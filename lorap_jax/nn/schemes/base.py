@@ -21,7 +21,8 @@ no framework. A scheme maps points to quantizer modules and knows no layer.
 A tensor that was quantized on its way is not quantized again as an `input`.
 """
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Collection
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import flax.linen as nn
 
@@ -45,6 +46,14 @@ Point = Literal[
 ]
 # Left operands of dense products: what average bits are taken over.
 OPERANDS = ('features', 'input', 'readout', 'aggregate')
+
+
+def check_points(field: str, points: Collection[str]) -> None:
+  """Raises ValueError for points that do not exist."""
+  known = get_args(Point)
+  unknown = sorted(set(points) - set(known))
+  if unknown:
+    raise ValueError(f'`{field}` has {unknown}; the points are {known}')
 
 
 def name_of(point: Point) -> str:

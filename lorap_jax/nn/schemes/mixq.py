@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import OPERANDS, Point, name_of
+from lorap_jax.nn.schemes.base import OPERANDS, Point, check_points, name_of
 from lorap_jax.quantization import mixq
 
 # Points of the published layers, by backbone (SamirMoustafa/MixQ).
@@ -53,6 +53,7 @@ class MixQSearch:
 
   def __post_init__(self):
     mixq.check_candidates(self.candidates)
+    check_points('points', self.points)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
@@ -103,6 +104,7 @@ class MixQ:
   def __post_init__(self):
     for bits in (self.bits, *(b for _, b in self.assignment)):
       mixq.code_range(bits)
+    check_points('points', self.points)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""

@@ -6,7 +6,13 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import OPERANDS, Point, Protection, name_of
+from lorap_jax.nn.schemes.base import (
+  OPERANDS,
+  Point,
+  Protection,
+  check_points,
+  name_of,
+)
 from lorap_jax.quantization import affine, observers
 
 # All points of the published layers (camlsys/degree-quant).
@@ -72,17 +78,15 @@ class QAT:
         f'`bits` must be in 2..8, got {self.bits}; use the scheme fp32 for no '
         'quantization'
       )
-    unknown = set(self.points) - set(POINTS)
-    if unknown:
-      raise ValueError(
-        f'`points` has {sorted(unknown)}; the points are {POINTS}'
-      )
+    check_points('points', self.points)
     for name in ('percentile', 'sum_percentile'):
       value = getattr(self, name)
       if value and not 1e-4 <= value < 0.5:
         raise ValueError(f'`{name}` must be 0 or in [0.0001, 0.5), got {value}')
     if not 0 < self.momentum <= 1:
       raise ValueError(f'`momentum` must be in (0, 1], got {self.momentum}')
+    if self.stride < 1:
+      raise ValueError(f'`stride` must be at least 1, got {self.stride}')
     for name, allowed in (
       ('range_rule', ('momentum', 'extreme')),
       ('gradient', ('plain', 'clipped', 'clipped_strict')),
@@ -174,6 +178,7 @@ class DegreeQuant(QAT):
 
   def __post_init__(self):
     super().__post_init__()
+    check_points('protected_points', self.protected_points)
     for name in ('low', 'change'):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(

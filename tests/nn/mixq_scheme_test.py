@@ -1,0 +1,85 @@
+import typing
+
+import helpers
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lorap_jax.nn import quantizers, schemes
+
+EACH_POINT = pytest.mark.parametrize('point', typing.get_args(schemes.Point))
+
+
+class TestMixQ:
+  CHOSEN = ('features', 'readout', 'weight', 'attention', 'norm')
+
+  @pytest.mark.parametrize('published', [False, True])
+  @EACH_POINT
+  def test_search(self, point, published):
+    scheme = schemes.MixQSearch(
+      candidates=(3, 5), points=self.CHOSEN, published=published
+    )
+    module = scheme.quantizer(point, non_negative=True)
+    if point not in self.CHOSEN:
+      expected = (
+        quantizers.Identity if point in schemes.OPERANDS else type(None)
+      )
+      assert type(module) is expected
+      return
+    assert type(module) is quantizers.RelaxedQuantizer
+    assert helpers.fields_of(module) == {
+      'candidates': (3, 5),
+      'feature': point not in ('weight', 'attention'),
+      'transposed': point == 'weight',
+      'published': published,
+      # The published code divides twice in a convolution, not in the readout.
+      'depth': 2 if published and point != 'readout' else 1,
+    }
+
+  @EACH_POINT
+  def test_fixed(self, point):
+    assignment = (('conv_0/norm', 2),)
+    scheme = schemes.MixQ(assignment=assignment, bits=6, points=self.CHOSEN)
+    module = scheme.quantizer(point, non_negative=True)
+    if point not in self.CHOSEN:
+      expected = (
+        quantizers.Identity if point in schemes.OPERANDS else type(None)
+      )
+      assert type(module) is expected
+      return
+    assert type(module) is quantizers.FixedQuantizer
+    assert helpers.fields_of(module) == {
+      'bits': assignment,
+      'default_bits': 6,
+      'feature': point not in ('weight', 'attention'),
+      'transposed': point == 'weight',
+      'published': False,
+    }
+
+  @pytest.mark.parametrize('kind', [schemes.MixQSearch, schemes.MixQ])
+  def test_edge_weights_are_needed_for_norm(self, kind):
+    assert kind().edge_weights
+    assert not kind(points=('weight',)).edge_weights
+
+  def test_penalties(self):
+    search = schemes.MixQSearch(cost_weight=0.25)
+    value, grad = jax.value_and_grad(search.penalty)(jnp.float32(3))
+    assert value == 0.75 and grad == 0.25
+    assert schemes.MixQ().penalty(jnp.float32(3)) == 0
+    assert search.protection() is None and schemes.MixQ().protection() is None
+
+  @pytest.mark.parametrize(
+    'kind, values, message',
+    [
+      (schemes.MixQSearch, {'candidates': ()}, '`candidates` must be one or'),
+      (schemes.MixQSearch, {'candidates': (4, 4)}, r'got \(4, 4\)'),
+      (schemes.MixQSearch, {'candidates': (4, 17)}, r'in 1\.\.16'),
+      (schemes.MixQSearch, {'points': ('norms',)}, r"`points` has \['norms'\]"),
+      (schemes.MixQ, {'points': ('norms',)}, r"`points` has \['norms'\]"),
+      (schemes.MixQ, {'bits': 0}, r'`bits` must be an integer in 1\.\.16'),
+      (schemes.MixQ, {'assignment': (('a', 20),)}, 'got 20'),
+    ],
+  )
+  def test_errors(self, kind, values, message):
+    with pytest.raises(ValueError, match=message):
+      helpers.create_untyped(kind, values)
