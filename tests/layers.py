@@ -1,5 +1,6 @@
 """What the tests of graph layers share: a batch, and recorded quantizers."""
 
+import contextlib
 import dataclasses
 from typing import NamedTuple
 
@@ -113,22 +114,30 @@ def recorded(run):
   """What `run` returns, a pair, and the calls of its quantizers by path."""
   calls = {}
 
-  def note(function, args, kwargs, context):
-    out = function(*args, **kwargs)
-    if isinstance(out, telemetry.Quantized):
-      rows = kwargs['rows']
-      path = '/'.join(context.module.path)
-      calls[path] = Call(args[0], rows.mask, rows.protected, out.values)
-    return out
+  def note(module, x, rows, out):
+    call = Call(x, rows.mask, rows.protected, out.values)
+    calls['/'.join(module.path)] = jax.device_get(call)
 
-  with nn.intercept_methods(note):
+  with _on_quantizer(note):
     out, written = run()
-  calls = {path: jax.device_get(call) for path, call in calls.items()}
-  return jax.device_get(out), jax.device_get(written), calls
+  return jax.device_get(out), written, calls
+
+
+def quantizers_of(init):
+  """The quantizers that an initialization calls, by path; only traced."""
+  found = {}
+
+  def note(module, x, rows, out):
+    del x, rows, out
+    found['/'.join(module.path)] = module
+
+  with _on_quantizer(note):
+    jax.eval_shape(init, jax.random.key(0))
+  return found
 
 
 def point_names(layer, batch):
-  """Paths of the quantizers that a layer calls, without running it."""
+  """Paths of the quantizers that a layer calls."""
   batch, rows = jax.tree.map(jnp.asarray, batch), rows_of(batch)
   found = quantizers_of(
     lambda key: layer.init(key, batch.graph.nodes, batch.graph, rows=rows)
@@ -136,19 +145,18 @@ def point_names(layer, batch):
   return set(found)
 
 
-def quantizers_of(init):
-  """The quantizers that an initialization calls, by path; traced only."""
-  found = {}
-
-  def note(function, args, kwargs, context):
+@contextlib.contextmanager
+def _on_quantizer(note):
+  def intercept(function, args, kwargs, context):
     out = function(*args, **kwargs)
-    if isinstance(out, telemetry.Quantized):
-      found['/'.join(context.module.path)] = context.module
+    # A network's own methods return quantized tensors as well.
+    called = context.method_name == '__call__'
+    if called and isinstance(out, telemetry.Quantized):
+      note(context.module, args[0], kwargs['rows'], out)
     return out
 
-  with nn.intercept_methods(note):
-    jax.eval_shape(init, jax.random.key(0))
-  return found
+  with nn.intercept_methods(intercept):
+    yield
 
 
 def with_start(variables, name, value):

@@ -78,7 +78,7 @@ def make_layout(
     num_nodes: n, padding included.
     max_out_degree: a bound on the edges any node sends. With one of 16 or
       less the outgoing side becomes a table of that width.
-    weighted: serve `aggregate_weighted` and `edge_aggregate` as well.
+    weighted: serve `aggregate_weighted` as well.
 
   Returns:
     int32 numpy arrays. The CSR arrays have one index per edge given; pad them

@@ -93,15 +93,9 @@ def affine_qparams(
 
       s = (hi - lo) / (qmax - qmin),  z = clip(qmin - round(lo / s), qmin, qmax)
 
-  and for the symmetric form s = 2 max(-lo, hi) / (qmax - qmin) with
-
-  | `zero_point_rule` | z, signed | z, unsigned |
-  |-------------------|-----------|-------------|
-  | `middle`          | 0         | 2**(b-1)    |
-  | `published`       | 0         | 128         |
-
-  The published 128 is right for 8 bits only; at 4 bits it lies outside the
-  codes and maps every value to the largest one.
+  The symmetric form has s = 2 max(-lo, hi) / (qmax - qmin) and z = 0 if signed,
+  else z = 2**(b-1) with `middle` and z = 128 with `published`. The latter is
+  right for 8 bits only: 4-bit codes end at 15, and every value becomes 15.
 
   * s is at least the float32 epsilon 2**-23.
   * lo = hi (both 0) gives s = 1, z = 0.

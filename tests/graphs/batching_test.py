@@ -112,23 +112,24 @@ class TestBatchGraphs:
     np.testing.assert_array_equal(dw[~real], 0)
     assert np.all(np.isfinite(y[:18])) and np.all(np.isfinite(dx[:18]))
 
-  def test_weighted_layout_serves_messages_and_plain_sums(self):
+  def test_weighted_layout_serves_plain_sums(self):
     graph, _, layout, _ = graphs.batch_graphs(
       helpers.random_graphs(1), LABELS, BUDGET, weighted=True
     )
-    rng = np.random.default_rng(0)
-    messages = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
-    x = jnp.asarray(rng.normal(size=(32, 2)), jnp.float32)
-    for function, values in (
-      (graphs.edge_aggregate, messages),
-      (graphs.aggregate, x),
-    ):
-      np.testing.assert_allclose(
-        function(values, graph, layout)[:18],
-        function(values, graph)[:18],
-        rtol=1e-5,
-        atol=1e-6,
-      )
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 2)), jnp.float32)
+    np.testing.assert_allclose(
+      graphs.aggregate(x, graph, layout)[:18],
+      graphs.aggregate(x, graph)[:18],
+      rtol=1e-5,
+      atol=1e-6,
+    )
+
+  def test_padding_messages_stay_with_padding(self):
+    graph = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET).graph
+    real = graphs.edge_mask(graph)[:, None]
+    total = graphs.edge_aggregate(jnp.where(real, 1.0, jnp.nan), graph)
+    degree = np.bincount(graph.receivers, minlength=32)
+    np.testing.assert_array_equal(total[:18, 0], degree[:18])
 
   @pytest.mark.parametrize('max_out_degree', [16, 100])
   def test_weighted_batches_have_one_shape(self, max_out_degree):

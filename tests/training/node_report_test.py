@@ -19,11 +19,20 @@ class Finished(NamedTuple):
   config: Any
 
 
-@pytest.fixture(scope='module', params=['gcn,qat4,none', 'gcn,a2q,none'])
+RUNS = {
+  # Sums with edge weights, and nothing learned but the network.
+  'qat': ('gcn,qat4,none', {'scheme__points': ('features', 'weight', 'norm')}),
+  # Parameters for each node.
+  'a2q_node': ('gin,a2q,none', {}),
+}
+
+
+@pytest.fixture(scope='module', params=RUNS.values(), ids=RUNS)
 def finished(request, tmp_path_factory):
   """A run on one graph."""
   folder = tmp_path_factory.mktemp('run')
-  config = tiny_run.node_config(request.param, model__num_layers=2)
+  cell, changes = request.param
+  config = tiny_run.node_config(cell, **changes)
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch, tiny_run.node_data)
     return Finished(folder, loop.train_and_evaluate(config, folder), config)
@@ -57,22 +66,19 @@ def test_length_and_origin(finished):
 def test_costs_are_of_the_one_graph(finished):
   cost = finished.report['cost']
   bits = cost['average_bits']
-  assert 'conv_1/dense/input' in bits['per_point']
-  elements = cost['feature_bytes_fp32_per_graph'] / 4
-  hidden = 24 * 8  # 24 nodes, padding not counted.
+  elements = 24 * 5  # 24 nodes of 5 features, padding not counted.
+  assert cost['feature_bytes_fp32_per_graph'] == 4 * elements
   if finished.config.scheme.name == 'qat':
-    assert elements == 24 * 5 + hidden
+    assert bits['per_point'] == {'features': 4}
     assert bits['usage_weighted'] == 4
     assert bits['published_print_out'] is None
   else:
-    assert elements == hidden
+    assert set(bits['per_point']) == {'conv_0/aggregate'}
     assert 3 < bits['usage_weighted'] < 5
     assert bits['published_print_out'] is not None
-  # 4 bits of two kernels.
-  assert cost['weight_bytes'] == (5 * 8 + 8 * 3) / 2
-  products = 24 * 5 * 8 + 24 * 8 * 3
+  assert cost['weight_bytes'] == 5 * 3 / 2  # 4 bits.
   fp32 = cost['bit_ops_per_graph']['products_fp32']
-  assert fp32 == products * 32 * 32
+  assert fp32 == 24 * 5 * 3 * 32 * 32
 
 
 def test_loaded_network_has_the_reported_accuracy(finished):

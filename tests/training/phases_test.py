@@ -23,7 +23,7 @@ def set_up(monkeypatch):
 
 # Phases of two, four and six epochs.
 MIXQ = {
-  'scheme__points': ('features', 'weight', 'neighbor_sum'),
+  'scheme__points': ('features', 'weight'),
   'scheme__candidates': (2, 8),
   'train__search_epochs': 2,
   'train__pretrain_epochs': 4,
@@ -63,11 +63,7 @@ def test_phases_have_their_folders_schemes_and_lengths(phases):
 def test_last_phase_has_the_assignment_found(phases):
   folder, report, _ = phases
   found = read(folder / 'search')['assignment']
-  assert set(found) == {
-    'features',
-    'conv_0/dense/weight',
-    'conv_0/neighbor_sum',
-  }
+  assert set(found) == {'features', 'conv_0/dense/weight'}
   best = state.weights_of(folder / 'search')['params']
   assert found == state.chosen_bits(best, (2, 8))
   assert report['config']['scheme']['assignment'] == found

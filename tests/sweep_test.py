@@ -1,0 +1,194 @@
+"""Many cells one after the other."""
+
+import textwrap
+
+import pytest
+import tiny_run
+from run_folder import contents, read
+
+from lorap_jax import sweep
+from lorap_jax.training import loop, protocol
+
+CORA = 'configs/cora.py'
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch):
+  tiny_run.feed(monkeypatch, tiny_run.node_data)
+
+
+@pytest.fixture
+def template(tmp_path):
+  """A configuration file of tiny runs; the recipe is a cell."""
+  path = tmp_path / 'configs' / 'tiny.py'
+  path.parent.mkdir()
+  path.write_text(
+    textwrap.dedent("""
+      import tiny_run
+
+      def get_config(cell='gcn,fp32,none'):
+        return tiny_run.node_config(cell)
+    """)
+  )
+  return str(path)
+
+
+def names(template, *fields):
+  return [name for name, _ in sweep.expand(template, fields)]
+
+
+class TestExpand:
+  def test_one_run(self):
+    ((name, config),) = sweep.expand(f'{CORA}:gcn,qat4,lorap', [])
+    assert name == 'cora_gcn_qat4_lorap'
+    assert config.scheme.name == 'qat' and config.prompt.name == 'lorap'
+
+  def test_without_a_recipe(self):
+    assert names(CORA) == ['cora']
+
+  def test_braces_are_choices_in_their_order(self):
+    assert names(f'{CORA}:{{gin,gcn}},qat4,{{none,gpf_lorap}}') == [
+      'cora_gin_qat4_none',
+      'cora_gin_qat4_gpf_lorap',
+      'cora_gcn_qat4_none',
+      'cora_gcn_qat4_gpf_lorap',
+    ]
+
+  def test_braces_in_the_name_of_the_file(self):
+    found = names('configs/{cora,citeseer}.py:gcn,fp32,none')
+    assert found == ['cora_gcn_fp32_none', 'citeseer_gcn_fp32_none']
+
+  def test_bars_are_choices_and_name_the_run(self):
+    runs = sweep.expand(
+      f'{CORA}:gcn,{{qat4,dq4}},lorap',
+      ['prompt.placement=pre|bypass', 'optim.prompt_factor=0.1|1', 'seeds=10'],
+    )
+    runs = dict(runs)
+    assert len(runs) == 8
+    config = runs['cora_gcn_dq4_lorap_placement=bypass_prompt_factor=0.1']
+    assert config.scheme.name == 'dq'
+    assert config.prompt.placement == 'bypass'
+    assert config.optim.prompt_factor == 0.1
+    assert {config.seeds for config in runs.values()} == {10}
+    factors = [config.optim.prompt_factor for config in runs.values()]
+    assert factors == [0.1, 1.0] * 4
+
+  @pytest.mark.parametrize(
+    'field, path, value',
+    [
+      ('train.epochs=7', 'train.epochs', 7),
+      ('optim.learning_rate=1e-3', 'optim.learning_rate', 0.001),
+      ('optim.learning_rate=1', 'optim.learning_rate', 1.0),
+      ('model.norm=True', 'model.norm', True),
+      ('prompt.placement=post', 'prompt.placement', 'post'),
+      ("scheme.points=('weight',)", 'scheme.points', ('weight',)),
+      ('data.limit=(8,4,4)', 'data.limit', (8, 4, 4)),
+      ('data.workers=None', 'data.workers', None),
+      ('data.dir=a=b', 'data.dir', 'a=b'),
+    ],
+  )
+  def test_values(self, field, path, value):
+    ((_, config),) = sweep.expand(CORA, [field])
+    group, name = path.split('.')
+    assert config[group][name] == value
+    assert type(config[group][name]) is type(value)
+
+  def test_runs_do_not_share_their_configuration(self):
+    runs = list(sweep.expand(CORA, ['train.epochs=1|2']))
+    assert [config.train.epochs for _, config in runs] == [1, 2]
+    runs[0][1].train.patience = 99
+    assert runs[1][1].train.patience != 99
+
+  def test_names_are_unique(self):
+    found = names(
+      'configs/{cora,citeseer}.py:{gcn,gin},{qat4,qat8},{none,lorap}',
+      'seed=0|1',
+      'data.normalize=none|row',
+    )
+    assert len(found) == len(set(found)) == 64
+
+
+MISTAKES = {
+  'no file': ((f'{CORA}x',), "no configuration file 'configs/cora.pyx'"),
+  'no configuration': (('README.md',), "no configuration file 'README.md'"),
+  'no get_config': (('configs/cells.py',), 'get_config'),
+  'no recipes': (('configs/default.py:gcn',), 'get_config'),
+  'no cell': ((f'{CORA}:gcn,int4,none',), "got 'int4'"),
+  'open brace': ((f'{CORA}:gcn,{{qat4,none',), "got '{qat4'"),
+  'no equal sign': ((CORA, 'seeds'), "give FIELD=VALUE, got 'seeds'"),
+  'no field': ((CORA, '=3'), "give FIELD=VALUE, got '=3'"),
+  'unknown field': (
+    (CORA, 'optim.learnin_rate=1|2'),
+    'config.optim.learnin_rate: no such field',
+  ),
+  'unknown top field': ((CORA, 'seed_s=1'), 'config.seed_s: no such field'),
+  'unknown group': ((CORA, 'optm.x=1'), 'config.optm.x: no such field'),
+  'below a field': ((CORA, 'seed.x=1'), 'config.seed.x: no such field'),
+  'wrong type': ((CORA, 'train.epochs=many'), 'config.train.epochs: '),
+  'a group': ((CORA, 'train=3'), 'config.train: '),
+}
+
+
+@pytest.mark.parametrize('arguments, text', MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_line_before_any_work(tmp_path, capsys, arguments, text):
+  folder = tmp_path / 'runs'
+  assert sweep.main([str(folder), *arguments]) == 2
+  out, err = capsys.readouterr()
+  lines = err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: ')
+  assert text in lines[0] and out == ''
+  assert not folder.exists()
+
+
+class TestMain:
+  @pytest.fixture
+  def out(self, tmp_path):
+    return tmp_path / 'runs'
+
+  def test_runs_end_with_their_table(self, out, template, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
+    arguments = [str(out), f'{template}:gcn,fp32,none', 'seed=4|5']
+    assert sweep.main(arguments) == 0
+    folders = [f'tiny_gcn_fp32_none_seed={seed}' for seed in (4, 5)]
+    assert sorted(p.name for p in out.iterdir()) == folders
+    assert [read(out / name)['seed'] for name in folders] == [4, 5]
+    assert 'fp32' in capsys.readouterr().out
+
+    before = contents(out)
+    monkeypatch.delattr(loop, 'create_run')
+    assert sweep.main(arguments) == 0
+    assert contents(out) == before
+
+  def test_failing_run_does_not_stop_the_others(self, out, template, capsys):
+    field = 'optim.weight_decay=-1.0|0.02'
+    assert sweep.main([str(out), template, field]) == 1
+    captured = capsys.readouterr()
+    errors = [e for e in captured.err.splitlines() if e.startswith('error: ')]
+    assert len(errors) == 1
+    assert errors[0].startswith('error: tiny_weight_decay=-1.0: config.optim')
+    assert (out / 'tiny_weight_decay=0.02' / 'report.json').exists()
+    assert 'fp32' in captured.out
+
+  def test_no_table_if_all_fail(self, out, template, capsys):
+    assert sweep.main([str(out), template, 'optim.weight_decay=-1.0']) == 1
+    captured = capsys.readouterr()
+    assert captured.out == '' and captured.err.count('error: ') == 1
+
+  def test_interrupted_sweep_goes_on(self, out, template, capsys, monkeypatch):
+    arguments = [str(out), template, 'seed=4|5']
+    with monkeypatch.context() as patch:
+      tiny_run.interrupt_after_dispatch(patch, 1)
+      assert sweep.main(arguments) == 130
+    captured = capsys.readouterr()
+    assert 'Stopped; the same command goes on.' in captured.err
+    assert [p.name for p in out.iterdir()] == ['tiny_seed=4']
+    assert not (out / 'tiny_seed=4' / 'report.json').exists()
+    assert sweep.main(arguments) == 0
+    assert len(list(out.glob('*/report.json'))) == 2
+
+  def test_second_ctrl_c(self, out, template, monkeypatch):
+    def stop(config, folder):
+      raise KeyboardInterrupt
+
+    monkeypatch.setattr(protocol, 'run', stop)
+    assert sweep.main([str(out), template]) == 130

@@ -1,0 +1,76 @@
+"""Regression on batches of graphs, from end to end."""
+
+import numpy as np
+import pytest
+import tiny_run
+from run_folder import metrics
+
+from lorap_jax.training import loop, settings, tables
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """Folder and report of a run on graphs with float labels."""
+  folder = tmp_path_factory.mktemp('regression')
+  config = tiny_run.config(
+    scheme__name='fp32',
+    prompt__name='gpf',
+    train__subset_epochs=EPOCHS,
+    train__schedule='constant',
+    optim__learning_rate=0.1,  # So that the best epoch is not the last.
+    seed=1,
+  )
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch, tiny_run.regression_splits)
+    return folder, loop.train_and_evaluate(config, folder)
+
+
+def test_task_follows_from_the_labels():
+  chosen = settings.from_config(tiny_run.config())
+  assert chosen.task(tiny_run.regression_splits()).kind == 'regression'
+  assert chosen.task(tiny_run.splits()).kind == 'classification'
+  assert chosen.task(tiny_run.node_data()).kind == 'classification'
+
+
+def test_learns(finished):
+  records = metrics(finished[0])
+  assert len(records) == EPOCHS
+  assert records[-1]['train_mae'] < 0.5 * records[0]['train_mae']
+
+
+def test_loss_and_metric_are_the_mean_absolute_error(finished):
+  for record in metrics(finished[0]):
+    for split in ('train', 'valid', 'test'):
+      assert record[f'{split}_mae'] == record[f'{split}_loss'] > 0
+    assert not any('accuracy' in name for name in record)
+
+
+def test_lowest_validation_error_is_selected(finished):
+  folder, report = finished
+  result, records = report['result'], metrics(folder)
+  best = min(records, key=lambda r: r['valid_mae'])
+  assert result['metric'] == 'mae'
+  assert result['epoch'] == best['epoch']
+  assert 1 < best['epoch'] < EPOCHS
+  for split in ('train', 'valid', 'test'):
+    assert result[split] == best[f'{split}_mae']
+  optimistic = min(r['test_mae'] for r in records)
+  assert result['best_test_epoch']['test'] == optimistic
+
+
+def test_beats_a_guess(finished):
+  labels = tiny_run.regression_splits().test.labels
+  guess = np.abs(labels - np.median(labels)).mean()
+  assert finished[1]['result']['test'] < 0.7 * guess
+
+
+def test_table_and_plots(finished):
+  folder, report = finished
+  rows = dict(tables.rows(report))
+  result = report['result']
+  name = f'test mae at epoch {result["epoch"]}'
+  assert rows[name] == f'{result["test"]:.4f}'
+  for name in ('learning_curves.png', 'bits_by_degree.png'):
+    assert (folder / name).read_bytes().startswith(b'\x89PNG')
