@@ -1,7 +1,5 @@
 """The first state of a run, from a key or from the weights of another."""
 
-import re
-
 import helpers
 import jax
 import jax.numpy as jnp
@@ -73,6 +71,7 @@ class TestFromWeights:
   def test_takes_them(self, quantized, weights):
     started, _ = quantized
     for part in ('params', 'batch_stats'):
+      assert jax.tree.leaves(weights[part])
       found = helpers.tree_spec(getattr(started, part))
       assert found.items() >= helpers.tree_spec(weights[part]).items()
     leaves = jax.tree_util.tree_leaves_with_path(weights)
@@ -113,14 +112,14 @@ class TestFromWeights:
       started.params['conv_0']['dense_0']['kernel'],
     )
 
-  def test_other_widths(self, weights):
-    with pytest.raises(
-      ValueError, match='^config.train: `init_from`'
-    ) as caught:
-      first_state(weights, model__features=7)
-    text = str(caught.value)
-    assert re.search(r'has conv_0/\S+ \(8,\), this model \(7,\); start', text)
-    assert '\n' not in text
+  def test_other_widths(self):
+    wide = {'conv_0': {'dense_0': {'kernel': jnp.ones((5, 7))}}}
+    with pytest.raises(ValueError) as caught:
+      first_state({'params': wide})
+    assert str(caught.value) == (
+      'config.train: `init_from` has conv_0/dense_0/kernel (5, 7), this model '
+      '(5, 3); start from a run of the same widths'
+    )
 
 
 class TestWeightsOf:
