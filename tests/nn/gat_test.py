@@ -16,7 +16,7 @@ FORMS = {
   'concat': {'heads': 3},
   'mean': {'heads': 2, 'concat': False},
   'no_loops': {'heads': 3, 'self_loops': False},
-  'steep': {'heads': 1, 'negative_slope': 0.9},
+  'steep': {'heads': 3, 'negative_slope': 0.9},
 }
 ALL_FORMS = pytest.mark.parametrize('form', list(FORMS))
 QAT = schemes.QAT(bits=4)
@@ -151,8 +151,9 @@ class TestFullPrecision:
     )
     assert np.abs(other[:20] - one[:20]).max() > 0.1
 
-  @pytest.mark.parametrize('form', ['concat', 'no_loops'])
-  @pytest.mark.parametrize('kind', ['none', 'table'])
+  @pytest.mark.parametrize(
+    'form, kind', [('concat', 'none'), ('no_loops', 'table')]
+  )
   def test_gradients_are_finite(self, form, kind):
     """Also with logits of a thousand and garbage in the padding."""
     batch = jax.tree.map(jnp.asarray, batch_of(kind))
@@ -214,14 +215,9 @@ class TestFullPrecision:
 
 
 class TestPadding:
-  @pytest.mark.parametrize(
-    'scheme',
-    [schemes.FP32(), QAT, schemes.A2QNode()],
-    ids=['fp32', 'qat', 'a2q_node'],
-  )
-  def test_garbage_changes_nothing(self, scheme):
+  def test_garbage_changes_nothing(self):
     """Not even the last bit, nor a running range."""
-    layer, batch = make(scheme=scheme), batch_of()
+    layer, batch = make(scheme=QAT), batch_of()
     variables = variables_of(layer)
     rows = layers.rows_of(batch, train=True)
     dirty = np.where(rows.mask, batch.graph.nodes, 1e4).astype(np.float32)
@@ -230,18 +226,7 @@ class TestPadding:
       layer, variables, batch, rows=rows, nodes=dirty
     )
     np.testing.assert_array_equal(other[: layers.REAL], one[: layers.REAL])
-    for name in ('quant_stats', 'memory'):
-      helpers.assert_trees_close(dirtied.get(name), written.get(name))
-
-  def test_more_padding(self):
-    layer = make()
-    variables = variables_of(layer)
-    larger = layers.batch_of(layers.graph_list(), budget=layers.LARGER)
-    one, _, _ = layers.apply(layer, variables, batch_of())
-    other, _, _ = layers.apply(layer, variables, larger)
-    np.testing.assert_allclose(
-      other[: layers.REAL], one[: layers.REAL], rtol=1e-5, atol=1e-6
-    )
+    helpers.assert_trees_close(dirtied, written)
 
 
 class TestDropout:
@@ -286,7 +271,7 @@ class TestPoints:
     out, _, calls = layers.apply(layer, variables, batch, rows=rows)
     return layer, variables['params'], out, calls
 
-  @pytest.mark.parametrize('form', ['concat', 'mean', 'no_loops'])
+  @pytest.mark.parametrize('form', ['concat', 'mean'])
   def test_qat(self, form):
     graph = batch_of().graph
     layer, params, out, calls = self.calls(form)

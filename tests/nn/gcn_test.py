@@ -187,22 +187,7 @@ class TestPadding:
       layer, variables, batch, rows=rows, nodes=dirty
     )
     np.testing.assert_array_equal(other[: layers.REAL], one[: layers.REAL])
-    for name in ('quant_stats', 'memory'):
-      helpers.assert_trees_close(dirtied.get(name), written.get(name))
-
-  def test_more_padding(self):
-    layer = make(schemes.QAT(bits=8))
-    variables = variables_of(layer)
-    larger = layers.batch_of(layers.graph_list(), budget=layers.LARGER)
-    outs, ranges = [], []
-    for batch in (batch_of(), larger):
-      out, written, _ = layers.apply(
-        layer, variables, batch, rows=layers.rows_of(batch, train=True)
-      )
-      outs.append(out[: layers.REAL])
-      ranges.append(written['quant_stats'])
-    np.testing.assert_allclose(outs[1], outs[0], rtol=1e-5, atol=1e-6)
-    helpers.assert_trees_close(ranges[1], ranges[0], rtol=1e-6)
+    helpers.assert_trees_close(dirtied, written)
 
 
 class TestPoints:
@@ -252,8 +237,11 @@ class TestPoints:
       (own, loop, layers.REAL),
     ):
       np.testing.assert_allclose(actual[:real], expected[:real], rtol=1e-6)
-    mask = np.arange(64) < layers.EDGES, np.arange(28) < layers.REAL
+    # Of the self loops, those that are there.
+    real = np.arange(28) < layers.REAL
+    mask = np.arange(64) < layers.EDGES, real & (loop[:, 0] != 0)
     np.testing.assert_array_equal(calls['norm'].mask[:, 0], np.hstack(mask))
+    assert 0 < mask[1].sum() < layers.REAL
 
   def test_norm_is_on_a_grid(self):
     """16 values at 4 bits; the sum then uses them."""

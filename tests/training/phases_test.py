@@ -122,14 +122,14 @@ def test_without_pretraining_from_scratch(tmp_path, monkeypatch):
   assert config['train']['init_from'] is None
 
 
-def test_assignment_given_needs_no_search(tmp_path, monkeypatch):
-  given = {'features': 8, 'conv_0/dense/weight': 2}
+def test_assignment_given_needs_no_search(tmp_path, monkeypatch, phases):
   config = mixq_config()
-  config.scheme.assignment = given
+  config.scheme.assignment = phases[1]['config']['scheme']['assignment']
   starts = tiny_run.starts(monkeypatch)
   report = protocol.run(config, tmp_path / 'last')
   assert list(starts) == ['last']
-  assert report['cost']['average_bits']['per_point'] == {'features': 8}
+  for name in ('average_bits', 'weight_bytes'):
+    assert report['cost'][name] == phases[1]['cost'][name]
 
 
 # Dispatches of two epochs: inside the pretraining, inside the last phase.

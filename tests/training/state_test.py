@@ -11,10 +11,10 @@ from lorap_jax.data import pipeline
 from lorap_jax.training import checkpointing, optimizer, settings, state
 
 
-def first_state(weights=None, *, seed=0, cell='gin,fp32,none', **changes):
+def first_state(weights=None, *, seed=0, cell='gin,fp32,none'):
   """The state of a small GIN with batch norm, on the node task."""
-  values = {'model__num_dense': 2, 'model__mlp_norm': 'each'} | changes
-  chosen = settings.from_config(tiny_run.node_config(cell, **values))
+  config = tiny_run.node_config(cell, model__mlp_norm='each')
+  chosen = settings.from_config(config)
   whole = pipeline.WholeGraph(tiny_run.node_data(), 'train', layout=False)
   adam = optimizer.create_optimizer(chosen.optimizer)
   return state.init_state(

@@ -132,7 +132,7 @@ class GCNConv(nn.Module):
     layout: graphs.Layout | None,
   ) -> Array:
     if self.scheme.edge_messages:
-      return self._sum_of_edges(h, norm, graph, rows, layout)
+      return self._sum_of_edges(h, norm, graph, rows)
     message = schemes.quantize(self.scheme, 'message', h, rows=rows)
     telemetry.report_sum(self, message, graph, rows)
     if self.scheme.edge_weights:
@@ -147,34 +147,39 @@ class GCNConv(nn.Module):
 
   def _weights(self, norm, graph, rows: Rows) -> tuple[Array, Array]:
     """Weights [e, 1] of the edges and [n, 1] of the self loops, quantized."""
-    scale = norm.scale
-    edge = graphs.gcn_edge_weights(graph, scale)[:, None]
-    loop = norm.loop * scale**2
+    edge = graphs.gcn_edge_weights(graph, norm.scale)[:, None]
+    loop = norm.loop * norm.scale**2
     if self.scheme.edge_weights:
-      real = real_rows(scale, rows)
+      summands = _summands(norm, graph, rows)._replace(protected=None)
       both = schemes.quantize(
         self.scheme,
         'norm',
         jnp.concatenate([edge, loop]),
-        rows=Rows(jnp.concatenate([real[graph.senders], real]), rows.train),
+        rows=summands,
         non_negative=True,
       ).values
       edge, loop = both[: len(edge)], both[len(edge) :]
     return edge, loop
 
-  def _sum_of_edges(self, h, norm, graph, rows: Rows, layout) -> Array:
+  def _sum_of_edges(self, h, norm, graph, rows: Rows) -> Array:
     edge, loop = self._weights(norm, graph, rows)
-    messages = jnp.concatenate([edge * h[graph.senders], loop * h])
-    of_edges = lambda t: (
-      None if t is None else jnp.concatenate([t[graph.senders], t])
-    )
     quantized = schemes.quantize(
       self.scheme,
       'message',
-      messages,
-      rows=Rows(of_edges(rows.mask), rows.train, of_edges(rows.protected)),
+      jnp.concatenate([edge * h[graph.senders], loop * h]),
+      rows=_summands(norm, graph, rows),
     )
     values = quantized.values
-    total = graphs.edge_aggregate(values[: len(edge)], graph, layout)
+    total = graphs.edge_aggregate(values[: len(edge)], graph)
     telemetry.report_sum(self, Quantized(h, quantized.bits), graph, rows)
     return total + values[len(edge) :]
+
+
+def _summands(norm: Norm, graph: jraph.GraphsTuple, rows: Rows) -> Rows:
+  """Rows of the edges and of the self loops that are there [e + n, 1]."""
+  real = real_rows(norm.scale, rows)
+  mask = jnp.concatenate([real[graph.senders], real & (norm.loop != 0)])
+  protected = rows.protected
+  if protected is not None:
+    protected = jnp.concatenate([protected[graph.senders], protected])
+  return Rows(mask, rows.train, protected)
