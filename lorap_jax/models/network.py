@@ -73,7 +73,8 @@ class Network(nn.Module):
     outputs: classes, or 1 for regression.
     backbone: kind of convolution.
     scheme: the quantization framework.
-    prompt: the prompts. Node prompts act on the raw node features.
+    prompt: the prompts. Node prompts act on the raw node features, or on their
+      rows of the `embedding`.
     features: hidden width.
     num_layers: convolutions.
     encoder: `none`, a `dense` layer, or an `embedding` of integer types in

@@ -230,6 +230,12 @@ class TestFrame:
     expected, _, _ = apply(plain, {'params': params}, moved)
     np.testing.assert_array_equal(out, expected)
 
+  def test_node_prompt_moves_rows_of_the_embedding(self):
+    """Types are no features that a prompt could be added to."""
+    spec = prompts.PromptSpec('gpf')
+    shapes = shapes_of(make(prompt=spec, encoder='embedding'))
+    assert shapes['node_prompt/prompt'] == (1, 6)
+
   def test_aggregate_prompts_are_in_every_layer(self):
     spec = prompts.PromptSpec('lorap', num_prompts=4, rank=2)
     for backbone in BACKBONES:

@@ -318,6 +318,17 @@ class TestPoints:
     assert codes.max() == pytest.approx(15, abs=1e-4) and codes.min() == 0
 
 
+@pytest.mark.parametrize('edge_messages', [False, True])
+def test_eight_bits_are_close_to_full_precision(edge_messages):
+  layer = make(schemes.QAT(bits=8, edge_messages=edge_messages))
+  variables = variables_of(layer)
+  rows = layers.rows_of(batch_of(), train=True)
+  out, _, _ = layers.apply(layer, variables, batch_of(), rows=rows)
+  expected = oracle(variables, batch_of().graph)
+  error = np.abs(out[: layers.REAL] - expected).max()
+  assert 1e-4 < error < 0.02 * np.abs(expected).max()
+
+
 class TestPrompt:
   @pytest.mark.parametrize(
     'way, placement',

@@ -21,7 +21,13 @@ from lorap_jax.training import (
 from lorap_jax.training import run as run_lib
 
 EPOCHS = 6
-STEPWISE = {'train__schedule': 'step', 'train__step_epochs': 2}
+# Its best epoch is the second, and the third is better than the first.
+STEPWISE = {
+  'train__schedule': 'step',
+  'train__step_epochs': 2,
+  'optim__learning_rate': 0.1,
+  'seed': 1,
+}
 FACTORS = [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
@@ -194,6 +200,7 @@ class TestInterruption:
   def test_resumed_equals_uninterrupted(
     self, finished, tmp_path, monkeypatch, dispatch
   ):
+    assert finished.report['result']['epoch'] == 2
     with monkeypatch.context() as patch:
       tiny_run.interrupt_after_dispatch(patch, dispatch)
       with pytest.raises(run_lib.Interrupted):
@@ -216,30 +223,32 @@ class TestInterruption:
     for part in ('result', 'cost'):
       assert result[part] == finished.report[part]
 
-  def test_save_cut_off_between_its_two_parts(
-    self, finished, tmp_path, monkeypatch
-  ):
-    """`best` may then be of a later epoch than `latest`."""
+  def test_save_cut_off_after_its_first_part(self, tmp_path, monkeypatch):
+    config = tiny_run.node_config(seed=1)  # Its best epoch is the last.
+    whole = loop.train_and_evaluate(config, tmp_path / 'whole')
+    assert whole['result']['epoch'] == EPOCHS
+    folder = tmp_path / 'cut'
     with monkeypatch.context() as patch:
       tiny_run.interrupt_after_dispatch(patch, 1)
       with pytest.raises(run_lib.Interrupted):
-        loop.train_and_evaluate(finished.config, tmp_path)
-    save = checkpointing.Checkpoints.save
+        loop.train_and_evaluate(config, folder)
+    save, writes = checkpointing.Checkpoints.save, []
 
-    def cut_off(self, kind, *args):
-      if kind == 'latest':
+    def cut_off(self, *args):
+      if writes:
         raise OSError('no space left')
-      save(self, kind, *args)
+      writes.append(save(self, *args))
 
     with monkeypatch.context() as patch:
       patch.setattr(checkpointing.Checkpoints, 'save', cut_off)
       with pytest.raises(OSError, match='no space left'):
-        loop.train_and_evaluate(finished.config, tmp_path)
-    result = loop.train_and_evaluate(finished.config, tmp_path)
-    assert result['result'] == finished.report['result']
-    state, _ = saved(tmp_path, 'best', finished.config)
-    expected, _ = saved(finished.folder, 'best', finished.config)
-    helpers.assert_trees_close(state.params, expected.params)
+        loop.train_and_evaluate(config, folder)
+    result = loop.train_and_evaluate(config, folder)
+    assert result['result'] == whole['result']
+    for kind in ('best', 'latest'):
+      state, _ = saved(folder, kind, config)
+      expected, _ = saved(tmp_path / 'whole', kind, config)
+      helpers.assert_trees_close(state.params, expected.params)
 
 
 def test_seeds_share_one_compilation(tmp_path):

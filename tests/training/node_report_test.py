@@ -10,7 +10,7 @@ from run_folder import metrics, plain, read
 
 import lorap_jax
 from lorap_jax.data import pipeline
-from lorap_jax.training import loop, report, tasks
+from lorap_jax.training import checkpointing, loop, report, tasks
 
 
 class Finished(NamedTuple):
@@ -63,6 +63,14 @@ def test_length_and_origin(finished):
   assert found['seconds']['total'] > 0
 
 
+def mean_code_bits(finished, kind):
+  """What A2Q prints, of a state of a run: round(bits) - 1 over its rows."""
+  checkpoints = checkpointing.Checkpoints(finished.folder / 'checkpoints')
+  params = checkpoints.load_arrays(kind)['params']
+  checkpoints.close()
+  return float((np.round(params['conv_0']['aggregate']['bits']) - 1).mean())
+
+
 def test_costs_are_of_the_one_graph(finished):
   cost = finished.report['cost']
   bits = cost['average_bits']
@@ -75,7 +83,8 @@ def test_costs_are_of_the_one_graph(finished):
   else:
     assert set(bits['per_point']) == {'conv_0/aggregate'}
     assert 3 < bits['usage_weighted'] < 5
-    assert bits['published_print_out'] is not None
+    assert bits['published_print_out'] == mean_code_bits(finished, 'best')
+    assert bits['published_print_out'] != mean_code_bits(finished, 'latest')
   assert cost['weight_bytes'] == 5 * 3 / 2  # 4 bits.
   fp32 = cost['bit_ops_per_graph']['products_fp32']
   assert fp32 == 24 * 5 * 3 * 32 * 32
