@@ -10,9 +10,15 @@ import tiny_run
 from configs import cells, planetoid, superpixels
 from lorap_jax.training import batched, full_batch, loop, settings
 
-QUANTIZERS = [q for q in cells.QUANTIZERS if q != 'mixq'] + [
-  'mixq_search',
-  'mixq',
+QUANTIZERS = cells.QUANTIZERS  # `mixq` is its second phase here.
+SEARCHES = [
+  (backbone, 'mixq_search', prompt, task)
+  for backbone, prompt, task in zip(
+    cells.BACKBONES,
+    ('none', 'gpf', 'lorap'),
+    ('node', 'graph', 'node'),
+    strict=True,
+  )
 ]
 # All pairs of quantizer and prompt; backbone and task take turns, so that each
 # meets every quantizer and every prompt.
@@ -99,7 +105,7 @@ def check(tmp_path, cell):
 ids = lambda cell: '-'.join(cell)
 
 
-@pytest.mark.parametrize('cell', PAIRS, ids=ids)
+@pytest.mark.parametrize('cell', PAIRS + SEARCHES, ids=ids)
 def test_pairs(tmp_path, cell):
   check(tmp_path, cell)
 

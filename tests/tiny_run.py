@@ -169,6 +169,9 @@ def _interrupt(monkeypatch, module, name: str, number: int) -> None:
 @contextlib.contextmanager
 def programs(**changes):
   """State, batch, training and evaluation step of a configuration."""
+  # Programs of other tests may have met other shapes.
+  steps.make_train_step.cache_clear()
+  steps.make_eval_step.cache_clear()
   chosen = settings.from_config(config(**changes))
   data = splits()
   budget = pipeline.joint_budget(data[:3], batch_size=chosen.train.batch_size)

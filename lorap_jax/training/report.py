@@ -66,7 +66,7 @@ def finish(run: Any) -> dict[str, Any]:
   """Measures the selected checkpoint and writes the result of a run.
 
   Args:
-    run: a `loop.Run` that has trained its epochs.
+    run: a `run.Run` that has trained its epochs.
 
   Returns:
     The report.
@@ -114,7 +114,7 @@ def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
   """Cost sums of the test split under the run's current state.
 
   Args:
-    run: a `loop.Run`.
+    run: a `run.Run`.
 
   Returns:
     See `accounting.totals` and `accounting.constants`; numpy arrays.

@@ -150,7 +150,7 @@ class TestPlacement:
       expected = jnp.broadcast_to(p['prompt'], s.shape)
     else:
       assert p['down'].shape == (6, 4)  # 57 parameters of LoRAP over 13.
-      expected = jax.nn.relu(s @ p['down'] + p['bias']) @ p['up']
+      expected = jax.nn.relu(s @ p['down'] + p['bias'][None]) @ p['up']
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
   @pytest.mark.parametrize('placement', prompts.PLACEMENTS)

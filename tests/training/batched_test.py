@@ -5,7 +5,7 @@ import pytest
 import tiny_run
 from run_folder import metrics
 
-from lorap_jax.training import loop, settings, tables
+from lorap_jax.training import checkpointing, loop, settings, tables
 
 EPOCHS = 6
 
@@ -59,6 +59,15 @@ def test_lowest_validation_error_is_selected(finished):
     assert result[split] == best[f'{split}_mae']
   optimistic = min(r['test_mae'] for r in records)
   assert result['best_test_epoch']['test'] == optimistic
+
+
+def test_state_of_the_selected_epoch_is_kept(finished):
+  folder, report = finished
+  checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
+  steps = [checkpoints.step(kind) for kind in ('best', 'latest')]
+  checkpoints.close()
+  epochs = (report['result']['epoch'], EPOCHS)
+  assert steps == [tiny_run.BATCHES * epoch for epoch in epochs]
 
 
 def test_beats_a_guess(finished):
