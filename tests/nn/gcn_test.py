@@ -326,7 +326,7 @@ def test_eight_bits_are_close_to_full_precision(edge_messages):
   out, _, _ = layers.apply(layer, variables, batch_of(), rows=rows)
   expected = oracle(variables, batch_of().graph)
   error = np.abs(out[: layers.REAL] - expected).max()
-  assert 1e-4 < error < 0.02 * np.abs(expected).max()
+  assert 1e-4 < error < 0.05 * np.abs(expected).max()
 
 
 class TestPrompt:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny_run
+from plain_loop import plain_loop
 from run_folder import metrics, without_times
 
 from lorap_jax.training import (
@@ -74,44 +75,11 @@ def saved(folder, kind, config):
   return state._replace(key=jax.random.key_data(state.key)), progress
 
 
-def plain_loop(config, folder, factors):
-  """States after each epoch and their records, by the steps of batched runs."""
-  run = new_run(config, folder)
-  chosen = run.settings
-  step = steps.make_train_step(
-    run.model, chosen.scheme, run.task, chosen.optimizer
-  )
-  evaluate = steps.make_eval_step(run.model, run.task)
-  state, states, records = run.state, [], []
-  for factor in factors:
-    state, found = step(state, run.batch, jnp.float32(factor))
-    count = float(found.count)
-    record = {
-      'epoch': len(states) + 1,
-      'objective': float(found.loss),
-      'train_loss': float(found.task_loss) / count,
-      'train_accuracy': float(found.metric) / count,
-      'bits': float(found.bits / found.elements),
-      'memory_kib': float(found.memory),
-    }
-    for split in ('valid', 'test'):
-      targets = run.loaders[split].targets
-      batch = run.batch._replace(targets=jnp.asarray(targets))
-      sums = [float(v) for v in evaluate(state.variables(), batch)]
-      assert sums[2] == 8
-      record[f'{split}_loss'] = sums[0] / sums[2]
-      record[f'{split}_accuracy'] = sums[1] / sums[2]
-    states.append(jax.device_get(state._replace(key=0)))
-    records.append(record)
-  run.close()
-  return states, records
-
-
 @pytest.fixture(scope='module')
 def expected(finished, tmp_path_factory):
   """What the same run is without scanning."""
   folder = tmp_path_factory.mktemp('plain')
-  return plain_loop(finished.config, folder, FACTORS)
+  return plain_loop(new_run(finished.config, folder), FACTORS)
 
 
 class TestScannedProgram:
@@ -136,7 +104,9 @@ class TestScannedProgram:
       model__mlp_norm='each',
       optim__learning_rate=0.0,
     )
-    states, records = plain_loop(config, tmp_path / 'plain', [1] * EPOCHS)
+    states, records = plain_loop(
+      new_run(config, tmp_path / 'plain'), [1] * EPOCHS
+    )
     loop.train_and_evaluate(config, tmp_path / 'run')
     state, _ = saved(tmp_path / 'run', 'latest', config)
     for name in ('params', 'batch_stats'):
@@ -166,7 +136,7 @@ def test_best_state_is_that_of_the_selected_epoch(tmp_path, monkeypatch):
   # that by accuracy has no more of it than the one before, but less loss.
   monkeypatch.setattr(run_lib.Run, 'factor', lambda run, epoch: 20.0)
   config = tiny_run.node_config(seed=7)
-  states, _ = plain_loop(config, tmp_path / 'plain', [20] * EPOCHS)
+  states, _ = plain_loop(new_run(config, tmp_path / 'plain'), [20] * EPOCHS)
   epochs = set()
   for rule in history.RULES:
     config.train.selection = rule
