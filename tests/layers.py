@@ -136,13 +136,12 @@ def quantizers_of(init):
   return found
 
 
-def point_names(layer, batch):
-  """Paths of the quantizers that a layer calls."""
+def points_of(layer, batch):
+  """The quantizers that a layer calls, by path."""
   batch, rows = jax.tree.map(jnp.asarray, batch), rows_of(batch)
-  found = quantizers_of(
+  return quantizers_of(
     lambda key: layer.init(key, batch.graph.nodes, batch.graph, rows=rows)
   )
-  return set(found)
 
 
 @contextlib.contextmanager

@@ -172,7 +172,7 @@ class TestFullPrecision:
       )
       return jnp.sum(jnp.where(rows.mask, out, 0) ** 2)
 
-    grads, d_nodes = jax.grad(loss, (0, 1))(params, nodes)
+    grads, d_nodes = jax.jit(jax.grad(loss, (0, 1)))(params, nodes)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
       assert np.all(np.isfinite(leaf)) and np.any(leaf), path
     assert np.all(np.isfinite(d_nodes)) and not np.any(d_nodes[layers.REAL :])
@@ -197,7 +197,7 @@ class TestFullPrecision:
       out = oracle(layer, {'params': params}, batch_of().graph)
       return np.sum(np.sin(out))
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     params = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda v: rng.normal(size=v.shape), params)
@@ -351,9 +351,14 @@ class TestPoints:
     ids=['a2q', 'a2q_node', 'mixq'],
   )
   def test_names(self, scheme, missing):
-    every = layers.point_names(make(scheme=QAT), batch_of())
-    names = layers.point_names(make(scheme=scheme), batch_of())
+    every = set(layers.points_of(make(scheme=QAT), batch_of()))
+    names = set(layers.points_of(make(scheme=scheme), batch_of()))
     assert names == every - missing
+
+  def test_non_negative_data_has_unsigned_codes(self):
+    points = layers.points_of(make(scheme=QAT, non_negative=True), batch_of())
+    unsigned = {path for path in points if not points[path].signed}
+    assert unsigned == {'dense/input'}
 
 
 class TestPrompt:

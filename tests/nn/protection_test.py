@@ -120,8 +120,8 @@ class TestNetwork:
       outputs=3,
       backbone=gcn.GCN(),
       scheme=scheme,
-      features=5,
-      num_layers=3,
+      features=6,
+      num_layers=2,
       encoder='none',
     )
     variables = model.init(
@@ -144,7 +144,7 @@ class TestNetwork:
     rngs = {'quantization': jax.random.key(1)}
     calls = self.calls(batch, redraw=redraw, rngs=rngs)
     masks = [calls['features'].protected]
-    for i in range(3):
+    for i in range(2):
       points = ('dense/output', 'message', 'neighbor_sum', 'update')
       drawn = [calls[f'conv_{i}/{point}'].protected for point in points]
       for other in drawn[1:]:
