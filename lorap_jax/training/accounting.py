@@ -1,11 +1,18 @@
 """Average bits, bytes and bit operations from the telemetry of a model.
 
-Definitions, for features entering a product (`input` and `aggregate` points):
+Definitions, over the feature tensors that a network stores (`Scheme.stored`:
+the operands of its dense products). The raw features are data: A2Q leaves them
+out of its average, and so does every scheme here.
 
 * usage-weighted: sum of bits over all elements of all real rows, divided by
   their number. The number to compare hardware by.
+* with raw features: the same with the raw features that enter a convolution,
+  32 bits where the scheme does not quantize them.
 * unweighted: mean over quantizers of the mean over rows.
 * published: A2Q's print-out, see `quantization.a2q_groups`.
+* MixQ's: mean over all quantizers, those of weights included.
+
+A network that stores nothing but its input (one GCN layer) is counted by that.
 
 Non-negative data is counted with its unsigned bits, one less than the signed
 formula uses. Bit operations follow the product rule: multiply-accumulates
@@ -21,7 +28,8 @@ import jax.numpy as jnp
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.schemes import OPERANDS
+from lorap_jax.nn.schemes import Point, name_of
+from lorap_jax.quantization import mixq
 
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.
 
@@ -45,13 +53,32 @@ def reports(tree: PyTree, kind: type) -> dict[str, Any]:
   }
 
 
-def mean_bits(tree: PyTree) -> tuple[Array, Array]:
-  """Sum of bits over product operands, and the number of their elements."""
+def stored_features(
+  features: dict[str, Any], stored: tuple[Point, ...]
+) -> dict[str, Any]:
+  """Those entries that belong to tensors which the network stores.
+
+  Args:
+    features: by path of the quantizer.
+    stored: see `Scheme.stored`.
+
+  Returns:
+    Those of the raw features if the network stores nothing else.
+  """
+  point = lambda path: path.rsplit('/', 1)[-1]
+  names = {name_of(p) for p in stored}
+  hidden = {path: r for path, r in features.items() if point(path) in names}
+  raw = {path: r for path, r in features.items() if point(path) == 'features'}
+  return hidden or raw
+
+
+def mean_bits(tree: PyTree, stored: tuple[Point, ...]) -> tuple[Array, Array]:
+  """Sum of bits over stored features, and the number of their elements."""
   total = count = jnp.float32(0)
-  for path, r in reports(tree, telemetry.FeatureReport).items():
-    if path.rsplit('/', 1)[-1] in OPERANDS:
-      total += r.width * jnp.sum(r.bits * r.mask)
-      count += r.width * jnp.sum(r.mask)
+  features = reports(tree, telemetry.FeatureReport)
+  for r in stored_features(features, stored).values():
+    total += r.width * jnp.sum(r.bits * r.mask)
+    count += r.width * jnp.sum(r.mask)
   return total, count
 
 
@@ -123,7 +150,11 @@ def constants(tree: PyTree) -> dict[str, Any]:
 
 
 def summarize(
-  sums: dict[str, Any], fixed: dict[str, Any], *, num_graphs: int
+  sums: dict[str, Any],
+  fixed: dict[str, Any],
+  *,
+  num_graphs: int,
+  stored: tuple[Point, ...],
 ) -> dict[str, Any]:
   """The cost part of a report.
 
@@ -131,15 +162,13 @@ def summarize(
     sums: `totals` added up over the batches of a split.
     fixed: from `constants`.
     num_graphs: graphs of the split; bytes and operations are per graph.
+    stored: see `Scheme.stored`.
 
   Returns:
     JSON-able dict; every size states its unit in its name.
   """
-  features = {
-    path: r
-    for path, r in sums['features'].items()
-    if path.rsplit('/', 1)[-1] in OPERANDS
-  }
+  features = stored_features(sums['features'], stored)
+  with_raw = stored_features(sums['features'], (*stored, 'features')).values()
   add = lambda entries, key: sum(float(e[key]) for e in entries)
   operands = features.values()
   everything = sums['features'].values()
@@ -153,6 +182,8 @@ def summarize(
   return {
     'average_bits': {
       'usage_weighted': add(operands, 'bits') / elements,
+      'usage_weighted_with_raw_features': add(with_raw, 'bits')
+      / add(with_raw, 'elements'),
       'usage_weighted_with_side_path': (add(operands, 'bits') + side_bits)
       / elements,
       'usage_weighted_with_messages': add(everything, 'bits')
@@ -180,4 +211,44 @@ def summarize(
       'neighbor_sums': add(neighbors, 'bit_ops') / num_graphs,
       'neighbor_sums_fp32': add(neighbors, 'additions') * 32 / num_graphs,
     },
+  }
+
+
+def mixq_cost(
+  sums: dict[str, Any], assignment: dict[str, int], *, num_graphs: int
+) -> dict[str, float]:
+  """Average bits and bit operations as MixQ counts them.
+
+  Bit operations are the operations of each module times the mean bits of its
+  quantizers, not the product of the bits of two operands, and 0 for a module
+  without any (a prompt). The quantizer of the raw features counts with the
+  first module that they enter.
+
+  Args:
+    sums: see `summarize`.
+    assignment: bits by path of the quantizer.
+    num_graphs: see `summarize`.
+
+  Returns:
+    `average_bits` and `bit_ops_per_graph`.
+
+  References:
+    Moustafa, Kriege, Gansterer, 2025, arXiv 2505.09361, and its code.
+  """
+  operations = {
+    **{path: r['additions'] for path, r in sums['sums'].items()},
+    **{path: r['macs'] for path, r in sums['products'].items()},
+  }
+  modules: dict[str, list[int]] = {path: [] for path in operations}
+  first = 'conv_0/dense' if 'conv_0/dense' in operations else 'conv_0'
+  for path, bits in assignment.items():
+    module = path.rpartition('/')[0] or first
+    modules.setdefault(module, []).append(bits)
+  total = sum(
+    mixq.bit_operations(int(count), modules[path])
+    for path, count in operations.items()
+  )
+  return {
+    'average_bits': mixq.average_bits(list(assignment.values())),
+    'bit_ops_per_graph': total / num_graphs,
   }

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib import axes as axes_lib
 from matplotlib import figure, lines
 
-from lorap_jax.nn.schemes import OPERANDS
 from lorap_jax.training.comparison import Row
 
 _MARKERS = {
@@ -70,13 +69,13 @@ def by_degree(features: dict[str, Any], path: pathlib.Path) -> None:
   / squared signal). In-degrees with fewer than 20 nodes are left out.
 
   Args:
-    features: `features` of `accounting.totals`.
+    features: those of `accounting.totals` to show.
     path: PNG file.
   """
   fig = figure.Figure(figsize=(11, 4), layout='constrained')
   bits, error = fig.subplots(1, 2)
   for name, sums in features.items():
-    if 'degree' not in sums or name.rsplit('/', 1)[-1] not in OPERANDS:
+    if 'degree' not in sums:
       continue
     degree = sums['degree']
     seen = np.flatnonzero(degree['rows'] >= 20)

@@ -78,7 +78,7 @@ def finish(run: Any) -> dict[str, Any]:
   records = run.progress.history
   report = {
     'result': _result(run.selection, records),
-    'cost': accounting.summarize(sums, fixed, num_graphs=_num_graphs(run)),
+    'cost': _cost(run, sums, fixed),
     'parameters': _parameters(state.params),
     'epochs': run.epochs,
     'steps': latest_step,
@@ -95,19 +95,34 @@ def finish(run: Any) -> dict[str, Any]:
     'device': device(),
     'config': run.settings.config,
   }
-  if isinstance(run.settings.scheme, schemes.MixQSearch):
+  scheme = run.settings.scheme
+  if isinstance(scheme, schemes.MixQSearch):
     report['assignment'] = state_lib.chosen_bits(
-      state.params, run.settings.scheme.candidates
+      state.params, scheme.candidates
     )
-  bits = _published_bits(state.params)
-  report['cost']['average_bits']['published_print_out'] = bits
   workdir.write_json(run.folder / workdir.REPORT, report)
   if run.settings.config['train']['plots']:
     plots.learning_curves(
       records, run.task.metric, run.folder / 'learning_curves.png'
     )
-    plots.by_degree(sums['features'], run.folder / 'bits_by_degree.png')
+    features = accounting.stored_features(sums['features'], scheme.stored)
+    plots.by_degree(features, run.folder / 'bits_by_degree.png')
   return report
+
+
+def _cost(run: Any, sums: Any, fixed: Any) -> dict[str, Any]:
+  scheme, count = run.settings.scheme, _num_graphs(run)
+  cost = accounting.summarize(
+    sums, fixed, num_graphs=count, stored=scheme.stored
+  )
+  cost['average_bits']['published_print_out'] = _published_bits(
+    run.state.params
+  )
+  if isinstance(scheme, schemes.MixQ) and scheme.assignment:
+    cost['mixq'] = accounting.mixq_cost(
+      sums, dict(scheme.assignment), num_graphs=count
+    )
+  return cost
 
 
 def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -97,7 +97,9 @@ def train_step(
     )(state.params, state, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: factor * u, updates)
-    bits, elements = accounting.mean_bits(new.get(telemetry.COLLECTION, {}))
+    bits, elements = accounting.mean_bits(
+      new.get(telemetry.COLLECTION, {}), scheme.stored
+    )
     finite = [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]
     metrics = StepMetrics(
       loss=loss,

@@ -35,7 +35,7 @@ def rows(report: dict[str, Any]) -> Rows:
   if 'members' in report:
     yield from _members(report)
     return
-  yield from _bits(report['cost']['average_bits'])
+  yield from _bits(report['cost'])
   yield from _memory(report['cost'])
   yield from _operations(report['cost']['bit_ops_per_graph'])
   yield from _circumstances(report)
@@ -94,9 +94,14 @@ def _members(report: dict[str, Any]) -> Rows:
     yield 'note', report['data']['note']
 
 
-def _bits(bits: dict[str, Any]) -> Rows:
+def _bits(cost: dict[str, Any]) -> Rows:
+  bits = cost['average_bits']
   published = bits['published_print_out']
   yield 'average bits, usage-weighted', f'{bits["usage_weighted"]:.3f}'
+  yield (
+    '  with the raw features that enter a convolution',
+    f'{bits["usage_weighted_with_raw_features"]:.3f}',
+  )
   yield (
     '  with the full-precision side path of the prompts',
     f'{bits["usage_weighted_with_side_path"]:.3f}',
@@ -113,6 +118,12 @@ def _bits(bits: dict[str, Any]) -> Rows:
     'average bits, as A2Q prints them',
     '-' if published is None else f'{published:.3f}',
   )
+  if 'mixq' in cost:
+    yield (
+      'average bits, as MixQ counts; BitOPs likewise',
+      f'{cost["mixq"]["average_bits"]:.3f}; '
+      f'{cost["mixq"]["bit_ops_per_graph"] / 1e6:.1f} M',
+    )
 
 
 def _memory(cost: dict[str, Any]) -> Rows:

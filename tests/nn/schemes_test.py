@@ -106,6 +106,7 @@ class TestA2QGraph:
   @EACH_POINT
   def test_kinds(self, point):
     kinds = {
+      'features': quantizers.Identity,
       'input': quantizers.GroupedQuantizer,
       'readout': quantizers.GroupedQuantizer,
       'aggregate': quantizers.GroupedQuantizer,

@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 
 from lorap_jax.data import pipeline
-from lorap_jax.nn import telemetry
+from lorap_jax.nn import schemes, telemetry
 from lorap_jax.training import accounting, settings, state, steps
 from lorap_jax.training.optimizer import create_optimizer
 
@@ -80,7 +80,12 @@ def graph():
 @pytest.fixture
 def summary(tree, graph):
   sums = accounting.totals(tree, graph)
-  return accounting.summarize(sums, accounting.constants(tree), num_graphs=2)
+  return accounting.summarize(
+    sums,
+    accounting.constants(tree),
+    num_graphs=2,
+    stored=schemes.HIDDEN_OPERANDS,
+  )
 
 
 def test_average_bits(summary):
@@ -125,7 +130,7 @@ def test_operations_per_graph(summary):
 
 
 def test_mean_bits_of_a_training_step(tree):
-  total, count = accounting.mean_bits(tree)
+  total, count = accounting.mean_bits(tree, schemes.HIDDEN_OPERANDS)
   assert (float(total), float(count)) == (64, 11)
 
 
@@ -142,6 +147,56 @@ def test_by_in_degree(tree, graph):
     np.testing.assert_array_equal(degree[name][:3], values, name)
     assert not degree[name][3:].any()
   assert 'degree' not in features['readout_0/input']
+
+
+RAW = {'features': feature([32] * 4, REAL, width=3)}
+
+
+def summary_of(tree, graph, stored=schemes.HIDDEN_OPERANDS):
+  return accounting.summarize(
+    accounting.totals(tree, graph),
+    accounting.constants(tree),
+    num_graphs=2,
+    stored=stored,
+  )
+
+
+def test_raw_features_are_counted_apart(tree, graph, summary):
+  bits = summary_of({**tree, **RAW}, graph)['average_bits']
+  assert bits['usage_weighted'] == summary['average_bits']['usage_weighted']
+  # 3 rows of 3 with 32 bits more.
+  raw = bits['usage_weighted_with_raw_features']
+  assert raw == pytest.approx((64 + 288) / 20)
+  same = summary['average_bits']['usage_weighted_with_raw_features']
+  assert same == summary['average_bits']['usage_weighted']
+
+
+def test_a_network_that_stores_nothing_else_is_counted_by_its_input(graph):
+  bits = summary_of(RAW, graph)['average_bits']
+  assert bits['usage_weighted'] == bits['unweighted'] == 32
+
+
+def test_the_scheme_says_what_is_stored(tree, graph):
+  bits = summary_of(tree, graph, stored=('message', 'readout'))['average_bits']
+  assert bits['per_point'] == {'conv_0/message': 4, 'readout_0/input': 8}
+
+
+def test_mixq_counts_operations_by_the_mean_bits_of_a_module(tree, graph):
+  found = accounting.mixq_cost(
+    accounting.totals(tree, graph),
+    {
+      'features': 8,
+      'conv_0/neighbor_sum': 4,
+      'conv_0/dense_0/weight': 2,
+      'conv_0/dense_0/output': 4,
+      'readout_0/input': 2,
+    },
+    num_graphs=2,
+  )
+  assert found['average_bits'] == 20 / 5
+  # 10 additions with 8 and 4 bits, 12 products with 2 and 4; the prompt has no
+  # quantizer, and the readout of this tree no operations.
+  assert found['bit_ops_per_graph'] == (10 * 6 + 12 * 3) / 2
 
 
 def test_high_in_degrees_share_the_last_bin(tree, graph):
@@ -165,7 +220,9 @@ def measure(batch, **changes):
   )
   sums, fixed = steps.make_cost_step(model)(first.variables(), batch)
   count = int(np.sum(jraph.get_graph_padding_mask(batch.graph)))
-  return accounting.summarize(sums, fixed, num_graphs=count)
+  return accounting.summarize(
+    sums, fixed, num_graphs=count, stored=chosen.scheme.stored
+  )
 
 
 def batch_of(num_graphs, *, more_padding=0):

@@ -18,6 +18,7 @@ CONFIG = {
 COST = {
   'average_bits': {
     'usage_weighted': 3.2504,
+    'usage_weighted_with_raw_features': 3.35,
     'usage_weighted_with_side_path': 3.5,
     'usage_weighted_with_messages': 3.75,
     'unweighted': 4.0,
@@ -95,6 +96,7 @@ def test_rows_of_one_run():
     ('  epoch of the best validation; validation', '43.83 %'),
     ('best test epoch (21; optimistic, as A2Q reports)', '58.44 %'),
     ('average bits, usage-weighted', '3.250'),
+    ('  with the raw features that enter a convolution', '3.350'),
     ('  with the full-precision side path of the prompts', '3.500'),
     ('  with all other quantized tensors', '3.750'),
     ('average bits, unweighted over quantizers', '4.000'),

@@ -2,10 +2,12 @@
 
 from lorap_jax.nn.schemes.a2q import A2QGraph, A2QNode
 from lorap_jax.nn.schemes.base import (
+  HIDDEN_OPERANDS,
   OPERANDS,
   Point,
   Protection,
   Scheme,
+  name_of,
   quantize,
 )
 from lorap_jax.nn.schemes.fp32 import FP32
@@ -17,6 +19,7 @@ __all__ = [
   'A2QNode',
   'DegreeQuant',
   'FP32',
+  'HIDDEN_OPERANDS',
   'MixQ',
   'MixQSearch',
   'OPERANDS',
@@ -24,5 +27,6 @@ __all__ = [
   'Protection',
   'QAT',
   'Scheme',
+  'name_of',
   'quantize',
 ]

@@ -6,11 +6,10 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import Point, name_of
+from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, Point, name_of
 from lorap_jax.quantization import a2q_groups
 
 _STARTS = ('data', 'uniform', 'normal')
-_FEATURES = ('input', 'readout', 'aggregate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +19,8 @@ class A2QGraph:
   | point                     | quantizer                                     |
   |---------------------------|-----------------------------------------------|
   | input, readout, aggregate | group table, learned scale and bits           |
-  | features                  | the same, if `quantize_features`              |
+  | features                  | the same, if `quantize_features`; else none,  |
+  |                           | only reported                                 |
   | message                   | per column, learned scale, fixed bits         |
   | logits                    | group table (GAT)                             |
   | weight, attention         | per output channel, learned scale, fixed bits |
@@ -45,6 +45,7 @@ class A2QGraph:
   published: bool = False
   exact_range: bool = False
   quantize_features: bool = False
+  stored = HIDDEN_OPERANDS
   edge_messages = False
   edge_weights = False
 
@@ -56,7 +57,7 @@ class A2QGraph:
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
     shared = {'start': self.start, 'published': self.published}
-    tables = (*_FEATURES, 'logits')
+    tables = (*HIDDEN_OPERANDS, 'logits')
     if point in tables or (point == 'features' and self.quantize_features):
       return quantizers.GroupedQuantizer(
         bits=self.bits,
@@ -74,6 +75,8 @@ class A2QGraph:
       return quantizers.ChannelQuantizer(
         bits=self.bits, level='graph', name=point, **shared
       )
+    if point == 'features':
+      return quantizers.Identity(name=point)
     return None
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
@@ -93,7 +96,8 @@ class A2QNode:
   | point                     | quantizer                                     |
   |---------------------------|-----------------------------------------------|
   | input, readout, aggregate | per node, learned scale and bits              |
-  | features                  | the same, if `quantize_features`              |
+  | features                  | the same, if `quantize_features`; else none,  |
+  |                           | only reported                                 |
   | message                   | per column, learned scale, fixed bits; with   |
   |                           | `node_messages` (GAT) per node, fixed bits    |
   | logits                    | per head, learned scale, fixed bits           |
@@ -128,6 +132,7 @@ class A2QNode:
   weight_start: tuple[float, float] = (0.1, 0.2)
   feature_start: tuple[float, float] = (0.01, 0.01)
   message_start: tuple[float, float] = (0.01, 0.01)
+  stored = HIDDEN_OPERANDS
   edge_messages = False
   edge_weights = False
 
@@ -141,7 +146,9 @@ class A2QNode:
       'start': self.start,
       'published': self.published,
     }
-    if point in _FEATURES or (point == 'features' and self.quantize_features):
+    if point in HIDDEN_OPERANDS or (
+      point == 'features' and self.quantize_features
+    ):
       return quantizers.NodeQuantizer(
         non_negative=non_negative,
         memory_width=self.memory_width,
@@ -169,6 +176,8 @@ class A2QNode:
       return quantizers.ChannelQuantizer(
         level='node', normal=self.weight_start, name=point, **shared
       )
+    if point == 'features':
+      return quantizers.Identity(name=point)
     return None
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:

@@ -44,8 +44,10 @@ Point = Literal[
   'aggregate',
   'update',
 ]
-# Left operands of dense products: what average bits are taken over.
-OPERANDS = ('features', 'input', 'readout', 'aggregate')
+# Left operands of dense products.
+OPERANDS: tuple[Point, ...] = ('features', 'input', 'readout', 'aggregate')
+# Of these, what a network computes itself.
+HIDDEN_OPERANDS: tuple[Point, ...] = ('input', 'readout', 'aggregate')
 
 
 def check_points(field: str, points: Collection[str]) -> None:
@@ -78,6 +80,14 @@ class Protection(NamedTuple):
 @runtime_checkable
 class Scheme(Protocol):
   """A quantization framework, as layers see it."""
+
+  @property
+  def stored(self) -> tuple[Point, ...]:
+    """The feature tensors that its networks store: what bits are averaged over.
+
+    The raw features are data, and counted apart.
+    """
+    ...
 
   @property
   def edge_messages(self) -> bool:

@@ -6,13 +6,14 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import OPERANDS, Point, name_of
+from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, OPERANDS, Point, name_of
 
 
 @dataclasses.dataclass(frozen=True)
 class FP32:
   """Full precision: no point is quantized, operands are only reported."""
 
+  stored = HIDDEN_OPERANDS
   edge_messages = False
   edge_weights = False
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import OPERANDS, Point, check_points, name_of
+from lorap_jax.nn.schemes.base import Point, check_points, name_of
 from lorap_jax.quantization import mixq
 
 # Points of the published layers, by backbone (SamirMoustafa/MixQ).
@@ -23,6 +23,9 @@ POINTS: dict[str, tuple[Point, ...]] = {
   ),
 }
 _PARAMETERS = ('weight', 'attention')
+# Between these tensors and the next product lie only maps that act on each
+# column alone (bias, batch norm, ReLU): what is stored are their codes.
+_STORED: tuple[Point, ...] = ('readout', 'output', 'neighbor_sum')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class MixQSearch:
   points: tuple[Point, ...] = POINTS['gcn']
   cost_weight: float = 0.1
   published: bool = False
+  stored = _STORED
   edge_messages = False
 
   @property
@@ -59,9 +63,7 @@ class MixQSearch:
     """See Scheme."""
     del non_negative
     if point not in self.points:
-      return (
-        quantizers.Identity(name=name_of(point)) if point in OPERANDS else None
-      )
+      return _reported(point)
     return quantizers.RelaxedQuantizer(
       candidates=self.candidates,
       feature=point not in _PARAMETERS,
@@ -94,6 +96,7 @@ class MixQ:
   bits: int = 4
   points: tuple[Point, ...] = POINTS['gcn']
   published: bool = False
+  stored = _STORED
   edge_messages = False
 
   @property
@@ -110,9 +113,7 @@ class MixQ:
     """See Scheme."""
     del non_negative
     if point not in self.points:
-      return (
-        quantizers.Identity(name=name_of(point)) if point in OPERANDS else None
-      )
+      return _reported(point)
     return quantizers.FixedQuantizer(
       bits=self.assignment,
       default_bits=self.bits,
@@ -128,3 +129,9 @@ class MixQ:
 
   def protection(self) -> None:
     """None."""
+
+
+def _reported(point: Point) -> nn.Module | None:
+  if point in ('features', 'readout'):
+    return quantizers.Identity(name=name_of(point))
+  return None

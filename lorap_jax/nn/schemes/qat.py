@@ -7,6 +7,7 @@ import flax.linen as nn
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
 from lorap_jax.nn.schemes.base import (
+  HIDDEN_OPERANDS,
   OPERANDS,
   Point,
   Protection,
@@ -71,6 +72,7 @@ class QAT:
   gradient: affine.Gradient = 'plain'
   edge_messages: bool = False
   stride: int = 1
+  stored = HIDDEN_OPERANDS
 
   def __post_init__(self):
     if not 2 <= self.bits <= 8:
