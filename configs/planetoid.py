@@ -95,7 +95,7 @@ def _set_mixq_host(config: config_dict.ConfigDict) -> None:
   config.model.dropout = 0.5
   config.model.input_dropout = 0.0
   config.scheme.candidates = (2, 4, 8)
-  # Published .1, in a unit that is 8192 times smaller (`mixq.bit_cost`).
+  # Published .1, in a unit that is 8192 times smaller (`mixq_search.bit_cost`).
   config.scheme.cost_weight = 0.1 / 8192
   config.optim.learning_rate = 0.01
   config.optim.weight_decay = 2e-4

@@ -29,7 +29,7 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.schemes import Point, name_of
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq_search
 
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.
 
@@ -245,10 +245,10 @@ def mixq_cost(
     module = path.rpartition('/')[0] or first
     modules.setdefault(module, []).append(bits)
   total = sum(
-    mixq.bit_operations(int(count), modules[path])
+    mixq_search.bit_operations(int(count), modules[path])
     for path, count in operations.items()
   )
   return {
-    'average_bits': mixq.average_bits(list(assignment.values())),
+    'average_bits': mixq_search.average_bits(list(assignment.values())),
     'bit_ops_per_graph': total / num_graphs,
   }

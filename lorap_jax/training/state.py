@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq_search
 from lorap_jax.training import checkpointing, workdir
 
 
@@ -155,5 +155,5 @@ def chosen_bits(params: PyTree, candidates: tuple[int, ...]) -> dict[str, int]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     *module, name = (key.key for key in path)
     if name == 'logits':
-      chosen['/'.join(module)] = int(mixq.select_bits(leaf, candidates))
+      chosen['/'.join(module)] = int(mixq_search.select_bits(leaf, candidates))
   return chosen

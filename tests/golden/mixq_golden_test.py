@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq, mixq_search
 
 FOLDER = pathlib.Path(__file__).parent
 NUM_CASES = 20  # Bits 1, 2, 4, 8 and 16, signed or not, calibrated or moved.
@@ -134,7 +134,7 @@ def test_mixture(name, jit):
     case,
     ('x', 'scales', 'zero_points', 'logits'),
     jit=jit,
-    function=mixq.relaxed_fake_quant,
+    function=mixq_search.relaxed_fake_quant,
     candidates=tuple(case['candidates'].tolist()),
     signed=bool(case['signed']),
     published=True,
@@ -166,7 +166,7 @@ class TestSearch:
 
     def cost(logits):
       return sum(
-        mixq.bit_cost(int(size), theta, candidates, depth=int(depth))
+        mixq_search.bit_cost(int(size), theta, candidates, depth=int(depth))
         for theta, size, depth in zip(
           logits, case['elements'], case['depth'], strict=True
         )
@@ -184,18 +184,18 @@ class TestSearch:
   def test_winners(self):
     case = golden('search')
     candidates = tuple(case['candidates'].tolist())
-    selected = mixq.select_bits(jnp.asarray(case['logits']), candidates)
+    selected = mixq_search.select_bits(jnp.asarray(case['logits']), candidates)
     np.testing.assert_array_equal(selected, case['winners'])
 
   def test_average_bits(self):
     case = golden('search')
-    average = mixq.average_bits(case['winners'].tolist())
+    average = mixq_search.average_bits(case['winners'].tolist())
     assert average == pytest.approx(float(case['average_bits']), rel=1e-12)
 
   def test_bit_operations(self):
     case = golden('search')
     total = sum(
-      mixq.bit_operations(
+      mixq_search.bit_operations(
         int(operations), case['winners'][case['module'] == module].tolist()
       )
       for module, operations in enumerate(case['operations'])
@@ -207,5 +207,5 @@ class TestSearch:
   )
   def test_initial_logits(self, candidates):
     expected = golden('initial')['_'.join(map(str, candidates))]
-    logits = mixq.initial_logits(candidates, published=True)
+    logits = mixq_search.initial_logits(candidates, published=True)
     np.testing.assert_allclose(logits, expected, rtol=3e-7)

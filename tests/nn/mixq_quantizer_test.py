@@ -7,7 +7,7 @@ import pytest
 
 from lorap_jax.nn import quantizers, telemetry
 from lorap_jax.nn.rows import Rows
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq, mixq_search
 
 MASK = jnp.arange(10)[:, None] < 8
 ROWS = Rows(MASK)
@@ -66,7 +66,7 @@ class TestRelaxed:
       lambda p: module.apply({'params': p}, x, rows=ROWS).values, params
     )
     expected, pure_back = jax.vjp(
-      lambda p: mixq.relaxed_fake_quant(
+      lambda p: mixq_search.relaxed_fake_quant(
         x,
         p['range_scale'],
         p['range_zero_point'],

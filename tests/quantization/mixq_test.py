@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq, mixq_search
 
 SOME_BITS = [1, 2, 3, 4, 8, 16]
 JIT = pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
@@ -372,7 +372,7 @@ def mixture_inputs(seed, *, axis=0):
 
 
 relaxed = functools.partial(
-  pull_back, function=mixq.relaxed_fake_quant, candidates=CANDIDATES
+  pull_back, function=mixq_search.relaxed_fake_quant, candidates=CANDIDATES
 )
 
 
@@ -428,7 +428,7 @@ class TestRelaxed:
     arrays, dy = mixture_inputs(2)
     compiled = relaxed(arrays, dy)
     eager = eager_pull_back(
-      arrays, dy, function=mixq.relaxed_fake_quant, candidates=CANDIDATES
+      arrays, dy, function=mixq_search.relaxed_fake_quant, candidates=CANDIDATES
     )
     for ours, one in zip(
       jax.tree.leaves(compiled), jax.tree.leaves(eager), strict=True
@@ -461,7 +461,8 @@ class TestRelaxed:
   def test_only_x_is_kept_for_the_backward_pass(self):
     arrays, _ = mixture_inputs(5)
     _, vjp = jax.vjp(
-      functools.partial(mixq.relaxed_fake_quant, candidates=CANDIDATES), *arrays
+      functools.partial(mixq_search.relaxed_fake_quant, candidates=CANDIDATES),
+      *arrays,
     )
     kept = {id(v) for v in jax.tree.leaves(vjp) if v.size >= arrays[0].size}
     assert len(kept) <= 1
@@ -473,16 +474,16 @@ class TestRelaxed:
     args[name] = args[name][:2]
     message = f'`{name}` has 2 entries for 3 candidates (2, 4, 8)'
     with pytest.raises(ValueError, match=re.escape(message)):
-      untyped(mixq.relaxed_fake_quant)(**args, candidates=CANDIDATES)
+      untyped(mixq_search.relaxed_fake_quant)(**args, candidates=CANDIDATES)
 
 
 class TestSearch:
   def test_start_is_uniform(self):
-    logits = mixq.initial_logits(CANDIDATES)
+    logits = mixq_search.initial_logits(CANDIDATES)
     np.testing.assert_allclose(jax.nn.softmax(logits), [1 / 3] * 3, rtol=1e-6)
 
   def test_published_start_prefers_many_bits(self):
-    logits = mixq.initial_logits(CANDIDATES, published=True)
+    logits = mixq_search.initial_logits(CANDIDATES, published=True)
     np.testing.assert_allclose(logits, [0.2140, 0.2174, 0.5686], atol=5e-5)
     mixture = jax.nn.softmax(logits)
     np.testing.assert_allclose(mixture, [0.2916, 0.2926, 0.4158], atol=5e-5)
@@ -490,7 +491,7 @@ class TestSearch:
   def test_expected_bits_and_gradient(self):
     p = np.exp(LOGITS) / np.sum(np.exp(LOGITS))
     mean = p @ CANDIDATES
-    value, grad = jax.value_and_grad(mixq.expected_bits)(
+    value, grad = jax.value_and_grad(mixq_search.expected_bits)(
       jnp.asarray(LOGITS), CANDIDATES
     )
     assert float(value) == pytest.approx(mean, rel=1e-6)
@@ -498,23 +499,23 @@ class TestSearch:
 
   def test_expected_bits_of_many(self):
     logits = jnp.asarray([LOGITS, (0.0, 0.0, 0.0), (-1e4, 0.0, -1e4)])
-    bits = mixq.expected_bits(logits, CANDIDATES)
-    assert bits[0] == mixq.expected_bits(logits[0], CANDIDATES)
+    bits = mixq_search.expected_bits(logits, CANDIDATES)
+    assert bits[0] == mixq_search.expected_bits(logits[0], CANDIDATES)
     np.testing.assert_allclose(bits[1:], [14 / 3, 4], rtol=1e-6)
 
   @pytest.mark.parametrize('num_elements', [8192, jnp.int32(8192)])
   def test_cost_is_in_kib(self, num_elements):
-    cost = mixq.bit_cost(num_elements, jnp.zeros(2), (4, 8))
+    cost = mixq_search.bit_cost(num_elements, jnp.zeros(2), (4, 8))
     assert cost == 6
-    nested = mixq.bit_cost(num_elements, jnp.zeros(2), (4, 8), depth=2)
+    nested = mixq_search.bit_cost(num_elements, jnp.zeros(2), (4, 8), depth=2)
     assert nested == 6 / 8192
 
   def test_penalty_gradient(self):
     p = np.exp(LOGITS) / np.sum(np.exp(LOGITS))
 
     def penalty(logits):
-      cost = mixq.bit_cost(3000, logits, CANDIDATES)
-      return mixq.search_penalty(cost, weight=0.125)
+      cost = mixq_search.bit_cost(3000, logits, CANDIDATES)
+      return mixq_search.search_penalty(cost, weight=0.125)
 
     grad = jax.jit(jax.grad(penalty))(jnp.asarray(LOGITS))
     expected = 0.125 * 3000 / 8192 * p * (CANDIDATES - p @ CANDIDATES)
@@ -522,7 +523,7 @@ class TestSearch:
 
   @JIT
   def test_select_bits(self, jit):
-    select = functools.partial(mixq.select_bits, candidates=CANDIDATES)
+    select = functools.partial(mixq_search.select_bits, candidates=CANDIDATES)
     logits = jnp.asarray(
       [
         [[0.1, 0.3, 0.2], [0.1, -0.3, 0.2]],
@@ -533,33 +534,33 @@ class TestSearch:
     assert bits.dtype == jnp.int32
     np.testing.assert_array_equal(bits, [[4, 8], [2, 4]])
     # The order of the candidates is the caller's.
-    assert mixq.select_bits(logits[0, 0], (8, 2, 4)) == 2
+    assert mixq_search.select_bits(logits[0, 0], (8, 2, 4)) == 2
 
   def test_equal_in_softmax(self):
     logits = jnp.asarray([0.25, 0.25 + 2**-25])
     assert logits[1] > logits[0]
-    assert mixq.select_bits(logits, (4, 8)) == 4
+    assert mixq_search.select_bits(logits, (4, 8)) == 4
 
   def test_average_bits_and_operations(self):
-    assert mixq.average_bits([2, 4, 8, 8]) == 5.5
-    assert mixq.bit_operations(100, [2, 8]) == 500
-    assert mixq.bit_operations(100, []) == 0
+    assert mixq_search.average_bits([2, 4, 8, 8]) == 5.5
+    assert mixq_search.bit_operations(100, [2, 8]) == 500
+    assert mixq_search.bit_operations(100, []) == 0
 
   def test_average_of_nothing(self):
     with pytest.raises(ValueError, match='`selected` is empty'):
-      mixq.average_bits([])
+      mixq_search.average_bits([])
 
   @pytest.mark.parametrize('candidates', [(), (0, 4), (4, 17), (4, 4)], ids=str)
   def test_candidates_are_checked(self, candidates):
     message = '`candidates` must be one or more different integers in 1..16'
     logits = jnp.zeros(len(candidates))
     for call in (
-      lambda: mixq.check_candidates(candidates),
-      lambda: mixq.initial_logits(candidates),
-      lambda: mixq.expected_bits(logits, candidates),
-      lambda: mixq.bit_cost(1, logits, candidates),
-      lambda: mixq.select_bits(logits, candidates),
-      lambda: mixq.relaxed_fake_quant(
+      lambda: mixq_search.check_candidates(candidates),
+      lambda: mixq_search.initial_logits(candidates),
+      lambda: mixq_search.expected_bits(logits, candidates),
+      lambda: mixq_search.bit_cost(1, logits, candidates),
+      lambda: mixq_search.select_bits(logits, candidates),
+      lambda: mixq_search.relaxed_fake_quant(
         jnp.ones((2, 2)),
         jnp.ones((len(candidates), 1, 1)),
         jnp.zeros((len(candidates), 1, 1)),
@@ -574,17 +575,17 @@ class TestSearch:
   def test_candidates_are_integers(self, candidates):
     message = re.escape(f'(2, 4, 8), got {candidates!r}')
     with pytest.raises(ValueError, match=message):
-      untyped(mixq.check_candidates)(candidates)
+      untyped(mixq_search.check_candidates)(candidates)
 
   def test_number_of_logits_is_checked(self):
     message = '`logits` has 2 entries for 3 candidates'
-    for function in (mixq.expected_bits, mixq.select_bits):
+    for function in (mixq_search.expected_bits, mixq_search.select_bits):
       with pytest.raises(ValueError, match=message):
         function(jnp.zeros(2), CANDIDATES)
 
   def test_depth_is_checked(self):
     with pytest.raises(ValueError, match='`depth` must be at least 1, got 0'):
-      mixq.bit_cost(1, jnp.zeros(3), CANDIDATES, depth=0)
+      mixq_search.bit_cost(1, jnp.zeros(3), CANDIDATES, depth=0)
 
 
 def test_forward_mode_is_refused():

@@ -10,7 +10,7 @@ from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq, mixq_search
 
 _SCALE_BYTES = 8  # float32 scale and zero point, per column.
 
@@ -26,7 +26,8 @@ class RelaxedQuantizer(nn.Module):
     feature: x is a feature tensor, to be reported; False for weights.
     transposed: x is a weight [in, out], quantized per input feature.
     published: the published arithmetic, see `quantization.mixq`.
-    depth: how often the published code divides this cost, see `mixq.bit_cost`.
+    depth: how often the published code divides this cost, see
+      `mixq_search.bit_cost`.
   """
 
   candidates: tuple[int, ...]
@@ -49,11 +50,13 @@ class RelaxedQuantizer(nn.Module):
     t, mask = _oriented(x, rows, self.transposed)
     logits = self.param(
       'logits',
-      lambda _: mixq.initial_logits(self.candidates, published=self.published),
+      lambda _: mixq_search.initial_logits(
+        self.candidates, published=self.published
+      ),
     )
     start = [_calibrate(self, t, mask, bits) for bits in self.candidates]
     stacked = [jnp.stack(values) for values in zip(*start, strict=True)]
-    y = mixq.relaxed_fake_quant(
+    y = mixq_search.relaxed_fake_quant(
       t,
       *_range_params(self, stacked),
       logits,
@@ -66,9 +69,9 @@ class RelaxedQuantizer(nn.Module):
     self.sow(
       'memory',
       'kib',
-      mixq.bit_cost(elements, logits, self.candidates, depth=self.depth),
+      mixq_search.bit_cost(elements, logits, self.candidates, depth=self.depth),
     )
-    bits = mixq.expected_bits(logits, self.candidates)
+    bits = mixq_search.expected_bits(logits, self.candidates)
     return _reported(self, x, y, rows, bits, t.shape[1])
 
 

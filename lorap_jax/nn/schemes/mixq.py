@@ -7,7 +7,7 @@ import flax.linen as nn
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
 from lorap_jax.nn.schemes.base import Point, check_points, name_of
-from lorap_jax.quantization import mixq
+from lorap_jax.quantization import mixq, mixq_search
 
 # Points of the published layers, by backbone (SamirMoustafa/MixQ).
 POINTS: dict[str, tuple[Point, ...]] = {
@@ -56,7 +56,7 @@ class MixQSearch:
     return 'norm' in self.points
 
   def __post_init__(self):
-    mixq.check_candidates(self.candidates)
+    mixq_search.check_candidates(self.candidates)
     check_points('points', self.points)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
@@ -75,7 +75,7 @@ class MixQSearch:
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """Lambda times the expected KiB."""
-    return mixq.search_penalty(memory, weight=self.cost_weight)
+    return mixq_search.search_penalty(memory, weight=self.cost_weight)
 
   def protection(self) -> None:
     """None."""
