@@ -7,13 +7,14 @@ needs no more than its position.
 import queue
 import threading
 from collections.abc import Generator
+from typing import Any
 
 import jax
 import numpy as np
 
 from lorap_jax.data.dataset import GraphDataset
 from lorap_jax.data.node_dataset import NodeDataset
-from lorap_jax.graphs import batching
+from lorap_jax.graphs import batching, sparse
 
 _DONE = object()
 _QUEUE_SIZE = 4  # Batches ready ahead of the step.
@@ -148,7 +149,13 @@ class WholeGraph:
   """
 
   def __init__(
-    self, data: NodeDataset, split: str, *, layout: bool, weighted: bool = False
+    self,
+    data: NodeDataset,
+    split: str,
+    *,
+    layout: bool,
+    weighted: bool = False,
+    sparse_features: bool = False,
   ):
     """Keeps the data.
 
@@ -157,8 +164,11 @@ class WholeGraph:
       split: `train`, `valid` or `test`.
       layout: attach memory layouts.
       weighted: layouts that serve sums with edge weights.
+      sparse_features: give features of few nonzeros in both forms, see
+        `graphs.sparse`; for a CPU.
     """
     self._data, self._layout, self._weighted = data, layout, weighted
+    self._sparse_features = sparse_features
     self.targets = np.append(getattr(data, f'{split}_mask'), False)
 
   def batch(self) -> batching.Batch:
@@ -178,6 +188,9 @@ class WholeGraph:
       layout=self._layout,
       weighted=self._weighted,
     )
+    if self._sparse_features:
+      features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
+      batch = batch._replace(graph=batch.graph._replace(nodes=features))
     labels = np.append(data.labels, -1).astype(np.int32)
     return batch._replace(labels=labels, targets=self.targets)
 

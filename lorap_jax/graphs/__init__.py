@@ -33,13 +33,21 @@ from lorap_jax.graphs.segment import (
   node_mask,
   sum_pool,
 )
+from lorap_jax.graphs.sparse import (
+  Features,
+  SparseRows,
+  in_both_forms,
+  sparse_rows,
+)
 
 __all__ = [
   'Batch',
   'Budget',
   'Csr',
   'Existing',
+  'Features',
   'Layout',
+  'SparseRows',
   'Table',
   'add_self_loops',
   'aggregate',
@@ -53,6 +61,7 @@ __all__ = [
   'gcn_edge_weights',
   'gcn_scale',
   'graph_mask',
+  'in_both_forms',
   'in_degree',
   'make_layout',
   'max_pool',
@@ -62,5 +71,6 @@ __all__ = [
   'plan_batches',
   'segment_softmax',
   'self_loop_weights',
+  'sparse_rows',
   'sum_pool',
 ]

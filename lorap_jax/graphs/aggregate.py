@@ -77,7 +77,7 @@ def aggregate_weighted(
       'make_layout(..., weighted=True)'
     )
   num_heads = weights.shape[1] if weights.ndim == 2 else 1
-  total = _weighted_sum(
+  total = weighted_sum(
     x.reshape(x.shape[0], num_heads, x.shape[-1]),
     weights.reshape(weights.shape[0], num_heads),
     graph.senders,
@@ -137,8 +137,12 @@ gather_sum.defvjp(
 
 
 @jax.custom_vjp
-def _weighted_sum(x, weights, senders, receivers, layout):
-  """`aggregate_weighted` of x [n, h, f] and weights [e, h]."""
+def weighted_sum(x, weights, senders, receivers, layout):
+  """`aggregate_weighted` of x [m, h, f] and weights [e, h].
+
+  With a layout the receivers need not be nodes as the senders are: their
+  number n is that of its incoming side, and the result [n, h, f].
+  """
   if layout is None:
     messages = weights[:, :, None] * x[senders]
     return jax.ops.segment_sum(messages, receivers, x.shape[0])
@@ -146,7 +150,7 @@ def _weighted_sum(x, weights, senders, receivers, layout):
 
 
 def _weighted_sum_fwd(*args):
-  return _weighted_sum(*args), args
+  return weighted_sum(*args), args
 
 
 def _weighted_sum_bwd(residuals, ds):
@@ -164,7 +168,7 @@ def _weighted_sum_bwd(residuals, ds):
   return dx, dw, None, None, None
 
 
-_weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
+weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 
 def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
@@ -195,7 +199,12 @@ def _sum_slots(slots: list[Array]) -> Array:
   return sum(slots[1:], start=slots[0])
 
 
+@jax.custom_batching.custom_vmap
 def _csr_product(rows: Csr, values: Array, x: Array) -> Array:
+  """Rows of a sparse matrix times x [m, f].
+
+  Only ever called inside of rules that say what its gradient is.
+  """
   # The kernel is up to four times faster on columns in whole vectors.
   columns = x.shape[1]
   padded = jnp.pad(x, ((0, 0), (0, -columns % _VECTOR)))
@@ -204,3 +213,21 @@ def _csr_product(rows: Csr, values: Array, x: Array) -> Array:
     shape=(rows.indptr.shape[0] - 1, x.shape[0]),
   )
   return (matrix @ padded)[:, :columns]
+
+
+@_csr_product.def_vmap
+def _csr_products(
+  size: int, batched: Any, rows: Csr, values: Array, x: Array
+) -> tuple[Array, bool]:
+  """The same for a batch: XLA has no kernel for batches of matrices."""
+  arguments = [rows, values, x]
+  if any(jax.tree.leaves(batched[:2])):
+    take = lambda i: jax.tree.map(
+      lambda a, is_batched: a[i] if is_batched else a, arguments, batched
+    )
+    one_by_one = lambda i: _csr_product(*take(i))
+    return jax.lax.map(one_by_one, jnp.arange(size)), True
+  # One matrix: what it multiplies can lie side by side.
+  columns = jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
+  y = _csr_product(rows, values, columns)
+  return jnp.moveaxis(y.reshape(-1, size, x.shape[2]), 1, 0), True

@@ -90,8 +90,8 @@ def make_layout(
   """
   if weighted:
     _check_sorted(receivers)
-  incoming = _csr(receivers, senders, num_nodes)._replace(order=None)
-  outgoing = _csr(senders, receivers, num_nodes)
+  incoming = make_csr(receivers, senders, num_nodes)._replace(order=None)
+  outgoing = make_csr(senders, receivers, num_nodes)
   if not weighted:
     outgoing = outgoing._replace(order=None)
   if max_out_degree is None or max_out_degree > MAX_TABLE_DEGREE:
@@ -116,7 +116,17 @@ def _check_sorted(receivers: np.ndarray) -> None:
     )
 
 
-def _csr(rows: np.ndarray, columns: np.ndarray, num_rows: int) -> Csr:
+def make_csr(rows: np.ndarray, columns: np.ndarray, num_rows: int) -> Csr:
+  """The columns of each row, of the entries of a matrix.
+
+  Args:
+    rows: int [e], in any order.
+    columns: int [e].
+    num_rows: n.
+
+  Returns:
+    int32 numpy arrays, with the order of the entries.
+  """
   # 16-bit keys are radix-sorted, four times faster than a comparison sort.
   keys = rows.astype(np.uint16 if num_rows <= 1 << 16 else np.int32)
   order = np.argsort(keys, kind='stable')

@@ -30,6 +30,11 @@ class GAT:
     """False."""
     return False
 
+  @property
+  def sums_first(self) -> bool:
+    """False."""
+    return False
+
   def layer(
     self,
     *,

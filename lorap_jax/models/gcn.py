@@ -27,6 +27,11 @@ class GCN:
     """False."""
     return False
 
+  @property
+  def sums_first(self) -> bool:
+    """False."""
+    return False
+
   def layer(
     self,
     *,

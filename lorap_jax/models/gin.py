@@ -31,6 +31,11 @@ class GIN:
     """True."""
     return True
 
+  @property
+  def sums_first(self) -> bool:
+    """True."""
+    return True
+
   def layer(
     self,
     *,

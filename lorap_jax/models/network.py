@@ -9,7 +9,14 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import linear, norm, prompts, protection, schemes
+from lorap_jax.nn import (
+  linear,
+  norm,
+  prompts,
+  protection,
+  quantizers,
+  schemes,
+)
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized
 
@@ -31,6 +38,11 @@ class Backbone(Protocol):
   @property
   def activates(self) -> bool:
     """Its layers end in a non-linearity (a last layer's excepted)."""
+    ...
+
+  @property
+  def sums_first(self) -> bool:
+    """Its layers sum their input over neighbours before they multiply it."""
     ...
 
   def layer(
@@ -119,7 +131,7 @@ class Network(nn.Module):
     """Outputs of every graph, or of every node where nothing is pooled.
 
     Args:
-      graph: a padded batch with nodes [n, f].
+      graph: a padded batch with nodes [n, f], or `graphs.Features`.
       layout: of the batch, or None.
       train: use and update the statistics of the batch.
 
@@ -141,11 +153,23 @@ class Network(nn.Module):
     return self._read_out(_POOLS[self.pool](x, graph), graph, train)
 
   def _encode(self, graph: jraph.GraphsTuple, rows: Rows) -> Any:
+    node_prompt = self.prompt.on_nodes()
+    quantizer = None
+    if self.encoder == 'none':
+      quantizer = self.scheme.quantizer('features', non_negative=False)
     x: Any = graph.nodes
+    if isinstance(x, graphs.Features):
+      # Sparse, unless something before the first product takes every element.
+      takes_all = (
+        self.encoder != 'none'
+        or node_prompt is not None
+        or not isinstance(quantizer, quantizers.Identity | None)
+        or self.backbone.sums_first
+      )
+      x = x.dense if takes_all else x.sparse
     if self.encoder == 'embedding':
       table = nn.Embed(self.num_types, self.features, name='embedding')
       x = table(x[:, 0].astype('int32'))
-    node_prompt = self.prompt.on_nodes()
     if node_prompt is not None:
       x = node_prompt(x, rows=rows)
     if self.encoder == 'dense':
@@ -153,7 +177,7 @@ class Network(nn.Module):
       x = layer(x, rows=rows)
     if self.encoder == 'none':
       x = self._drop(self.input_dropout, x, rows.train)
-      x = schemes.quantize(self.scheme, 'features', x, rows=rows)
+      x = Quantized(x) if quantizer is None else quantizer(x, rows=rows)
     return x
 
   def _convolve(self, i: int, x: Any, graph, rows: Rows, layout) -> Any:
@@ -196,7 +220,9 @@ class Network(nn.Module):
       )(z, rows=rows)
     return z
 
-  def _drop(self, rate: float, x: Array, train: bool) -> Array:
+  def _drop(self, rate: float, x: Any, train: bool) -> Any:
     if not rate:
       return x
+    if isinstance(x, graphs.SparseRows):  # A zero stays one, dropped or not.
+      return x._replace(values=self._drop(rate, x.values, train))
     return nn.Dropout(rate, deterministic=not train)(x)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array
+from lorap_jax.graphs import SparseRows
 from lorap_jax.nn.rows import Rows
 
 COLLECTION = 'telemetry'
@@ -22,7 +23,8 @@ class Quantized(NamedTuple):
   """A tensor on its way to a product, with the width it is stored in.
 
   Attributes:
-    values: [n, f], on the grid of its quantizer.
+    values: [n, f], on the grid of its quantizer; `graphs.SparseRows` where
+      that are raw features of few nonzeros, as they came.
     bits: bits per element, [n, 1] or a scalar; 32 for full precision.
     metadata_bytes: what the quantizer stores beside the codes of a weight.
   """
@@ -32,7 +34,7 @@ class Quantized(NamedTuple):
   metadata_bytes: int = 0
 
 
-def real_rows(x: Array, rows: Rows) -> Array:
+def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
   """The mask [n, 1] of x, all True where `rows` has none."""
   return jnp.ones((x.shape[0], 1), bool) if rows.mask is None else rows.mask
 
@@ -111,8 +113,8 @@ class SideReport(NamedTuple):
 
 def report_feature(
   module: nn.Module,
-  x: Array,
-  y: Array,
+  x: Array | SparseRows,
+  y: Array | SparseRows,
   bits: Array,
   mask: Array,
   *,
@@ -133,14 +135,20 @@ def report_feature(
   rows = x.shape[0]
   report = FeatureReport(
     bits=jnp.broadcast_to(bits, (rows,)),
-    error=jnp.sum((y - x) ** 2, axis=1),
-    energy=jnp.sum(x**2, axis=1),
+    error=jnp.zeros(rows) if y is x else _square_sums(y - x),  # pyrefly: ignore
+    energy=_square_sums(x),
     mask=mask[:, 0],
     width=jnp.float32(x.shape[1]),
     row_metadata_bits=jnp.float32(row_metadata_bits),
     table_bytes=jnp.float32(table_bytes),
   )
   module.sow(COLLECTION, 'feature', report)
+
+
+def _square_sums(x: Array | SparseRows) -> Array:
+  if isinstance(x, SparseRows):
+    return x.square_sums()
+  return jnp.sum(x**2, axis=1)
 
 
 def report_product(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from lorap_jax import graphs
 from lorap_jax.data import pipeline
 
 
@@ -134,6 +135,35 @@ class TestStream:
     time.sleep(0.2)
     assert len(built) == ahead
     stream.close()
+
+
+class TestWholeGraph:
+  def nodes_of(self, share, **kwargs):
+    """Features of the batch of a graph, a share of them not zero."""
+    data = tiny_run.node_data()
+    keep = np.random.default_rng(0).random(data.nodes.shape) < share
+    data = data._replace(nodes=data.nodes * keep)
+    whole = pipeline.WholeGraph(data, 'train', layout=True, **kwargs)
+    return data.nodes, whole.batch().graph.nodes
+
+  def test_one_padding_node_without_features(self):
+    nodes, found = self.nodes_of(1)
+    np.testing.assert_array_equal(found[:-1], nodes)
+    assert found.shape == (25, 5) and not found[-1].any()
+
+  def test_few_nonzeros_in_both_forms_if_wanted(self):
+    nodes, found = self.nodes_of(0.1, sparse_features=True)
+    assert isinstance(found, graphs.Features)
+    assert found.sparse.shape == found.shape == (25, 5)
+    np.testing.assert_array_equal(found.dense[:-1], nodes)
+    assert not found.dense[-1].any() and found.sparse.rows.max() < 24
+
+  @pytest.mark.parametrize(
+    ('share', 'wanted'), [(0.1, False), (1, True)], ids=['unwanted', 'many']
+  )
+  def test_otherwise_dense_alone(self, share, wanted):
+    _, found = self.nodes_of(share, sparse_features=wanted)
+    assert isinstance(found, np.ndarray)
 
 
 def test_max_out_degree():

@@ -317,3 +317,56 @@ def test_layout_for_plain_sums_is_refused(kind):
     graphs.aggregate_weighted(
       jnp.asarray(x), jnp.asarray(weights), graph, layout
     )
+
+
+def stacked(shape):
+  return jnp.float32(np.random.default_rng(8).normal(size=(3, *shape)))
+
+
+def assert_maps_as_a_loop(function, axes, *arguments):
+  """Mapped, it gives what calling it for each of the three members does."""
+  take = lambda i: [
+    a if axis is None else a[i] for a, axis in zip(arguments, axes, strict=True)
+  ]
+  alone = [function(*take(i)) for i in range(3)]
+  expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+  found = jax.jit(jax.vmap(function, axes))(*arguments)
+  helpers.assert_trees_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', ['dense', 'no_edges'])
+class TestBatchOfFeatures:
+  def test_aggregate(self, name, kind):
+    graph = cases()[name]
+    n = len(graph.nodes)
+    layout = layout_of(graph, n, kind)
+    run = lambda x: graphs.aggregate(x, graph, layout)
+    x, ds = stacked((n, 5)), stacked((n, 5))[::-1]
+    assert_maps_as_a_loop(run, (0,), x)
+    gradient = lambda x, ds: jax.vjp(run, x)[1](ds)
+    assert_maps_as_a_loop(gradient, (0, 0), x, ds)
+
+  # Features, weights or both are those of one member.
+  @pytest.mark.parametrize('axes', [(0, None), (None, 0), (0, 0)], ids=str)
+  @pytest.mark.parametrize('heads', [None, 2])
+  def test_aggregate_weighted(self, name, kind, heads, axes):
+    graph, x, weights = weighted_case(name, heads)
+    layout = layout_of(graph, len(x), kind, weighted=True)
+    run = lambda x, w: graphs.aggregate_weighted(x, w, graph, layout)
+    ds = stacked(x.shape)[::-1]
+    x = jnp.asarray(x) if axes[0] is None else stacked(x.shape)
+    alone = axes[1] is None
+    weights = jnp.asarray(weights) if alone else stacked(weights.shape)
+    assert_maps_as_a_loop(run, axes, x, weights)
+    gradient = lambda x, w, ds: jax.vjp(run, x, w)[1](ds)
+    assert_maps_as_a_loop(gradient, (*axes, 0), x, weights, ds)
+
+  def test_one_product_for_all_members(self, name, kind):
+    """Not a loop over them, where one matrix serves them all."""
+    graph = cases()[name]
+    layout = layout_of(graph, len(graph.nodes), kind)
+    run = jax.vmap(lambda x: graphs.aggregate(x, graph, layout))
+    traced = str(jax.make_jaxpr(run)(stacked(graph.nodes.shape)))
+    assert ('bcsr_dot_general' in traced) == (kind != 'none')
+    assert 'scan' not in traced and 'batch_size' not in traced

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
@@ -13,7 +14,9 @@ class Identity(nn.Module):
   """A quantization point that leaves its tensor in full precision."""
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+  def __call__(
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Quantized:
     """Returns x with its 32 bits."""
     telemetry.report_feature(
       self,
@@ -24,4 +27,4 @@ class Identity(nn.Module):
       row_metadata_bits=0,
       table_bytes=0,
     )
-    return Quantized(x)
+    return Quantized(x)  # pyrefly: ignore

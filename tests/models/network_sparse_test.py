@@ -1,0 +1,273 @@
+"""Networks whose node features come in both forms."""
+
+import functools
+
+import flax.linen as nn
+import helpers
+import jax
+import jax.numpy as jnp
+import layers
+import networks
+import numpy as np
+import pytest
+
+from lorap_jax import graphs
+from lorap_jax.nn import prompts, schemes
+from lorap_jax.training import steps
+
+WIDTH = 40
+LORAP = prompts.PromptSpec('lorap', num_prompts=4, rank=2, init='glorot')
+SPARSE = {
+  'gcn_fp32': ('gcn', schemes.FP32(), prompts.PromptSpec()),
+  'gcn_a2q': ('gcn', schemes.A2QNode(), LORAP),
+  'gcn_qat': (
+    'gcn',
+    schemes.QAT(points=('input', 'weight', 'message')),
+    prompts.PromptSpec(),
+  ),
+  'gat_fp32': ('gat', schemes.FP32(), LORAP),
+  'gat_a2q': ('gat', schemes.A2QNode(), prompts.PromptSpec()),
+}
+
+
+@functools.cache
+def batches():
+  """One batch with dense features, and with both forms of the same."""
+  batch = layers.batch_of(layers.graph_list(WIDTH))
+  keep = np.random.default_rng(0).random((layers.REAL, WIDTH)) < 0.1
+  nodes = np.array(batch.graph.nodes)
+  nodes[: layers.REAL] *= keep
+  features = graphs.in_both_forms(nodes)
+  assert isinstance(features, graphs.Features)
+  return tuple(
+    jax.tree.map(
+      jnp.asarray, batch._replace(graph=batch.graph._replace(nodes=x))
+    )
+    for x in (nodes, features)
+  )
+
+
+def make(backbone='gcn', scheme=None, **changes):
+  fields = {'encoder': 'none', 'pool': 'none', **changes}
+  return networks.make(backbone, scheme, **fields)
+
+
+@functools.cache
+def variables_of(model):
+  """Quantizers start from the dense form."""
+  batch = batches()[0]
+  keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
+  init = functools.partial(model.init, layout=batch.layout, train=True)
+  variables = init(keys, batch.graph)
+  kept = ('params', 'quant_stats')
+  return {name: variables[name] for name in kept if name in variables}
+
+
+def seen(model, batch):
+  """What the first convolution receives, in a program that is only traced."""
+  found = []
+
+  def note(function, args, kwargs, context):
+    if context.module.name == 'conv_0' and context.method_name == '__call__':
+      x = args[0]
+      found.append(getattr(x, 'values', x))
+    return function(*args, **kwargs)
+
+  keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
+  with nn.intercept_methods(note):
+    jax.eval_shape(
+      functools.partial(model.init, layout=batch.layout, train=True),
+      keys,
+      batch.graph,
+    )
+  return found[0]
+
+
+@pytest.mark.parametrize('name', list(SPARSE))
+class TestSparse:
+  def model(self, name):
+    backbone, scheme, prompt = SPARSE[name]
+    return make(backbone, scheme, prompt=prompt)
+
+  def test_same_outputs_and_gradients(self, name):
+    model = self.model(name)
+    assert isinstance(seen(model, batches()[1]), graphs.SparseRows)
+
+    def loss(params, batch):
+      variables = {**variables_of(model), 'params': params}
+      out, _ = model.apply(
+        variables,
+        batch.graph,
+        layout=batch.layout,
+        train=True,
+        mutable=layers.WRITTEN,
+      )
+      out = out[: layers.REAL]
+      return jnp.mean(jax.nn.log_softmax(out)[:, 0]), out
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    dense, sparse = (run(variables_of(model)['params'], b) for b in batches())
+    helpers.assert_trees_close(sparse, dense, rtol=1e-5, atol=1e-5)
+    kernel = sparse[1]['conv_0']['dense']['kernel']
+    assert np.abs(kernel).max() > 1e-3
+
+  def test_same_start(self, name):
+    """Of weights, and of quantizers, which start from what they see."""
+    model = self.model(name)
+    keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
+    batch = batches()[1]
+    variables = model.init(keys, batch.graph, layout=batch.layout, train=True)
+    found = {name: variables[name] for name in variables_of(model)}
+    helpers.assert_trees_close(found, variables_of(model), rtol=1e-5, atol=1e-6)
+
+  def test_same_cost(self, name):
+    model = self.model(name)
+    step = steps.make_cost_step(model)
+    dense, sparse = (step(variables_of(model), batch) for batch in batches())
+    helpers.assert_trees_close(sparse, dense, rtol=1e-5, atol=1e-5)
+    features = sparse[0]['features']['features']
+    assert features['elements'] == layers.REAL * WIDTH and features['energy']
+    macs = sparse[0]['products']['conv_0/dense']['macs']
+    assert macs == layers.REAL * WIDTH * 6
+
+
+DENSE = {
+  'qat': ('gcn', {'scheme': schemes.QAT()}),
+  'degree_quant': ('gcn', {'scheme': schemes.DegreeQuant()}),
+  'mixq': ('gcn', {'scheme': schemes.MixQ()}),
+  'a2q_of_features': (
+    'gat',
+    {'scheme': schemes.A2QNode(quantize_features=True)},
+  ),
+  'node_prompt': ('gcn', {'prompt': prompts.PromptSpec('gpf')}),
+  'mixed_prompts': ('gat', {'prompt': prompts.PromptSpec('gpf_plus')}),
+  'encoder': ('gcn', {'encoder': 'dense'}),
+  'sums_first': ('gin', {}),
+}
+
+
+@pytest.mark.parametrize('name', list(DENSE))
+def test_dense_where_something_takes_every_element(name):
+  backbone, fields = DENSE[name]
+  model = make(backbone, **fields)
+  x = seen(model, batches()[1])
+  assert x.shape[0] == 28 and not isinstance(x, graphs.SparseRows)
+  outs = []
+  for batch in batches():
+    keys = {k: jax.random.key(0) for k in ('params', 'quantization')}
+    run = functools.partial(model.init_with_output, layout=batch.layout)
+    outs.append(run(keys, batch.graph, train=True)[0])
+  np.testing.assert_array_equal(*outs)
+
+
+def test_dense_form_is_not_in_the_program():
+  model = make(scheme=schemes.A2QNode(), input_dropout=0.5)
+
+  def loss(params, batch):
+    out, _ = model.apply(
+      {'params': params},
+      batch.graph,
+      layout=batch.layout,
+      train=True,
+      mutable=['memory', 'telemetry'],
+      rngs={'dropout': jax.random.key(0)},
+    )
+    return out.sum()
+
+  dense, sparse = (
+    jax.jit(jax.grad(loss))
+    .lower(variables_of(model)['params'], batch)
+    .compile()
+    .as_text()
+    for batch in batches()
+  )
+  assert f'f32[28,{WIDTH}]' in dense
+  assert f'f32[28,{WIDTH}]' not in sparse
+
+
+class TestInputDropout:
+  RATE = 0.6
+
+  def values(self, *, seeds, train=True):
+    """Of the nonzeros that enter the first product, for each seed."""
+    model = make('gat', input_dropout=self.RATE, num_layers=1)
+    variables, batch = variables_of(model), batches()[1]
+
+    def draw(key):
+      found = []
+
+      def note(function, args, kwargs, context):
+        first = context.module.name == 'conv_0'
+        if first and context.method_name == '__call__':
+          found.append(args[0].values)
+        return function(*args, **kwargs)
+
+      with nn.intercept_methods(note):
+        model.apply(
+          variables,
+          batch.graph,
+          layout=batch.layout,
+          train=train,
+          rngs={'dropout': key},
+        )
+      return found[0].values
+
+    keys = jax.random.split(jax.random.key(0), seeds)
+    return np.asarray(jax.jit(jax.vmap(draw))(keys))
+
+  def test_keeps_its_share_of_the_nonzeros(self):
+    before = batches()[1].graph.nodes.sparse.values
+    draws = self.values(seeds=40)
+    kept = draws != 0
+    assert abs(kept.mean() - (1 - self.RATE)) < 0.03
+    scaled = np.broadcast_to(before / (1 - self.RATE), draws.shape)
+    np.testing.assert_allclose(draws[kept], scaled[kept], rtol=1e-5)
+    assert len(np.unique(kept, axis=0)) == 40
+
+  def test_keeps_the_expected_product(self):
+    sparse = batches()[1].graph.nodes.sparse
+    weight = jnp.ones((WIDTH, 1))
+    mean = jnp.asarray(self.values(seeds=200).mean(0))
+    product = sparse._replace(values=mean) @ weight
+    # Deviation of one draw: sqrt(rate / (1 - rate) * sum of squares).
+    spread = np.sqrt(1.5 * sparse.square_sums() / 200)[:, None]
+    assert np.all(np.abs(product - sparse @ weight) <= 4.5 * spread)
+
+  def test_training_only(self):
+    (values,) = self.values(seeds=1, train=False)
+    sparse = batches()[1].graph.nodes.sparse
+    np.testing.assert_array_equal(values, sparse.values)
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+def test_networks_of_many_seeds_in_one_program(rate):
+  """Each with its own weights and its own dropped values."""
+  model = make(input_dropout=rate, num_layers=1)
+  batch, start = batches()[1], variables_of(model)['params']
+  seeds = [
+    jax.tree.map(lambda leaf, i=i: leaf * (1 + i / 10), start) for i in range(3)
+  ]
+
+  def loss(params, key):
+    out = model.apply(
+      {'params': params},
+      batch.graph,
+      layout=batch.layout,
+      train=True,
+      rngs={'dropout': key},
+    )
+    return jnp.mean(out[: layers.REAL, 0] ** 2)
+
+  grad = jax.value_and_grad(loss)
+  keys = jax.random.split(jax.random.key(1), 3)
+  together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+  found = jax.jit(jax.vmap(grad))(together, keys)
+  one = jax.jit(grad)
+  for i, params in enumerate(seeds):
+    helpers.assert_trees_close(
+      jax.tree.map(lambda leaf, i=i: leaf[i], found),
+      one(params, keys[i]),
+      rtol=1e-5,
+      atol=1e-5,
+    )
+  assert one._cache_size() == 1
