@@ -15,14 +15,12 @@ six epochs: a screening, to rank variants by their validation accuracy.
 Expected: a minute and a half per run and CPU core.
 """
 
-from typing import Any
-
 from ml_collections import config_dict
 
 from configs import superpixels
 
 _LOCAL = {'prompt.placement': 'post', 'prompt.objective': 'local'}
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS = {
   'base': {},
   'none': {'prompt.name': 'none'},
   'gpf': {'prompt.name': 'gpf'},

@@ -158,7 +158,8 @@ def _train() -> config_dict.ConfigDict:
   train.settle_batches = 30
   # Which epoch's test metric counts: val_metric, val_loss or last.
   train.selection = 'val_metric'
-  # Folder of a run whose weights are the start.
+  # Folder of a run whose weights are the start; one inside the work folder by
+  # its path from there.
   train.init_from = config_dict.placeholder(str)
   train.plots = True
   # MixQ: epochs of its first phase (those of the run without it), epochs in
@@ -166,4 +167,7 @@ def _train() -> config_dict.ConfigDict:
   train.search_epochs = config_dict.placeholder(int)
   train.pretrain_epochs = 0
   train.finetune_lr = 1e-3
+  # Seeds that train in one program where the data is one graph, at most; 1 for
+  # one after the other. Memory grows with it.
+  train.together = 10
   return train

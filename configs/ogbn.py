@@ -34,6 +34,7 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   train.epochs = train.subset_epochs = 100
   train.schedule = 'constant'
   train.plots = False
+  train.together = 1  # One seed fills the memory.
   if quantizer == 'a2q':
     config.optim.feature_bits_lr = 0.01
     config.optim.feature_scale_lr = 0.01

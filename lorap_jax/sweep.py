@@ -26,6 +26,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax import report
+from lorap_jax._huge_pages import restart_with_huge_pages
 from lorap_jax.training import protocol
 from lorap_jax.training.run import Interrupted
 
@@ -156,5 +157,6 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
 
 
 if __name__ == '__main__':
+  restart_with_huge_pages()
   logging.set_verbosity(logging.WARNING)
   sys.exit(main())

@@ -13,6 +13,7 @@ PACKAGE = ROOT / 'lorap_jax'
 PARTS = {
   '_typing': set(),
   '_version': set(),
+  '_huge_pages': set(),
   'quantization': {'_typing'},
   'prompts': {'_typing'},
   'graphs': {'_typing'},
@@ -30,13 +31,14 @@ PARTS = {
     'models',
   },
   'report': {'training'},
-  'sweep': {'report', 'training'},
+  'sweep': {'_huge_pages', 'report', 'training'},
   '__init__': {'_version', 'training'},
 }
 # Other libraries each part may import.
 LIBRARIES = {
   '_typing': {'jaxtyping'},
   '_version': set(),
+  '_huge_pages': set(),
   'quantization': {'jax'},
   'prompts': {'jax'},
   'graphs': {'jax', 'jraph', 'numpy'},
@@ -135,4 +137,4 @@ def test_configurations_know_no_library(path):
 
 def test_command_line_knows_the_training_layer_only():
   parts = {part_of(name) for name in imports(ROOT / 'train.py')}
-  assert parts - {None} == {'training'}
+  assert parts - {None} == {'training', '_huge_pages'}

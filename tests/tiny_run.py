@@ -149,11 +149,14 @@ def interrupt_after_dispatch(monkeypatch, dispatch: int) -> None:
   _interrupt(monkeypatch, full_batch, 'make_epochs', dispatch)
 
 
-def _interrupt(monkeypatch, module, name: str, number: int) -> None:
+def _interrupt(monkeypatch, module, name: str, number: int):
   make, count = getattr(module, name), itertools.count(1)
+  monkeypatch.setattr(module, name, _interrupted(make, count, number))
 
-  def make_interrupted(*args):
-    program = make(*args)
+
+def _interrupted(make, count, number):
+  def make_interrupted(*args, **options):
+    program = make(*args, **options)
 
     def call(*args):
       out = program(*args)
@@ -163,7 +166,7 @@ def _interrupt(monkeypatch, module, name: str, number: int) -> None:
 
     return call
 
-  monkeypatch.setattr(module, name, make_interrupted)
+  return make_interrupted
 
 
 @contextlib.contextmanager

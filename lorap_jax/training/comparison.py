@@ -16,6 +16,7 @@ _FREE = (
   'data.offline',
   'data.source',
   'train.plots',
+  'train.together',
 )
 # Settings of one repetition.
 _REPEATED = ('seed', 'seeds', 'folds', 'data.fold')

@@ -1,9 +1,7 @@
 """Full-batch training on one graph: many epochs per dispatch."""
 
-import contextlib
 import functools
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,13 +14,12 @@ from lorap_jax._typing import Array
 from lorap_jax.data import NodeDataset, pipeline
 from lorap_jax.graphs import Batch
 from lorap_jax.nn import schemes
-from lorap_jax.training import history, report, settings, steps, writers
+from lorap_jax.training import history, many_seeds, report, settings, steps
 from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
-from lorap_jax.training.run import Interrupted, Run
+from lorap_jax.training.run import Run
 from lorap_jax.training.state import TrainState
 
 _MOST_EPOCHS = 100  # Per dispatch: how often a run can stop and save.
-_SAVE_SECONDS = 20.0
 
 
 class Carry(NamedTuple):
@@ -30,8 +27,8 @@ class Carry(NamedTuple):
 
   Attributes:
     state: present state.
-    best: state of the selected epoch so far.
-    score: its key, larger is better, compared lexicographically.
+    best: state of the selected epoch so far; before the first the initial one.
+    score: its key, see `history.beats`.
   """
 
   state: TrainState
@@ -39,28 +36,13 @@ class Carry(NamedTuple):
   score: tuple[Array, Array]
 
 
-@functools.lru_cache
-def make_epochs(
+def _epochs(
   model: nn.Module,
   scheme: schemes.Scheme,
   selection: history.Selection,
   config: OptimizerConfig,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
-  """The jitted program of several epochs: a step and an evaluation each.
-
-  Equal arguments give the same program, so that seeds share it.
-
-  Args:
-    model: Linen module.
-    scheme: for its penalty.
-    selection: rule and task.
-    config: of the optimizer.
-
-  Returns:
-    run(carry, batch, valid, test, factors [k]) -> (carry, records), where
-    `valid` and `test` are masks like `batch.targets`, and `records` holds
-    arrays [k]. The old carry is donated.
-  """
+  """`make_epochs` as a pure function."""
   task = selection.task
   step = steps.train_step(model, scheme, task, create_optimizer(config))
 
@@ -75,9 +57,8 @@ def make_epochs(
       record[f'{name}_loss'] = loss / count
       record[f'{name}_{task.metric}'] = metric / count
     score = tuple(jnp.float32(s) for s in selection.score(record))
-    better = (score[0] > carry.score[0]) | (
-      (score[0] == carry.score[0]) & (score[1] > carry.score[1])
-    )
+    nothing_yet = carry.best.step == 0
+    better = nothing_yet | history.beats(score, carry.score)
     choose = lambda new, old: jax.tree.map(
       lambda a, b: jnp.where(better, a, b), new, old
     )
@@ -89,6 +70,38 @@ def make_epochs(
       lambda c, factor: epoch(c, batch, valid, test, factor), carry, factors
     )
 
+  return run
+
+
+@functools.lru_cache
+def make_epochs(
+  model: nn.Module,
+  scheme: schemes.Scheme,
+  selection: history.Selection,
+  config: OptimizerConfig,
+  *,
+  joint: bool = False,
+) -> Callable[..., tuple[Carry, dict[str, Array]]]:
+  """The jitted program of several epochs: a step and an evaluation each.
+
+  Equal arguments give the same program, so that seeds share it.
+
+  Args:
+    model: Linen module.
+    scheme: for its penalty.
+    selection: rule and task.
+    config: of the optimizer.
+    joint: for several seeds at once, mapped over their carries.
+
+  Returns:
+    run(carry, batch, valid, test, factors [k]) -> (carry, records), where
+    `valid` and `test` are masks like `batch.targets`, and `records` holds
+    arrays [k]. The old carry is donated. If joint, the leaves of the carry have
+    a first axis [s], and records are [s, k].
+  """
+  run = _epochs(model, scheme, selection, config)
+  if joint:
+    run = jax.vmap(run, (0, None, None, None, None))
   return jax.jit(run, donate_argnums=0)
 
 
@@ -107,59 +120,60 @@ class FullBatchRun(Run):
     on_cpu = jax.default_backend() == 'cpu'
     self.loaders = {
       split: pipeline.WholeGraph(
-        data, split, layout=on_cpu, weighted=chosen.weighted
+        data,
+        split,
+        layout=on_cpu,
+        weighted=chosen.weighted,
+        sparse_features=on_cpu,
       )
       for split in ('train', 'valid', 'test')
     }
     self.batch: Batch = jax.device_put(self.loaders['train'].batch())
     self.start(self.batch, data.nodes.shape[1])
 
+  def share_batch(self, other: 'FullBatchRun') -> None:
+    """Lets go of the own copy of the graph for that of a run on it."""
+    self.batch = other.batch
+
+  @property
+  def recipe(self) -> tuple[Any, ...]:
+    """What `make_epochs` is made of; runs with equal ones share a program."""
+    chosen = self.settings
+    return self.model, chosen.scheme, self.selection, chosen.optimizer
+
+  def program(self, members: int) -> Callable[..., Any]:
+    """The program of this many runs, see `make_epochs`."""
+    return make_epochs(*self.recipe, joint=members > 1)
+
+  def inputs(self) -> tuple[Batch, Array, Array]:
+    """What the program reads: the batch, validation and test masks."""
+    masks = (self.loaders[split].targets for split in ('valid', 'test'))
+    return self.batch, *(jax.device_put(mask) for mask in masks)
+
+  def factors(self) -> Array:
+    """Learning-rate factors of the next dispatch."""
+    first = self.progress.epoch
+    size = _dispatch_size(self.epochs)
+    return jnp.asarray(
+      [self.factor(first + i) for i in range(size)], jnp.float32
+    )
+
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""
-    program = make_epochs(
-      self.model, self.settings.scheme, self.selection, self.settings.optimizer
-    )
-    valid, test = (
-      jax.device_put(self.loaders[split].targets) for split in ('valid', 'test')
-    )
-    carry = self._carry()
-    display = writers.create_display(self.epochs)
-    saved = time.monotonic()
-    size = _dispatch_size(self.epochs)
-    with contextlib.closing(display):
-      while self.progress.epoch < self.epochs:
-        first, started = self.progress.epoch, time.monotonic()
-        factors = jnp.asarray(
-          [self.factor(first + i) for i in range(size)], jnp.float32
-        )
-        carry, records = program(carry, self.batch, valid, test, factors)
-        self.state = carry.state
-        records = jax.device_get(records)
-        self._file(records, (time.monotonic() - started) / size)
-        display.step(self._shown(), self.progress.epoch)
-        done = self.progress.epoch >= self.epochs
-        stop = stopped()  # Asked once: what is interrupted has been saved.
-        if done or stop or time.monotonic() - saved > _SAVE_SECONDS:
-          self._save(carry)
-          saved = time.monotonic()
-        if stop:
-          raise Interrupted
-      display.epoch(
-        report.epoch_line(self.task, self.progress.history[-1], self.epochs)
-      )
+    many_seeds.train([self], stopped)
 
-  def _carry(self) -> Carry:
+  def carry(self) -> Carry:
     """The carry at the present position."""
     records = self.progress.history
     if not records:
-      low = (jnp.float32(-jnp.inf), jnp.float32(-jnp.inf))
-      copy = jax.tree.map(jnp.copy, self.state)
-      return Carry(self.state, copy, low)
+      # Any score does, because the first epoch is better than none.
+      nothing = (jnp.float32(0), jnp.float32(0))
+      return Carry(self.state, jax.tree.map(jnp.copy, self.state), nothing)
     best, _ = self.checkpoints.load('best', self.state)
     score = self.selection.score(self.selection.best(records))
     return Carry(self.state, best, tuple(jnp.float32(s) for s in score))  # pyrefly: ignore
 
-  def _file(self, records: dict[str, np.ndarray], seconds: float) -> None:
+  def file(self, records: dict[str, np.ndarray], seconds: float) -> None:
     """Files the records of a dispatch, epoch by epoch."""
     first = self.progress.epoch
     for i, loss in enumerate(records['loss']):
@@ -190,8 +204,8 @@ class FullBatchRun(Run):
         }
       )
 
-  def _shown(self) -> dict[str, str]:
-    last = self.progress.history[-1]
+  def shown(self, last: dict[str, Any]) -> dict[str, str]:
+    """What the display shows beside a record."""
     return {
       'epoch': f'{self.progress.epoch}/{self.epochs}',
       'speed': f'{1 / max(last["train_seconds"], 1e-9):.1f}',
@@ -200,7 +214,9 @@ class FullBatchRun(Run):
       'bits': f'{last["bits"]:.2f}',
     }
 
-  def _save(self, carry: Carry) -> None:
+  def save(self, carry: Carry) -> None:
+    """Saves the carry, and keeps its state."""
+    self.state = carry.state
     step, progress = int(carry.state.step), self.progress.to_json()
     # `best` first: what is there when a save is cut off fits the older latest.
     self.checkpoints.save('best', int(carry.best.step), carry.best, progress)

@@ -1,6 +1,7 @@
 """Position, history and best epoch of a run, in JSON-able form."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from lorap_jax.training.schedules import Plateau
@@ -40,7 +41,7 @@ class Selection:
     }[self.rule]
 
   def score(self, record: dict[str, Any]) -> tuple[Any, Any]:
-    """The key of a record, larger is better, compared lexicographically."""
+    """The key of a record, to be compared by `beats`."""
     if self.rule == 'last':
       return record['epoch'], 0
     loss = -record['valid_loss']
@@ -57,12 +58,41 @@ class Selection:
     Returns:
       One of them.
     """
-    return max(history, key=self.score)
+    return _first_best(history, self.score)
 
   def best_test(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of the best test metric: optimistic, as A2Q reports."""
     name = f'test_{self.task.metric}'
-    return max(history, key=lambda r: self.task.sign * r[name])
+    return _first_best(history, lambda r: (self.task.sign * r[name], 0))
+
+
+def beats(new: tuple[Any, Any], old: tuple[Any, Any]) -> Any:
+  """Whether a key is larger, lexicographically; NaN is less than all numbers.
+
+  Nothing but operators, so that host and compiled programs share the rule.
+
+  Args:
+    new: two numbers, or two arrays.
+    old: the same.
+
+  Returns:
+    A bool, or an array of them.
+  """
+  larger = lambda a, b: (a > b) | ((a == a) & (b != b))
+  same = lambda a, b: (a == b) | ((a != a) & (b != b))
+  return larger(new[0], old[0]) | (
+    same(new[0], old[0]) & larger(new[1], old[1])
+  )
+
+
+def _first_best(
+  records: list[dict[str, Any]], score: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+  best, *rest = records
+  for record in rest:
+    if beats(score(record), score(best)):
+      best = record
+  return best
 
 
 @dataclasses.dataclass

@@ -4,17 +4,19 @@ import contextlib
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax.data import NodeDataset
-from lorap_jax.training import report, settings, workdir
+from lorap_jax.training import many_seeds, report, settings, workdir
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
 from lorap_jax.training.run import Run
+
+Member = tuple[config_dict.ConfigDict, pathlib.Path]
 
 
 def train_and_evaluate(
@@ -41,27 +43,88 @@ def train_and_evaluate(
     NonFiniteError: training diverged.
     Interrupted: a signal came; the same call goes on from the checkpoint.
   """
-  folder = pathlib.Path(folder).absolute()
-  chosen = settings.from_config(config)
-  workdir.claim(folder, chosen.config)
-  if (folder / workdir.REPORT).exists():
-    done = workdir.read_json(folder / workdir.REPORT)
-    logging.info(
-      '%s is finished, on %s; this is its report. Another --workdir starts '
-      'a new run.',
-      folder,
-      done['data']['name'],
-    )
-    return done
-  _log_start(chosen)
-  run = create_run(chosen, data or chosen.load_data(), folder)
+  return train_members([(config, pathlib.Path(folder))], data=data)[0]
+
+
+def train_members(
+  members: Sequence[Member], *, data: settings.Data | None = None
+) -> list[dict[str, Any]]:
+  """Runs configurations that differ in their seed, and what follows from it.
+
+  On one graph, up to `train.together` of them train in one program, see
+  `many_seeds`. On many graphs they run one after the other.
+
+  Args:
+    members: configuration and work folder of each.
+    data: see `train_and_evaluate`; the same for all.
+
+  Returns:
+    The reports.
+
+  Raises:
+    ValueError: see `train_and_evaluate`; all folders are looked at first.
+    NonFiniteError: one diverged.
+    Interrupted: see `train_and_evaluate`.
+  """
+  reports: dict[pathlib.Path, dict[str, Any]] = {}
+  left = []
+  folders = [folder.absolute() for _, folder in members]
+  for (config, _), folder in zip(members, folders, strict=True):
+    chosen = settings.from_config(config)
+    workdir.claim(folder, chosen.config)
+    if (folder / workdir.REPORT).exists():
+      reports[folder] = _finished(folder)
+    else:
+      left.append((chosen, folder))
+  if left:
+    first, _ = left[0]
+    _log_start(first)
+    data = data or first.load_data()
+    size = first.train.together if isinstance(data, NodeDataset) else 1
+    for start in range(0, len(left), size):
+      _train(left[start : start + size], data, reports)
+  return [reports[folder] for folder in folders]
+
+
+def _train(
+  members: Sequence[tuple[settings.Settings, pathlib.Path]],
+  data: settings.Data,
+  reports: dict[pathlib.Path, dict[str, Any]],
+) -> None:
+  """Trains members together and adds the report of each that is finished."""
+  seeds = ', '.join(str(chosen.config['seed']) for chosen, _ in members)
+  logging.info('Training seed %s', seeds)
+  runs: list[Any] = []
   try:
-    with _stop_signals() as stopped:
+    for chosen, folder in members:
+      runs.append(create_run(chosen, data, folder))
+      if len(runs) > 1:
+        runs[-1].share_batch(runs[0])
+    for run in runs:
       run.restore()
-      run.train(stopped)
-    return report.finish(run)
+    for group in many_seeds.groups(runs) if len(runs) > 1 else [runs]:
+      with _stop_signals() as stopped:
+        if len(group) > 1:
+          many_seeds.train(group, stopped)
+        else:
+          group[0].train(stopped)
+      for run in group:
+        reports[run.folder] = report.finish(run)
   finally:
-    run.close()
+    for run in runs:
+      run.close()
+
+
+def _finished(folder: pathlib.Path) -> dict[str, Any]:
+  """The report of a run that was finished before."""
+  done = workdir.read_json(folder / workdir.REPORT)
+  logging.info(
+    '%s is finished, on %s; this is its report. Another --workdir starts a new '
+    'run.',
+    folder,
+    done['data']['name'],
+  )
+  return done
 
 
 def create_run(

@@ -1,6 +1,7 @@
 """Adam with parameter groups chosen by path."""
 
 import dataclasses
+import functools
 
 import jax
 import optax
@@ -88,6 +89,7 @@ def param_groups(params: PyTree) -> PyTree:
   )
 
 
+@functools.lru_cache
 def create_optimizer(
   config: OptimizerConfig,
 ) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """Seeds, folds and phases: what several runs make of one configuration."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ _AVERAGED = ('test', 'valid', 'best_test')
 def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
   """Runs a configuration with all its seeds and folds.
 
-  With `config.seeds` or `config.folds` above 1, each member runs in a folder
-  of its own, `seed_S_fold_F`, and their mean and deviation become the report.
-  A finished member is not run again.
+  With `config.seeds` or `config.folds` above 1, each member has a folder of its
+  own, `seed_S_fold_F`, and their mean and deviation become the report. The
+  seeds of a fold run together, see `loop.train_members`. A finished member is
+  not run again.
 
   Args:
     config: as `configs.default`.
@@ -27,37 +29,35 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
     The report: of the one run, or `summarize` of the members.
 
   Raises:
-    ValueError: see `loop.train_and_evaluate`; seeds or folds below 1.
+    ValueError: see `loop.train_and_evaluate`; seeds or folds below 1, or fewer
+      than those of the report that the folder has.
     Interrupted: a signal came; the same call goes on.
   """
   for name in ('seeds', 'folds'):
     if config[name] < 1:
       raise ValueError(f'config: `{name}` must be at least 1: {config[name]}')
-  members = [
-    (config.seed + s, config.data.fold + f)
-    for s in range(config.seeds)
-    for f in range(config.folds)
-  ]
-  if len(members) == 1:
-    return run_phases(config, folder)
+  if config.seeds == config.folds == 1:
+    return run_phases([(config, folder)])[0]
   plain = settings.from_config(config).config
   workdir.claim_group(folder, plain)
-  reports = []
-  for number, (seed, fold) in enumerate(members, start=1):
-    logging.info('Seed %d, fold %d (%d/%d)', seed, fold, number, len(members))
-    member = _changed(
-      config, {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
-    )
-    reports.append(run_phases(member, folder / f'seed_{seed}_fold_{fold}'))
-  report = summarize(reports, plain)
+  seeds = [config.seed + s for s in range(config.seeds)]
+  by_fold = []
+  for fold in range(config.data.fold, config.data.fold + config.folds):
+    logging.info('Fold %d, seeds %d to %d', fold, seeds[0], seeds[-1])
+    members = []
+    for seed in seeds:
+      own = {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
+      place = folder / f'seed_{seed}_fold_{fold}'
+      members.append((_changed(config, own), place))
+    by_fold.append(run_phases(members))
+  of_seeds = zip(*by_fold, strict=True)
+  report = summarize([r for folds in of_seeds for r in folds], plain)
   workdir.write_json(folder / workdir.REPORT, report)
   return report
 
 
-def run_phases(
-  config: config_dict.ConfigDict, folder: pathlib.Path
-) -> dict[str, Any]:
-  """Runs the phases of one member.
+def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
+  """Runs the phases of members that differ in their seed.
 
   MixQ searches bit-widths first (in `search`), trains the same network in full
   precision if `train.pretrain_epochs` is not 0 (in `pretrain`), and then
@@ -65,42 +65,51 @@ def run_phases(
   have one phase.
 
   Args:
-    config: of the member.
-    folder: its folder.
+    members: configuration and folder of each.
 
   Returns:
-    The report of the last phase.
+    The reports of the last phase.
   """
+  config, _ = members[0]
   if config.scheme.name != 'mixq' or config.scheme.assignment is not None:
-    return loop.train_and_evaluate(config, folder)
-  if not (folder / 'search').is_dir():
-    # Before the search, not after it: the folder may be another run's.
-    workdir.claim(folder, settings.from_config(config).config)
-  search = _changed(
-    config,
-    {
-      'scheme.name': 'mixq_search',
-      **_length(config.train.search_epochs),
-    },
-  )
+    return loop.train_members(members)
+  for config, folder in members:
+    if not (folder / 'search').is_dir():
+      # Before the search, not after it: the folder may be another run's.
+      workdir.claim(folder, settings.from_config(config).config)
   logging.info('MixQ, first phase: search')
-  found = loop.train_and_evaluate(search, folder / 'search')
-  last: dict[str, Any] = {'scheme.assignment': found['assignment']}
+  found = _run_phase(
+    members, 'search', 'mixq_search', config.train.search_epochs
+  )
+  last: dict[str, Any] = {}
   if config.train.pretrain_epochs:
     logging.info('MixQ: full precision')
-    pretrain = _changed(
-      config,
-      {
-        'scheme.name': 'fp32',
-        **_length(config.train.pretrain_epochs),
-      },
-    )
-    loop.train_and_evaluate(pretrain, folder / 'pretrain')
-    last['train.init_from'] = str(folder / 'pretrain')
+    _run_phase(members, 'pretrain', 'fp32', config.train.pretrain_epochs)
+    # By its place in the folder, which may move.
+    last['train.init_from'] = 'pretrain'
     last['optim.learning_rate'] = config.train.finetune_lr
     last['optim.weight_decay'] = 0.0
   logging.info('MixQ, second phase: the bit-widths found')
-  return loop.train_and_evaluate(_changed(config, last), folder)
+  assignments = [{'scheme.assignment': r['assignment']} for r in found]
+  return loop.train_members(
+    [
+      (_changed(own, last | assignment), folder)
+      for (own, folder), assignment in zip(members, assignments, strict=True)
+    ]
+  )
+
+
+def _run_phase(
+  members: Sequence[loop.Member], name: str, scheme: str, epochs: int | None
+) -> list[dict[str, Any]]:
+  """Runs a phase before the last, in a folder `name` of each member."""
+  changes: dict[str, Any] = {'scheme.name': scheme}
+  if epochs:  # On a subset as well.
+    lengths = ('train.epochs', 'train.subset_epochs')
+    changes |= dict.fromkeys(lengths, epochs)
+  return loop.train_members(
+    [(_changed(own, changes), folder / name) for own, folder in members]
+  )
 
 
 def summarize(
@@ -149,13 +158,6 @@ def summarize(
     'device': first['device'],
     'config': config,
   }
-
-
-def _length(epochs: int | None) -> dict[str, int]:
-  """Changes that make a phase this long, on a subset as well."""
-  if not epochs:
-    return {}
-  return dict.fromkeys(('train.epochs', 'train.subset_epochs'), epochs)
 
 
 def _changed(

@@ -78,13 +78,22 @@ class Run:
         'sha256': source['sha256'],
       },
     )
-    origin = self.settings.train.init_from
     self.state = state_lib.init_state(
       self.model,
       create_optimizer(self.settings.optimizer),
       first,
       jax.random.key(self.settings.config['seed']),
-      weights=state_lib.weights_of(pathlib.Path(origin)) if origin else None,
+      weights=self._weights(),
+    )
+
+  def _weights(self) -> dict[str, Any] | None:
+    """The weights to start from; None for those of the seed."""
+    origin = self.settings.train.init_from
+    if not origin:
+      return None
+    inside = self.folder / origin  # An absolute path stays what it is.
+    return state_lib.weights_of(
+      inside if inside.is_dir() else pathlib.Path(origin)
     )
 
   def restore(self) -> None:

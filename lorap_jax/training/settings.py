@@ -34,11 +34,13 @@ class TrainConfig:
       statistics before each evaluation; 0 keeps the running averages.
     step_epochs: epochs between halvings, for step.
     selection: rule that chooses the epoch, see `history.Selection`.
-    init_from: folder of a run whose weights are the start, or None.
+    init_from: folder of a run whose weights are the start, or None; one inside
+      the work folder by its path from there.
     plots: draw the learning curves and bits by degree.
     search_epochs: of MixQ's first phase; None for `epochs`.
     pretrain_epochs: in full precision before its second; 0 for none.
     finetune_lr: learning rate of the second phase after them.
+    together: seeds that train in one program, where one graph is the data.
   """
 
   epochs: int
@@ -55,9 +57,16 @@ class TrainConfig:
   search_epochs: int | None
   pretrain_epochs: int
   finetune_lr: float
+  together: int
 
   def __post_init__(self):
-    for name in ('epochs', 'subset_epochs', 'batch_size', 'step_epochs'):
+    for name in (
+      'epochs',
+      'subset_epochs',
+      'batch_size',
+      'step_epochs',
+      'together',
+    ):
       if getattr(self, name) < 1:
         raise ValueError(
           f'config.train: `{name}` must be at least 1, got '

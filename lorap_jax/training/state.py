@@ -1,5 +1,6 @@
 """The state of a training run on the device."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -70,35 +71,35 @@ def init_state(
   Raises:
     ValueError: weights of other shapes.
   """
+  return _create(model, optimizer, key, batch, weights)
 
-  def create(key, batch, weights):
-    init_key, run_key = jax.random.split(key)
-    # train=True, because quantizers start from the ranges they see, and batch
-    # norm has no useful running statistics yet.
-    streams = dict.fromkeys(('params', 'dropout', 'quantization'), init_key)
-    inputs = {'layout': batch.layout, 'train': True}
-    variables = model.init(streams, batch.graph, **inputs)
-    if weights is not None:
-      given = _fitting(weights, variables)
-      _, variables = model.apply(
-        given, batch.graph, **inputs, mutable=True, rngs=streams
-      )
-      # Seen with them, but theirs are the running statistics.
-      variables = {**variables, 'batch_stats': given.get('batch_stats', {})}
-    params = variables['params']
-    state = TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=variables.get('batch_stats', {}),
-      quant_stats=variables.get('quant_stats', {}),
-      opt_state=optimizer.init(params),
-      key=run_key,
-    )
-    return jax.tree.map(
-      lambda a: jax.lax.convert_element_type(a, a.dtype), state
-    )
 
-  return jax.jit(create)(key, batch, weights)
+# Equal models and optimizers share the program: seeds compile it once.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _create(model, optimizer, key, batch, weights):
+  init_key, run_key = jax.random.split(key)
+  # train=True, because quantizers start from the ranges they see, and batch
+  # norm has no useful running statistics yet.
+  streams = dict.fromkeys(('params', 'dropout', 'quantization'), init_key)
+  inputs = {'layout': batch.layout, 'train': True}
+  variables = model.init(streams, batch.graph, **inputs)
+  if weights is not None:
+    given = _fitting(weights, variables)
+    _, variables = model.apply(
+      given, batch.graph, **inputs, mutable=True, rngs=streams
+    )
+    # Seen with them, but theirs are the running statistics.
+    variables = {**variables, 'batch_stats': given.get('batch_stats', {})}
+  params = variables['params']
+  state = TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=variables.get('batch_stats', {}),
+    quant_stats=variables.get('quant_stats', {}),
+    opt_state=optimizer.init(params),
+    key=run_key,
+  )
+  return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
 
 
 def _fitting(

@@ -13,8 +13,10 @@ METRICS = 'metrics.jsonl'
 DATA = 'data.json'
 CHECKPOINTS = 'checkpoints'
 
+_MEMBERS = 'seed_*'  # Folders of a group's runs.
+
 # They change where data comes from or how fast, not what is computed.
-_FREE = ('data.dir', 'data.workers', 'data.offline')
+_FREE = ('data.dir', 'data.workers', 'data.offline', 'train.together')
 
 
 class WorkdirError(ValueError):
@@ -45,7 +47,9 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       '--workdir'
     )
   path = workdir / CONFIG
-  if not any((workdir / name).exists() for name in (CHECKPOINTS, REPORT)):
+  if not any(
+    any(workdir.glob(name)) for name in (CHECKPOINTS, REPORT, _MEMBERS)
+  ):
     # What has trained nothing keeps no folder.
     (workdir / DATA).unlink(missing_ok=True)
     write_json(path, config)
@@ -73,17 +77,16 @@ def _belongs_to_another(
 def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """As `claim`, for a folder whose runs are in folders of their own.
 
-  More seeds or folds may be asked for later.
+  More seeds or folds may be asked for later; fewer only before the report.
 
   Args:
     workdir: the folder, created if need be.
     config: plain values of the configuration.
 
   Raises:
-    WorkdirError: see `claim`.
+    WorkdirError: see `claim`; a report of more seeds or folds is there.
   """
-  started = [p for p in workdir.glob('seed_*') if p.is_dir()]
-  if not started:
+  if not any(workdir.glob(_MEMBERS)):
     claim(workdir, config)
     return
   difference = first_difference(
@@ -91,6 +94,15 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   )
   if difference is not None:
     raise _belongs_to_another(workdir, difference)
+  if (workdir / REPORT).exists():
+    reported = read_json(workdir / REPORT)['config']
+    for name in ('seeds', 'folds'):
+      if config[name] < reported[name]:
+        raise WorkdirError(
+          f'{workdir} has the report of config.{name} = {reported[name]}, this '
+          f'run has {config[name]}; ask for {reported[name]} or more, or '
+          'choose another folder with --workdir'
+        )
   write_json(workdir / CONFIG, config)
 
 

@@ -227,9 +227,7 @@ def test_seeds_share_one_compilation(tmp_path):
   for seed in (0, 1):
     run = new_run(tiny_run.node_config(seed=seed), tmp_path / str(seed))
     run.train(lambda: False)
-    program = full_batch.make_epochs(
-      run.model, run.settings.scheme, run.selection, run.settings.optimizer
-    )
+    program = run.program(1)
     programs.add(program)
     run.close()
   assert len(programs) == 1

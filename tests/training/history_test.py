@@ -78,3 +78,32 @@ def test_selection_never_looks_at_the_test_set():
   records = [record(1, 0.7, 0.5, test=0.1), record(2, 0.6, 0.5, test=0.9)]
   assert BY_ACCURACY.best(records)['epoch'] == 1
   assert BY_ACCURACY.best_test(records)['epoch'] == 2
+
+
+NAN = math.nan
+DIVERGED = {
+  'the first epoch does not block': ([(0.5, NAN), (0.5, 0.3)], 2),
+  'nor does a metric': ([(NAN, NAN), (0.5, 0.3), (NAN, NAN)], 2),
+  'a later one does not win': ([(0.5, 0.3), (0.5, NAN)], 1),
+  'nor does its metric': ([(0.5, 0.3), (NAN, 0.1)], 1),
+  'all: the first': ([(NAN, NAN), (NAN, NAN)], 1),
+  'less than infinite loss': ([(0.5, NAN), (0.5, math.inf)], 2),
+}
+
+
+@pytest.mark.parametrize('pairs, expected', DIVERGED.values(), ids=DIVERGED)
+def test_nan_is_the_worst(pairs, expected):
+  records = [record(i, *pair) for i, pair in enumerate(pairs, start=1)]
+  assert BY_ACCURACY.best(records)['epoch'] == expected
+
+
+@pytest.mark.parametrize('losses, expected', [((NAN, 2.0), 2), ((2.0, NAN), 1)])
+def test_nan_loss_is_the_highest(losses, expected):
+  records = [record(i, 0.5, loss) for i, loss in enumerate(losses, start=1)]
+  by_loss = history.Selection('val_loss', tasks.Task())
+  assert by_loss.best(records)['epoch'] == expected
+
+
+def test_nan_is_no_best_test_metric():
+  records = [record(i, 0.5, 1.0, test) for i, test in ((1, NAN), (2, 0.1))]
+  assert BY_ACCURACY.best_test(records)['epoch'] == 2

@@ -100,7 +100,7 @@ def test_fine_tuning_has_its_own_optimizer(phases):
   config = phases[1]['config']
   assert config['optim']['learning_rate'] == 0.002
   assert config['optim']['weight_decay'] == 0
-  assert config['train']['init_from'] == str(phases[0] / 'pretrain')
+  assert config['train']['init_from'] == 'pretrain'
   for name in ('search', 'pretrain'):
     given = read(phases[0] / name, 'config.json')
     assert given['optim']['learning_rate'] == 0.01
@@ -158,3 +158,40 @@ def test_folder_of_another_run_is_refused_before_the_search(tmp_path):
   with pytest.raises(workdir.WorkdirError, match='belongs to a run with'):
     protocol.run(mixq_config(), tmp_path)
   assert contents(tmp_path) == before
+
+
+def test_moved_folder_goes_on(tmp_path, monkeypatch, phases):
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  with monkeypatch.context() as patch:
+    tiny_run.interrupt_after_dispatch(patch, 4)  # In the last phase.
+    with pytest.raises(Interrupted):
+      protocol.run(mixq_config(), first)
+  first.rename(second)
+  report = protocol.run(mixq_config(), second)
+  assert report['result'] == phases[1]['result']
+
+
+@pytest.mark.parametrize('relative', [False, True])
+def test_start_from_another_run(tmp_path, monkeypatch, phases, relative):
+  origin = phases[0] / 'pretrain'
+  monkeypatch.chdir(phases[0].parent)
+  if relative:
+    origin = origin.relative_to(phases[0].parent)
+  starts = tiny_run.starts(monkeypatch)
+  config = tiny_run.node_config(train__epochs=1, train__init_from=str(origin))
+  config.model.features = mixq_config().model.features
+  protocol.run(config, tmp_path / 'run')
+  best = state.weights_of(phases[0] / 'pretrain')['params']
+  np.testing.assert_array_equal(
+    starts['run']['conv_0']['bias'], best['conv_0']['bias']
+  )
+
+
+def test_phases_of_several_seeds(tmp_path, monkeypatch):
+  alone = protocol.run(mixq_config(seed=1), tmp_path / 'alone')
+  report = protocol.run(mixq_config(seeds=2), tmp_path / 'group')
+  member = read(tmp_path / 'group' / 'seed_1_fold_0')
+  given = member['config']['scheme']['assignment']
+  assert given == alone['config']['scheme']['assignment']
+  assert member['result']['test'] == pytest.approx(alone['result']['test'])
+  assert report['result']['count'] == 2

@@ -145,7 +145,7 @@ def test_more_seeds_later(tmp_path, monkeypatch):
 
 
 def test_interrupted_group_goes_on_with_the_member(tmp_path, monkeypatch):
-  config = tiny_run.node_config(seeds=2)
+  config = tiny_run.node_config(seeds=2, train__together=1)
   with monkeypatch.context() as patch:
     # In the last dispatch of the first: Ctrl-C is not for one member alone.
     tiny_run.interrupt_after_dispatch(patch, 3)
@@ -174,3 +174,56 @@ def test_fewer_than_one(tmp_path, name, value):
   with pytest.raises(ValueError, match=f'^config: `{name}` must be at least 1'):
     protocol.run(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_fewer_seeds_than_the_report_has(tmp_path):
+  protocol.run(tiny_run.node_config(seeds=3), tmp_path)
+  before = contents(tmp_path)
+  with pytest.raises(
+    workdir.WorkdirError,
+    match=r'report of config\.seeds = 3, this run has 2; ask for 3 .*--workdir',
+  ) as caught:
+    protocol.run(tiny_run.node_config(seeds=2), tmp_path)
+  assert '\n' not in str(caught.value)
+  assert contents(tmp_path) == before
+
+
+def test_fewer_seeds_before_the_report(tmp_path, monkeypatch):
+  config = tiny_run.node_config(seeds=3)
+  with monkeypatch.context() as patch:
+    tiny_run.interrupt_after_dispatch(patch, 1)
+    with pytest.raises(Interrupted):
+      protocol.run(config, tmp_path)
+  assert len(list(tmp_path.glob('seed_*'))) == 3  # All have begun.
+  report = protocol.run(tiny_run.node_config(seeds=2), tmp_path)
+  assert report['result']['count'] == report['config']['seeds'] == 2
+  with pytest.raises(workdir.WorkdirError, match=r'config\.seeds = 2, .* 1;'):
+    protocol.run(tiny_run.node_config(), tmp_path)
+
+
+@pytest.mark.parametrize('name', ['seeds', 'folds'])
+def test_one_member_in_the_folder_of_a_group(tmp_path, monkeypatch, name):
+  with monkeypatch.context() as patch:
+    tiny_run.interrupt_after_dispatch(patch, 1)
+    with pytest.raises(Interrupted):
+      protocol.run(tiny_run.node_config(**{name: 2}), tmp_path)
+  before = contents(tmp_path)
+  match = rf'config\.{name} = 2, this one has 1; .*--workdir'
+  with pytest.raises(workdir.WorkdirError, match=match):
+    protocol.run(tiny_run.node_config(), tmp_path)
+  assert contents(tmp_path) == before
+
+
+def test_more_seeds_in_the_folder_of_one(tmp_path):
+  protocol.run(tiny_run.node_config(), tmp_path)
+  before = contents(tmp_path)
+  match = r'config\.seeds = 1, this one has 2; .*--workdir'
+  with pytest.raises(workdir.WorkdirError, match=match):
+    protocol.run(tiny_run.node_config(seeds=2), tmp_path)
+  assert contents(tmp_path) == before
+
+
+def test_together_may_change(tmp_path):
+  first = protocol.run(tiny_run.node_config(seeds=2), tmp_path)
+  again = tiny_run.node_config(seeds=2, train__together=1)
+  assert protocol.run(again, tmp_path)['members'] == first['members']

@@ -36,6 +36,7 @@ MISTAKES = [
   ('model__pool', 'median', "got 'median'"),
   ('train__warmup', 1.0, 'in [0, 1), got 1.0'),
   ('train__warmup', -0.1, 'in [0, 1), got -0.1'),
+  ('train__together', 0, 'at least 1, got 0'),
   ('train__patience', -1, '0 or more, got -1'),
 ]
 

@@ -4,39 +4,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.training import tasks
-
-CLASSIFY = tasks.Task()
-
 FP32 = {'scheme__name': 'fp32', 'prompt__name': 'none'}
-
-
-def test_classification_sums_by_hand():
-  # Softmax of (0, ln 3) is (1/4, 3/4).
-  third = float(np.log(3))
-  logits = jnp.array([[0, third], [0, third], [third, 0], [99.0, -99.0]])
-  labels = jnp.array([1, 0, 0, 1])
-  mask = jnp.array([True, True, True, False])
-  loss, correct, count = CLASSIFY.sums(logits, labels, mask)
-  expected = np.log(4 / 3) + np.log(4) + np.log(4 / 3)
-  assert float(loss) == pytest.approx(expected, rel=1e-6)
-  assert (float(correct), float(count)) == (2, 3)
-
-
-def test_padding_graphs_have_no_gradient():
-  mask = jnp.array([True, False])
-  labels = jnp.array([0, 0])
-  grad = jax.grad(lambda x: CLASSIFY.sums(x, labels, mask)[0])(
-    jnp.array([[1.0, 2.0], [3.0, 4.0]])
-  )
-  assert grad[0].any() and not grad[1].any()
-
-
-def test_batch_without_real_graphs_counts_nothing():
-  sums = CLASSIFY.sums(
-    jnp.ones((2, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(2, bool)
-  )
-  assert [float(v) for v in sums] == [0, 0, 0]
 
 
 @pytest.fixture(scope='module', params=['fp32', 'a2q'])

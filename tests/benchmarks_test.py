@@ -1,0 +1,195 @@
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import (
+  __main__ as main,
+)
+from benchmarks import (
+  aggregation,
+  child,
+  inputs,
+  output,
+  programs,
+  prompts,
+  steps,
+  timing,
+)
+from configs import cora, mnist
+from lorap_jax.nn import schemes
+from lorap_jax.training import settings
+
+# 2026-11: torch_geometric 2.8 calls what torch 2.13 deprecates.
+pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')
+TORCH = pytest.mark.skipif(
+  not child.installed(), reason='torch_geometric is not installed'
+)
+
+
+def test_variants_take_turns():
+  calls = []
+  variants = {name: functools.partial(calls.append, name) for name in 'ab'}
+  times = timing.measure(variants, rounds=3)
+  assert all(len(t.wall) == len(t.cpu) == 3 for t in times.values())
+  # A call to warm up and one to count repeats by, then a block per round.
+  assert calls[:4] == ['a', 'a', 'b', 'b']
+  changes = [a for a, b in zip(calls[4:], calls[5:], strict=False) if a != b]
+  assert changes == ['a', 'b', 'a', 'b', 'a']
+
+
+def test_ratios_are_taken_round_by_round():
+  times = {
+    'a': timing.Times(wall=[2.0, 30.0, 4.0], cpu=[1.0, 1.0, 1.0]),
+    'b': timing.Times(wall=[1.0, 10.0, 1.0], cpu=[2.0, 4.0, 8.0]),
+  }
+  columns = timing.columns(times, 'a', 'b')
+  assert columns['wall / b'] == (3, 2, 4)
+  assert columns['cpu / b'] == (0.25, 0.125, 0.5)
+  assert columns['wall ms'] == (4000, 2000, 30000)
+
+
+def test_copy_copies():
+  timing.copier(4096)()
+
+
+def test_table_and_file(tmp_path, capsys):
+  rows = [
+    {'form': 'layout', 'ms': timing.Stats(2.0, 1.0, 3.0), 'a / b': 0.5},
+    {'form': 'torch', 'ms': output.MISSING},
+  ]
+  output.print_table('theme', 'Title.', rows)
+  output.write_json(tmp_path / 'new' / 'theme.json', 'theme', rows, 1.0)
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[0] == 'theme: Title.'
+  assert printed[2].split() == ['form', 'ms', 'a', '/', 'b']
+  assert printed[3].split() == ['layout', '2', '(1-3)', '0.5']
+  assert printed[4].split() == ['torch', 'not', 'installed']
+  saved = json.loads((tmp_path / 'new' / 'theme.json').read_text())
+  assert saved['rows'][0]['ms'] == {'median': 2, 'low': 1, 'high': 3}
+  assert saved['machine']['versions']['jax'] == jax.__version__
+  assert saved['machine']['usable_cores'] >= 1
+
+
+def test_main_writes_what_a_theme_finds(tmp_path, monkeypatch):
+  monkeypatch.setattr(prompts, '_SHAPES', ((50, 8),))
+  command = ['benchmarks', 'prompts', '--quick', '--out', str(tmp_path)]
+  monkeypatch.setattr(sys, 'argv', command)
+  main.main()
+  rows = json.loads((tmp_path / 'prompts_quick.json').read_text())['rows']
+  assert [row['what'] for row in rows] == [
+    'copy',
+    'forward',
+    'forward + gradient',
+  ]
+
+
+def test_main_refuses_an_unknown_theme(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['benchmarks', 'speed'])
+  with pytest.raises(SystemExit):
+    main.main()
+  assert "no theme 'speed'" in capsys.readouterr().err
+
+
+def test_superpixels_have_the_shape_of_mnist():
+  train = inputs.superpixels(128).train
+  assert (train.num_graphs, len(train.nodes)) == (128, 9062)
+  assert len(train.senders) == 72496
+  starts = np.cumsum(train.n_node) - train.n_node
+  shift = np.repeat(starts, train.n_edge)
+  sent = np.bincount(train.senders + shift, minlength=9062)
+  received = np.bincount(train.receivers + shift, minlength=9062)
+  assert (sent == 8).all() and (train.senders != train.receivers).all()
+  assert received.min() == 0 and received.max() == 33
+
+
+def test_cora_has_its_shape():
+  data = inputs.node_data('cora')
+  assert data.nodes.shape == (2708, 1433) and len(data.senders) == 10556
+  assert [int(mask.sum()) for mask in data[4:7]] == [140, 500, 1000]
+  assert inputs.origin(data) == 'synthetic'
+
+
+def test_discussions_have_hubs():
+  train = inputs.discussions(128).train
+  starts = np.cumsum(train.n_node) - train.n_node
+  shift = np.repeat(starts, train.n_edge)
+  assert abs(len(train.nodes) - 63000) < 1000
+  assert abs(len(train.senders) - 147000) < 2000
+  assert 1000 < np.bincount(train.receivers + shift).max() < 1400
+
+
+def test_a_folder_without_the_data_leaves_what_was_made(tmp_path):
+  made = inputs.node_data('cora', 0.1)
+  config = cora.get_config('gcn,fp32,none')
+  assert inputs.real_or(made, config, str(tmp_path)) is made
+  assert config.data.dir is None
+
+
+def test_forms_agree_with_float64():
+  rows = aggregation._workload(inputs.superpixels(2), 5, 1)
+  measured = [row for row in rows if row['cpu ms'] != output.MISSING]
+  assert len(measured) == (8 if child.installed() else 4)
+  assert all(0 < row['error'] < 1e-6 for row in measured)
+
+
+def test_all_cells_have_the_network_of_the_first():
+  base = cora.get_config('gcn,fp32,none')
+  config = steps.cell_config(cora.get_config, base, 'gcn,mixq,lorap')
+  assert cora.get_config('gcn,mixq,lorap').model.features == 128
+  assert config.model.features == 16
+  chosen = settings.from_config(config)
+  assert chosen.scheme == schemes.MixQ(points=config.scheme.points)
+
+
+def test_steps_go_on():
+  base = cora.get_config('gcn,fp32,none')
+  step = programs.stepper(base, inputs.node_data('cora', 0.05))
+  first, second = step(), step()
+  assert jnp.isfinite(second.loss) and second.loss != first.loss
+
+
+@TORCH
+def test_peers_are_the_same_networks():
+  from benchmarks import peer
+
+  data = inputs.superpixels(4)
+  model = peer.GIN(3, data.num_classes)
+  count = sum(p.numel() for p in model.parameters())
+  config = mnist.get_config('gin,fp32,none')
+  assert count == steps.num_parameters(config, data)
+  whole = inputs.node_data('cora', 0.05)
+  config = cora.get_config('gcn,fp32,none')
+  model = peer.gcn_of(config, whole)
+  count = sum(p.numel() for p in model.parameters())
+  assert count == steps.num_parameters(config, whole)
+
+
+@TORCH
+def test_peers_train():
+  from benchmarks import peer
+
+  whole = inputs.node_data('cora', 0.05)
+  config = cora.get_config('gcn,fp32,none')
+  assert len(list(peer.node_epochs(config, whole, 2))) == 2
+  data = inputs.superpixels(4)
+  batch = next(iter(peer.batches(data.train, 4, shuffle=False)))
+  model = peer.GIN(3, data.num_classes)
+  before = [p.detach().clone() for p in model.parameters()]
+  peer.stepper(model, mnist.get_config('gin,fp32,none'))(batch)
+  assert any(
+    (a != b).any() for a, b in zip(before, model.parameters(), strict=True)
+  )
+
+
+def test_child_says_what_failed():
+  with pytest.raises(RuntimeError, match='No module named'):
+    child.run('nothing')
+
+
+def test_peak_memory_is_that_of_this_process():
+  assert child.peak_bytes() > 1e8
