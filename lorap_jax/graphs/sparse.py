@@ -11,6 +11,7 @@ to rows, are the nonzeros: `aggregate` has the kernels.
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
@@ -23,18 +24,22 @@ MAX_DENSITY = 1 / 8
 
 
 class SparseRows(NamedTuple):
-  """A matrix [n, f] as its nonzeros, row by row.
+  """A matrix S + L R [n, f]: nonzeros, row by row, and a product of low rank.
 
   Attributes:
-    values: f32 [k].
+    values: f32 [k], of S.
     rows: int32 [k], in ascending order.
     layout: the columns of the nonzeros of each row, and the rows of those of
       each column.
+    left: L f32 [n, r], or None without the product.
+    right: R f32 [r, f].
   """
 
   values: Array | np.ndarray
   rows: Array | np.ndarray
   layout: Layout
+  left: Array | None = None
+  right: Array | None = None
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -42,18 +47,34 @@ class SparseRows(NamedTuple):
     by_row, by_column = self.layout
     return by_row.indptr.shape[0] - 1, by_column.indptr.shape[0] - 1  # pyrefly: ignore
 
+  def plus(
+    self, left: Float[Array, 'n r'], right: Float[Array, 'r f']
+  ) -> 'SparseRows':
+    """Adds left @ right to a matrix that has no such product yet."""
+    assert self.left is None
+    return self._replace(left=left, right=right)
+
   def __matmul__(self, weight: Float[Array, 'f o']) -> Float[Array, 'n o']:
-    """The product with a dense matrix; both factors have their gradients."""
+    """S W + L (R W), for a dense W; all factors have their gradients."""
     columns = self.layout.incoming.indices
     total = weighted_sum(
       weight[:, None], self.values[:, None], columns, self.rows, self.layout
-    )
-    return total[:, 0]
+    )[:, 0]
+    if self.left is None or self.right is None:
+      return total
+    return total + self.left @ (self.right @ weight)
 
   def square_sums(self) -> Float[Array, 'n']:
-    """The sum of squares of each row."""
-    return jax.ops.segment_sum(
-      self.values**2, self.rows, self.shape[0], indices_are_sorted=True
+    """The sum of squares of each row: |s|^2 + 2 s.(l R) + l R R^T l^T."""
+    terms, extra = self.values**2, 0.0
+    if self.left is not None and self.right is not None:
+      columns = self.layout.incoming.indices
+      added = jnp.sum(self.left[self.rows] * self.right.T[columns], axis=1)
+      terms += 2 * self.values * added
+      gram = self.right @ self.right.T
+      extra = jnp.sum((self.left @ gram) * self.left, axis=1)
+    return extra + jax.ops.segment_sum(
+      terms, self.rows, self.shape[0], indices_are_sorted=True
     )
 
 

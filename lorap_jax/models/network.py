@@ -159,10 +159,11 @@ class Network(nn.Module):
       quantizer = self.scheme.quantizer('features', non_negative=False)
     x: Any = graph.nodes
     if isinstance(x, graphs.Features):
-      # Sparse, unless something before the first product takes every element.
+      # Sparse, unless something before the first product takes every element;
+      # what a prompt adds is of low rank, until dropout thins it.
       takes_all = (
         self.encoder != 'none'
-        or node_prompt is not None
+        or (node_prompt is not None and self.input_dropout > 0)
         or not isinstance(quantizer, quantizers.Identity | None)
         or self.backbone.sums_first
       )

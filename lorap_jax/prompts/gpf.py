@@ -5,6 +5,8 @@ References:
   Networks, NeurIPS 2023, arXiv 2209.15240.
 """
 
+from typing import Any
+
 import jax
 
 from lorap_jax._typing import Array, Float
@@ -40,4 +42,20 @@ def add_gpf_plus(
   Returns:
     Prompted features [n, f].
   """
-  return x + jax.nn.softmax(x @ kernel + bias[None, :], axis=-1) @ basis
+  return x + gpf_plus_weights(x, kernel, bias) @ basis
+
+
+def gpf_plus_weights(
+  x: Any, kernel: Float[Array, 'f k'], bias: Float[Array, 'k']
+) -> Float[Array, 'n k']:
+  """The weights softmax(x_i W + c) of a mixture of prompts.
+
+  Args:
+    x: node features [n, f], or anything that multiplies W.
+    kernel: W [f, k].
+    bias: c [k].
+
+  Returns:
+    [n, k].
+  """
+  return jax.nn.softmax(x @ kernel + bias[None, :], axis=-1)

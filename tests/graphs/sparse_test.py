@@ -43,6 +43,34 @@ def test_holds_the_nonzeros():
   np.testing.assert_array_equal(by_column.indices, found.rows[by_column.order])
 
 
+class TestSumWithAProduct:
+  LEFT = np.random.default_rng(3).normal(size=(N, 2)).astype(np.float32)
+  RIGHT = np.random.default_rng(4).normal(size=(2, F)).astype(np.float32)
+
+  def test_product(self):
+    def loss(left, right, w):
+      return jnp.sin(on_device(matrix()).plus(left, right) @ w).sum()
+
+    def dense_loss(left, right, w):
+      return jnp.sin((matrix() + left @ right) @ w).sum()
+
+    arguments = (self.LEFT, self.RIGHT, weight())
+    found, expected = (
+      jax.value_and_grad(f, argnums=(0, 1, 2))(*arguments)
+      for f in (loss, dense_loss)
+    )
+    for a, b in zip(
+      jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+  def test_square_sums(self):
+    added = jnp.asarray(self.LEFT), jnp.asarray(self.RIGHT)
+    found = on_device(matrix()).plus(*added).square_sums()
+    expected = np.sum((matrix() + self.LEFT @ self.RIGHT) ** 2, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 class TestProduct:
   def test_equals_the_dense_one(self, jit):

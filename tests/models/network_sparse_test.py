@@ -27,6 +27,16 @@ SPARSE = {
   ),
   'gat_fp32': ('gat', schemes.FP32(), LORAP),
   'gat_a2q': ('gat', schemes.A2QNode(), prompts.PromptSpec()),
+  'gpf': (
+    'gcn',
+    schemes.FP32(),
+    prompts.PromptSpec('gpf', node_init='glorot'),
+  ),
+  'gpf_plus': (
+    'gat',
+    schemes.FP32(),
+    prompts.PromptSpec('gpf_plus', num_prompts=3, node_init='glorot'),
+  ),
 }
 
 
@@ -139,8 +149,10 @@ DENSE = {
     'gat',
     {'scheme': schemes.A2QNode(quantize_features=True)},
   ),
-  'node_prompt': ('gcn', {'prompt': prompts.PromptSpec('gpf')}),
-  'mixed_prompts': ('gat', {'prompt': prompts.PromptSpec('gpf_plus')}),
+  'dropped_prompt': (
+    'gcn',
+    {'prompt': prompts.PromptSpec('gpf'), 'input_dropout': 0.5},
+  ),
   'encoder': ('gcn', {'encoder': 'dense'}),
   'sums_first': ('gin', {}),
 }

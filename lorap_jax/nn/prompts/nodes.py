@@ -1,8 +1,10 @@
 """Prompts on node features: GPF and GPF-plus."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.linear import uniform_init
 from lorap_jax.nn.rows import Rows
@@ -21,11 +23,13 @@ class GPFPrompt(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'n f'], *, rows: Rows
-  ) -> Float[Array, 'n f']:
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Float[Array, 'n f'] | SparseRows:
     """Adds the prompt to every node."""
     del rows
     prompt = self.param('prompt', _start(self.start), (1, x.shape[1]))
+    if isinstance(x, SparseRows):
+      return x.plus(jnp.ones((x.shape[0], 1)), prompt)
     return gpf_lib.add_gpf(x, prompt[0])
 
 
@@ -42,8 +46,8 @@ class GPFPlusPrompt(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'n f'], *, rows: Rows
-  ) -> Float[Array, 'n f']:
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Float[Array, 'n f'] | SparseRows:
     """Adds each node's mixture of prompts."""
     k, width = self.num_prompts, x.shape[1]
     basis = self.param('prompt', _start(self.start), (k, width))
@@ -51,8 +55,14 @@ class GPFPlusPrompt(nn.Module):
     kernel = self.param('kernel', uniform, (width, k))
     bias = self.param('bias', uniform, (k,))
     telemetry.report_product(
-      self, Quantized(x), 32, real_rows(x, rows), 2 * k * width
+      self,
+      Quantized(x),  # pyrefly: ignore
+      32,
+      real_rows(x, rows),
+      2 * k * width,
     )
+    if isinstance(x, SparseRows):
+      return x.plus(gpf_lib.gpf_plus_weights(x, kernel, bias), basis)
     return gpf_lib.add_gpf_plus(x, basis, kernel, bias)
 
 
