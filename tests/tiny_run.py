@@ -149,6 +149,12 @@ def interrupt_after_dispatch(monkeypatch, dispatch: int) -> None:
   _interrupt(monkeypatch, full_batch, 'make_epochs', dispatch)
 
 
+def two_epochs_per_dispatch(monkeypatch) -> None:
+  """Makes full-batch runs of an even length stop for breath more often."""
+  size = lambda run, members: 2 - run.epochs % 2
+  monkeypatch.setattr(full_batch.FullBatchRun, 'dispatch_size', size)
+
+
 def _interrupt(monkeypatch, module, name: str, number: int):
   make, count = getattr(module, name), itertools.count(1)
   monkeypatch.setattr(module, name, _interrupted(make, count, number))

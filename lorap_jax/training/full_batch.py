@@ -1,6 +1,7 @@
 """Full-batch training on one graph: many epochs per dispatch."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -150,10 +151,23 @@ class FullBatchRun(Run):
     masks = (self.loaders[split].targets for split in ('valid', 'test'))
     return self.batch, *(jax.device_put(mask) for mask in masks)
 
-  def factors(self) -> Array:
-    """Learning-rate factors of the next dispatch."""
+  def dispatch_size(self, members: int) -> int:
+    """Epochs of each dispatch from here on.
+
+    Args:
+      members: runs that train together.
+
+    Returns:
+      The largest divisor of the epochs that are left, up to a limit.
+    """
+    # Epochs of several take longer, and share what a dispatch costs.
+    most = math.ceil(_MOST_EPOCHS / min(members, 5))
+    left = self.epochs - self.progress.epoch
+    return max(k for k in range(1, most + 1) if left % k == 0)
+
+  def factors(self, size: int) -> Array:
+    """Learning-rate factors of the next `size` epochs."""
     first = self.progress.epoch
-    size = _dispatch_size(self.epochs)
     return jnp.asarray(
       [self.factor(first + i) for i in range(size)], jnp.float32
     )
@@ -221,8 +235,3 @@ class FullBatchRun(Run):
     # `best` first: what is there when a save is cut off fits the older latest.
     self.checkpoints.save('best', int(carry.best.step), carry.best, progress)
     self.checkpoints.save('latest', step, carry.state, progress)
-
-
-def _dispatch_size(epochs: int) -> int:
-  """The largest divisor of the run's length up to _MOST_EPOCHS."""
-  return max(k for k in range(1, _MOST_EPOCHS + 1) if epochs % k == 0)

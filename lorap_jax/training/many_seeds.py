@@ -53,11 +53,12 @@ def train(runs: Sequence[Any], stopped: Callable[[], bool]) -> None:
     return
   program, inputs = first.program(len(runs)), first.inputs()
   carry = _join([run.carry() for run in runs])
+  size = first.dispatch_size(len(runs))
   display = writers.create_display(first.epochs)
   saved = time.monotonic()
   with contextlib.closing(display):
     while first.progress.epoch < first.epochs:
-      started, factors = time.monotonic(), first.factors()
+      started, factors = time.monotonic(), first.factors(size)
       carry, records = program(carry, *inputs, factors)
       records = jax.device_get(records)
       seconds = (time.monotonic() - started) / len(factors) / len(runs)

@@ -235,11 +235,28 @@ def test_seeds_share_one_compilation(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'epochs, size', [(1, 1), (7, 7), (100, 100), (101, 1), (200, 100), (250, 50)]
+  'epochs, done, members, size',
+  [
+    (1, 0, 1, 1),
+    (7, 0, 1, 7),
+    (100, 0, 1, 100),
+    (101, 0, 1, 1),
+    (200, 0, 1, 100),
+    (250, 0, 1, 50),
+    (200, 0, 2, 50),
+    (200, 0, 10, 20),
+    (250, 0, 10, 10),
+    (200, 20, 1, 90),  # Goes on alone where ten were stopped.
+  ],
 )
-def test_dispatches_divide_the_run(monkeypatch, epochs, size):
+def test_dispatches_divide_what_is_left(
+  monkeypatch, tmp_path, epochs, done, members, size
+):
   monkeypatch.undo()
-  assert full_batch._dispatch_size(epochs) == size
+  run = new_run(tiny_run.node_config(), tmp_path)
+  run.epochs, run.progress.epoch = epochs, done
+  assert run.dispatch_size(members) == size
+  run.close()
 
 
 class TestDivergence:

@@ -31,7 +31,7 @@ def tiny_data(monkeypatch):
 
 def set_up(monkeypatch):
   tiny_run.feed(monkeypatch, tiny_run.node_data)
-  monkeypatch.setattr(full_batch, '_MOST_EPOCHS', 2)
+  tiny_run.two_epochs_per_dispatch(monkeypatch)
 
 
 def config_of(seed, cell='gcn,fp32,none', **changes):

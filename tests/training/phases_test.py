@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 from run_folder import contents, plain, read
 
-from lorap_jax.training import full_batch, protocol, state, workdir
+from lorap_jax.training import protocol, state, workdir
 from lorap_jax.training.run import Interrupted
 
 
@@ -18,7 +18,7 @@ def short_dispatches(monkeypatch):
 
 def set_up(monkeypatch):
   tiny_run.feed(monkeypatch, tiny_run.node_data)
-  monkeypatch.setattr(full_batch, '_MOST_EPOCHS', 2)
+  tiny_run.two_epochs_per_dispatch(monkeypatch)
 
 
 # Phases of two, four and six epochs.

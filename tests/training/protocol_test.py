@@ -7,7 +7,7 @@ import pytest
 import tiny_run
 from run_folder import contents, plain, read
 
-from lorap_jax.training import full_batch, loop, protocol, settings, workdir
+from lorap_jax.training import loop, protocol, settings, workdir
 from lorap_jax.training.run import Interrupted
 
 # Seeds 3 and 4, folds 1 and 2.
@@ -30,7 +30,7 @@ def folds(monkeypatch):
 
 
 def set_up(monkeypatch):
-  monkeypatch.setattr(full_batch, '_MOST_EPOCHS', 2)
+  tiny_run.two_epochs_per_dispatch(monkeypatch)
   monkeypatch.setattr(
     settings.Settings,
     'load_data',
