@@ -111,6 +111,7 @@ class TestReport:
     bits = cost['average_bits']
     assert set(bits) == {
       'usage_weighted',
+      'usage_weighted_with_raw_features',
       'usage_weighted_with_side_path',
       'usage_weighted_with_messages',
       'unweighted',

@@ -345,7 +345,7 @@ class TestPoints:
       (schemes.A2QNode(), {'dense/output', 'neighbor_sum', 'update'}),
       (
         schemes.MixQ(points=schemes.mixq.POINTS['gat']),
-        {'message', 'logits', 'update'},
+        {'dense/input', 'message', 'logits', 'update'},
       ),
     ],
     ids=['a2q', 'a2q_node', 'mixq'],

@@ -285,7 +285,7 @@ class TestPoints:
       (schemes.FP32(), {'dense/input', 'message'}),
       (
         schemes.MixQSearch(),
-        {'dense/input', 'dense/weight', 'dense/output', 'norm', 'neighbor_sum'},
+        {'dense/weight', 'dense/output', 'norm', 'neighbor_sum'},
       ),
     ],
     ids=['a2q', 'a2q_node', 'fp32', 'mixq'],
