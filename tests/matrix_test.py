@@ -8,7 +8,7 @@ import pytest
 import tiny_run
 
 from configs import cells, planetoid, superpixels
-from lorap_jax.training import batched, full_batch, loop, settings
+from lorap_jax.training import batched, loop, settings
 
 QUANTIZERS = cells.QUANTIZERS  # `mixq` is its second phase here.
 SEARCHES = [
@@ -93,13 +93,7 @@ def check(tmp_path, cell):
     assert run.train_step._cache_size() == 1
     assert run.eval_step._cache_size() == 1
   else:
-    program = full_batch.make_epochs(
-      run.model,
-      run.settings.scheme,
-      run.selection,
-      run.settings.optimizer,
-    )
-    assert program._cache_size() == 1
+    assert run.program(1)._cache_size() == 1
 
 
 ids = lambda cell: '-'.join(cell)
