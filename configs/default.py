@@ -85,6 +85,7 @@ def _scheme() -> config_dict.ConfigDict:
   scheme.momentum = config_dict.placeholder(float)
   scheme.percentile = config_dict.placeholder(float)
   scheme.sum_percentile = config_dict.placeholder(float)
+  scheme.feature_percentile = config_dict.placeholder(float)
   scheme.gradient = config_dict.placeholder(str)
   scheme.edge_messages = config_dict.placeholder(bool)
   scheme.stride = config_dict.placeholder(int)

@@ -52,6 +52,12 @@ class TestQAT:
     assert scheme.quantizer('aggregate', non_negative=False).percentile == 0
 
   @EACH_POINT
+  def test_percentile_of_raw_features(self, point):
+    scheme = schemes.DegreeQuant(percentile=0.01, feature_percentile=0.0)
+    module = scheme.quantizer(point, non_negative=False)
+    assert module.percentile == (0 if point == 'features' else 0.01)
+
+  @EACH_POINT
   def test_points_left_out(self, point):
     """Operands are still reported, with 32 bits."""
     module = schemes.QAT(points=()).quantizer(point, non_negative=False)
@@ -78,6 +84,10 @@ class TestQAT:
       ({'percentile': 0.5}, r'`percentile` must be 0 or in .*, got 0\.5'),
       ({'percentile': 5e-5}, '`percentile` must be 0 or in .*, got 5e-05'),
       ({'sum_percentile': -0.1}, r'`sum_percentile` must be 0 .*, got -0\.1'),
+      (
+        {'feature_percentile': 0.7},
+        r'`feature_percentile` must be 0 or in .*, got 0\.7',
+      ),
       ({'stride': 0}, '`stride` must be at least 1, got 0'),
       ({'momentum': 0.0}, r'`momentum` must be in \(0, 1\], got 0\.0'),
       ({'momentum': 1.1}, r'`momentum` must be in \(0, 1\], got 1\.1'),

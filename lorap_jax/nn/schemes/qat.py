@@ -51,6 +51,9 @@ class QAT:
       maximum.
     sum_percentile: the same for sums over neighbours, whose few hubs would
       otherwise spend the range; None for `percentile`.
+    feature_percentile: the same for raw features: of bags of words with fewer
+      nonzeros than `percentile` it would cut off every word. None for
+      `percentile`.
     gradient: `plain`, `clipped` or `clipped_strict`.
     edge_messages: quantize the messages of edges, not of nodes; published,
       slower, and the same wherever edges have no weights, up to the ranges.
@@ -69,6 +72,7 @@ class QAT:
   momentum: float = 0.1
   percentile: float = 0.0
   sum_percentile: float | None = None
+  feature_percentile: float | None = None
   gradient: affine.Gradient = 'plain'
   edge_messages: bool = False
   stride: int = 1
@@ -81,7 +85,7 @@ class QAT:
         'quantization'
       )
     check_points('points', self.points)
-    for name in ('percentile', 'sum_percentile'):
+    for name in ('percentile', 'sum_percentile', 'feature_percentile'):
       value = getattr(self, name)
       if value and not 1e-4 <= value < 0.5:
         raise ValueError(f'`{name}` must be 0 or in [0.0001, 0.5), got {value}')
@@ -112,6 +116,8 @@ class QAT:
     percentile = self.percentile
     if point in _SUMS and self.sum_percentile is not None:
       percentile = self.sum_percentile
+    if point == 'features' and self.feature_percentile is not None:
+      percentile = self.feature_percentile
     return quantizers.AffineQuantizer(
       bits=self.bits,
       signed=not non_negative,
