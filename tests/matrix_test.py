@@ -21,7 +21,10 @@ SEARCHES = [
   )
 ]
 # All pairs of quantizer and prompt; backbone and task take turns, so that each
-# meets every quantizer and every prompt.
+# meets every quantizer and every prompt. Eight-bit twins of a scheme and the
+# prompt that joins two others are met once or twice.
+_QUANTIZERS = ('fp32', 'qat4', 'dq4', 'a2q', 'mixq')
+_PROMPTS = cells.PROMPTS[:5]
 PAIRS = [
   (
     cells.BACKBONES[(i + j) % 3],
@@ -29,8 +32,12 @@ PAIRS = [
     prompt,
     ('node', 'graph')[(i + j) % 2],
   )
-  for i, quantizer in enumerate(QUANTIZERS)
-  for j, prompt in enumerate(cells.PROMPTS)
+  for i, quantizer in enumerate(_QUANTIZERS)
+  for j, prompt in enumerate(_PROMPTS)
+]
+PAIRS += [
+  ('gcn', 'qat8', 'gpf_plus_lorap', 'node'),
+  ('gat', 'dq8', 'gpf_plus_lorap', 'graph'),
 ]
 ALL = list(
   itertools.product(
@@ -113,7 +120,10 @@ def test_all_others(tmp_path, cell):
 
 
 def test_pairs_cover_the_matrix():
+  axes = (cells.BACKBONES, _QUANTIZERS, _PROMPTS, ('node', 'graph'))
   for first, second in itertools.combinations(range(4), 2):
     seen = {(cell[first], cell[second]) for cell in PAIRS}
-    wanted = {(cell[first], cell[second]) for cell in ALL}
-    assert seen == wanted, (first, second)
+    wanted = set(itertools.product(axes[first], axes[second]))
+    assert seen >= wanted, (first, second)
+  for axis, values in ((1, QUANTIZERS), (2, cells.PROMPTS)):
+    assert {cell[axis] for cell in PAIRS} == set(values)
