@@ -155,6 +155,12 @@ def two_epochs_per_dispatch(monkeypatch) -> None:
   monkeypatch.setattr(full_batch.FullBatchRun, 'dispatch_size', size)
 
 
+def feed_short_node_runs(monkeypatch) -> None:
+  """Feeds the node task to runs of two epochs per dispatch."""
+  feed(monkeypatch, node_data)
+  two_epochs_per_dispatch(monkeypatch)
+
+
 def _interrupt(monkeypatch, module, name: str, number: int):
   make, count = getattr(module, name), itertools.count(1)
   monkeypatch.setattr(module, name, _interrupted(make, count, number))

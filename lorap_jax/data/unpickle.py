@@ -134,6 +134,7 @@ class _Machine:
     self._memo: dict[int, Any] = {}
 
   def result(self) -> Any:
+    """The one value that is left on the stack at the end."""
     (value,) = self._stack
     return value
 

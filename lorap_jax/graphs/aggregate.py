@@ -137,7 +137,13 @@ gather_sum.defvjp(
 
 
 @jax.custom_vjp
-def weighted_sum(x, weights, senders, receivers, layout):
+def weighted_sum(
+  x: Float[Array, 'm h f'],
+  weights: Float[Array, 'e h'],
+  senders: Any,
+  receivers: Any,
+  layout: Layout | None,
+) -> Float[Array, 'n h f']:
   """`aggregate_weighted` of x [m, h, f] and weights [e, h].
 
   With a layout the receivers need not be nodes as the senders are: their

@@ -3,6 +3,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import layers
+import networks
 import numpy as np
 import pytest
 
@@ -127,15 +128,8 @@ class TestNetwork:
     variables = model.init(
       jax.random.key(0), batch.graph, layout=batch.layout, train=False
     )
-    _, _, calls = layers.recorded(
-      lambda: model.apply(
-        variables,
-        batch.graph,
-        layout=batch.layout,
-        train=train,
-        mutable=layers.WRITTEN,
-        rngs=rngs,
-      )
+    _, _, calls = networks.apply(
+      model, variables, batch, train=train, rngs=rngs
     )
     return calls
 

@@ -26,12 +26,7 @@ CELLS = {'fp32': 'gcn,fp32,none', 'a2q_node': 'gcn,a2q,gpf_lorap'}
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch):
   """Feeds the node task, two epochs per dispatch."""
-  set_up(monkeypatch)
-
-
-def set_up(monkeypatch):
-  tiny_run.feed(monkeypatch, tiny_run.node_data)
-  tiny_run.two_epochs_per_dispatch(monkeypatch)
+  tiny_run.feed_short_node_runs(monkeypatch)
 
 
 def config_of(seed, cell='gcn,fp32,none', **changes):
@@ -80,7 +75,7 @@ def trained(request, tmp_path_factory):
   """Folder, cell, and reports of seeds alone and together."""
   folder = tmp_path_factory.mktemp('seeds')
   with pytest.MonkeyPatch.context() as monkeypatch:
-    set_up(monkeypatch)
+    tiny_run.feed_short_node_runs(monkeypatch)
     alone = [
       loop.train_and_evaluate(*member)
       for member in members(folder / 'alone', cell=request.param)

@@ -13,12 +13,7 @@ from lorap_jax.training.run import Interrupted
 @pytest.fixture(autouse=True)
 def short_dispatches(monkeypatch):
   """Feeds the node task, two epochs per dispatch."""
-  set_up(monkeypatch)
-
-
-def set_up(monkeypatch):
-  tiny_run.feed(monkeypatch, tiny_run.node_data)
-  tiny_run.two_epochs_per_dispatch(monkeypatch)
+  tiny_run.feed_short_node_runs(monkeypatch)
 
 
 # Phases of two, four and six epochs.
@@ -40,7 +35,7 @@ def phases(tmp_path_factory):
   """Folder, report and starting parameters of a run in three phases."""
   folder = tmp_path_factory.mktemp('mixq') / 'last'
   with pytest.MonkeyPatch.context() as monkeypatch:
-    set_up(monkeypatch)
+    tiny_run.feed_short_node_runs(monkeypatch)
     starts = tiny_run.starts(monkeypatch)
     return folder, protocol.run(mixq_config(), folder), starts
 
