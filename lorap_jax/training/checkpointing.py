@@ -73,23 +73,29 @@ class Checkpoints:
       The state and the progress saved with it.
 
     Raises:
-      CheckpointError: none there, or of another structure.
+      CheckpointError: none there, of another structure, or damaged.
     """
     step = self.step(kind)
     if step is None:
       raise CheckpointError(f'no {kind} checkpoint in {self.directory / kind}')
     checkpointer = self._checkpointer(kind)
-    abstract = jax.tree.map(ocp_abstract, like)
+    metadata = checkpointer.metadata(step)
+    # Before anything is read: Orbax leaves reads open when a load fails.
+    difference = _difference(_shapes(metadata.metadata), _shapes(like))
+    if difference:
+      raise CheckpointError(
+        f'checkpoint {step} in {self.directory / kind} does not fit this '
+        f'model: {difference}'
+      )
     try:
-      state = checkpointer.load(step, abstract)
+      state = checkpointer.load(step, jax.tree.map(ocp_abstract, like))
     except Exception as error:  # Orbax wraps the useful one.
       reason = error.__cause__ or error
       raise CheckpointError(
-        f'checkpoint {step} in {self.directory / kind} does not fit this '
-        f'model: {str(reason).splitlines()[0]}'
+        f'checkpoint {step} in {self.directory / kind} is damaged: '
+        f'{str(reason).splitlines()[0]}'
       ) from error
-    progress = cast(dict[str, Any], checkpointer.metadata(step).custom_metadata)
-    return state, progress
+    return state, cast(dict[str, Any], metadata.custom_metadata)
 
   def load_arrays(self, kind: str) -> dict[str, Any]:
     """Reads a checkpoint of whatever structure.
@@ -122,3 +128,35 @@ def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a leaf, on the default device."""
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """Shape of every leaf by its path, whatever its containers are."""
+
+  def shape(leaf: Any) -> tuple[int, ...]:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and (
+      jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ):  # Saved as the integers it holds.
+      leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return tuple(leaf.shape)
+
+  return {
+    '/'.join(jax.tree_util.keystr((key,), simple=True) for key in path): (
+      shape(leaf)
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _difference(
+  saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> str | None:
+  """The first leaf in which a checkpoint and a model differ."""
+  for path in sorted(saved.keys() | wanted.keys()):
+    if path not in saved:
+      return f'it has no {path}, which the model has'
+    if path not in wanted:
+      return f'it has {path}, which the model has not'
+    if saved[path] != wanted[path]:
+      return f'{path} is {saved[path]} there and {wanted[path]} in the model'
+  return None

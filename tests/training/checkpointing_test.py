@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from lorap_jax.training.checkpointing import CheckpointError, Checkpoints
 
@@ -92,19 +93,39 @@ def test_half_written_checkpoint_is_ignored(checkpoints, tmp_path):
 
 
 OTHERS = {
-  'shape': make_state(shape=(3, 2)),
-  'more leaves': make_state()._replace(
-    params={'a': {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}}
+  'shape': (
+    make_state(shape=(3, 2)),
+    'params/a/kernel is (2, 3) there and (3, 2) in the model',
   ),
-  'other names': make_state()._replace(params={'b': jnp.zeros((2, 3))}),
+  'more leaves': (
+    make_state()._replace(
+      params={'a': {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}}
+    ),
+    'it has no params/a/bias, which the model has',
+  ),
+  'fewer leaves': (
+    make_state()._replace(params={}),
+    'it has params/a/kernel, which the model has not',
+  ),
 }
 
 
-@pytest.mark.parametrize('like', OTHERS.values(), ids=OTHERS)
-def test_another_structure(checkpoints, like):
+@pytest.mark.parametrize(('like', 'difference'), OTHERS.values(), ids=OTHERS)
+def test_another_structure(checkpoints, like, difference):
   checkpoints.save('latest', 7, make_state(), {})
   with pytest.raises(CheckpointError) as caught:
     checkpoints.load('latest', like)
   text = str(caught.value)
-  assert 'checkpoint 7 in ' in text and '\n' not in text
-  assert 'does not fit this model' in text
+  assert text.startswith('checkpoint 7 in ')
+  assert text.endswith(f'does not fit this model: {difference}')
+
+
+def test_damaged(checkpoints, monkeypatch):
+  checkpoints.save('latest', 7, make_state(), {})
+
+  def load(self, step, like):
+    raise OSError('short read\nat byte 12')
+
+  monkeypatch.setattr(ocp.training.Checkpointer, 'load', load)
+  with pytest.raises(CheckpointError, match='7 in .* is damaged: short read$'):
+    checkpoints.load('latest', make_state())
