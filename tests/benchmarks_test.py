@@ -85,6 +85,7 @@ def test_main_writes_what_a_theme_finds(tmp_path, monkeypatch):
     'copy',
     'forward',
     'forward + gradient',
+    'fused',  # Not measured here: that it needs a GPU.
   ]
 
 

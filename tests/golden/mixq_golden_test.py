@@ -207,5 +207,5 @@ class TestSearch:
   )
   def test_initial_logits(self, candidates):
     expected = golden('initial')['_'.join(map(str, candidates))]
-    logits = mixq_search.initial_logits(candidates, published=True)
+    logits = mixq_search.initial_logits(candidates)
     np.testing.assert_allclose(logits, expected, rtol=3e-7)

@@ -39,6 +39,12 @@ def run(module, x, rows=ROWS):
   return params, out, sown
 
 
+def _start():
+  """Mixture and mean bits before the search."""
+  p = np.asarray(jax.nn.softmax(mixq_search.initial_logits(BITS)))
+  return p, p @ BITS
+
+
 class TestRelaxed:
   def test_parameters(self, x):
     params, _, _ = run(relaxed(), x)
@@ -47,7 +53,8 @@ class TestRelaxed:
       'range_scale': (3, 1, 3),
       'range_zero_point': (3, 1, 3),
     }
-    np.testing.assert_array_equal(params['logits'], 0)
+    start = mixq_search.initial_logits(BITS)
+    np.testing.assert_array_equal(params['logits'], start)
 
   def test_starts_from_the_real_rows(self, x):
     params, _, _ = run(relaxed(), x)
@@ -141,7 +148,7 @@ class TestRelaxed:
     module = relaxed(transposed=True, feature=False)
     _, _, sown = run(module, kernel, Rows(train=True))
     np.testing.assert_allclose(
-      sown['memory']['kib'][0], 24 * (14 / 3) / 8192, rtol=1e-6
+      sown['memory']['kib'][0], 24 * _start()[1] / 8192, rtol=1e-6
     )
 
   def test_price_reaches_the_logits(self, x):
@@ -155,8 +162,9 @@ class TestRelaxed:
       return sown['memory']['kib'][0]
 
     grad = jax.grad(kib)(params)
-    # dE/dtheta_i = p_i (b_i - E) with E = 14/3.
-    expected = 24 / 8192 / 3 * (np.asarray(BITS) - 14 / 3)
+    p, mean = _start()
+    # dE/dtheta_i = p_i (b_i - E).
+    expected = 24 / 8192 * p * (np.asarray(BITS) - mean)
     np.testing.assert_allclose(grad['logits'], expected, rtol=1e-5)
     assert not np.any(grad['range_scale'])
 

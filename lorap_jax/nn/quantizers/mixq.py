@@ -49,10 +49,7 @@ class RelaxedQuantizer(nn.Module):
     """
     t, mask = _oriented(x, rows, self.transposed)
     logits = self.param(
-      'logits',
-      lambda _: mixq_search.initial_logits(
-        self.candidates, published=self.published
-      ),
+      'logits', lambda _: mixq_search.initial_logits(self.candidates)
     )
     start = [_calibrate(self, t, mask, bits) for bits in self.candidates]
     stacked = [jnp.stack(values) for values in zip(*start, strict=True)]
