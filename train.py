@@ -37,9 +37,10 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.training import protocol, tables
+  from lorap_jax.training import compile_cache, protocol, tables
   from lorap_jax.training import run as run_lib
 
+  compile_cache.keep_programs()
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
   logging.info('Work folder: %s', workdir)
   try:

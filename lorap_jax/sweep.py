@@ -27,7 +27,7 @@ from ml_collections import config_dict
 
 from lorap_jax import report
 from lorap_jax._huge_pages import restart_with_huge_pages
-from lorap_jax.training import protocol
+from lorap_jax.training import compile_cache, protocol
 from lorap_jax.training.run import Interrupted
 
 
@@ -158,5 +158,6 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
 
 if __name__ == '__main__':
   restart_with_huge_pages()
+  compile_cache.keep_programs()
   logging.set_verbosity(logging.WARNING)
   sys.exit(main())

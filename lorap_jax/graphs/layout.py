@@ -13,13 +13,16 @@ another order than their weights are stored in, which is why a layout for sums
 with weights carries that order.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from lorap_jax._typing import Array
 
 MAX_TABLE_DEGREE = 16  # Beyond it the unrolled sum loses to CSR.
+
+Aggregation = Literal['auto', 'layout', 'segment_sum']
+AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 
 
 class Csr(NamedTuple):
@@ -60,6 +63,38 @@ class Layout(NamedTuple):
 
   incoming: Csr | Table
   outgoing: Csr | Table
+
+
+def wants_layout(aggregation: Aggregation, backend: str) -> bool:
+  """Whether batches carry a layout.
+
+  Args:
+    aggregation: `layout` or `segment_sum` forces one; `auto` is a layout on a
+      CPU, where `benchmarks/aggregation.py` finds it faster for every
+      workload, and segment_sum elsewhere, where nothing has been measured.
+    backend: JAX's, such as `cpu`.
+
+  Raises:
+    ValueError: another aggregation.
+  """
+  if aggregation not in AGGREGATIONS:
+    raise ValueError(
+      f'`aggregation` must be one of {AGGREGATIONS}, got {aggregation!r}'
+    )
+  return aggregation == 'layout' or (aggregation == 'auto' and backend == 'cpu')
+
+
+def describe(layout: Layout | None) -> str:
+  """How sums over neighbours and their gradients are computed, in words."""
+  if layout is None:
+    return 'gather and segment_sum'
+
+  def side(form: Csr | Table) -> str:
+    if isinstance(form, Csr):
+      return 'CSR'
+    return f'table of {form.indices.shape[1]} slots'
+
+  return f'{side(layout.incoming)}; gradients {side(layout.outgoing)}'
 
 
 def make_layout(

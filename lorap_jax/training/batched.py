@@ -26,9 +26,9 @@ class BatchedRun(Run):
     budget = pipeline.joint_budget(
       tuple(splits.values()), batch_size=chosen.train.batch_size
     )
-    on_cpu = jax.default_backend() == 'cpu'
+    layout = chosen.uses_layout
     self.loaders = {
-      name: Loader(split, budget, layout=on_cpu, weighted=chosen.weighted)
+      name: Loader(split, budget, layout=layout, weighted=chosen.weighted)
       for name, split in splits.items()
     }
     self.train_step = steps.make_train_step(

@@ -118,14 +118,13 @@ class FullBatchRun(Run):
         "graph choose 'cosine', 'step' or 'constant'"
       )
     super().__init__(chosen, data, folder)
-    on_cpu = jax.default_backend() == 'cpu'
     self.loaders = {
       split: pipeline.WholeGraph(
         data,
         split,
-        layout=on_cpu,
+        layout=chosen.uses_layout,
         weighted=chosen.weighted,
-        sparse_features=on_cpu,
+        sparse_features=jax.default_backend() == 'cpu',
       )
       for split in ('train', 'valid', 'test')
     }

@@ -100,6 +100,7 @@ def _train(
       runs.append(create_run(chosen, data, folder))
       if len(runs) > 1:
         runs[-1].share_batch(runs[0])
+    logging.info('Sums over neighbours: %s', runs[0].aggregation)
     for run in runs:
       run.restore()
     for group in many_seeds.groups(runs) if len(runs) > 1 else [runs]:

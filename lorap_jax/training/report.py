@@ -93,6 +93,7 @@ def finish(run: Any) -> dict[str, Any]:
     'seed': run.settings.config['seed'],
     'versions': versions(),
     'device': device(),
+    'aggregation': run.aggregation,
     'config': run.settings.config,
   }
   scheme = run.settings.scheme

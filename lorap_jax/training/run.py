@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from lorap_jax.graphs import Batch
+from lorap_jax.graphs import Batch, layout
 from lorap_jax.training import (
   history,
   schedules,
@@ -43,6 +43,7 @@ class Run:
     progress: position and history.
     checkpoints: saved states.
     epochs: length of the run.
+    aggregation: how sums over neighbours are computed, in words.
   """
 
   loaders: dict[str, Any]
@@ -67,6 +68,7 @@ class Run:
       first: a training batch; quantizers start from its ranges.
       num_features: columns of the node features.
     """
+    self.aggregation = layout.describe(first.layout)
     source = self.data.source
     workdir.claim_data(
       self.folder,

@@ -5,10 +5,12 @@ import os
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from ml_collections import config_dict
 
 from lorap_jax.data import DataSplits, NodeDataset
+from lorap_jax.graphs import layout
 from lorap_jax.models import factory
 from lorap_jax.nn import prompts, schemes
 from lorap_jax.training import datasets, history, tasks
@@ -41,6 +43,7 @@ class TrainConfig:
     pretrain_epochs: in full precision before its second; 0 for none.
     finetune_lr: learning rate of the second phase after them.
     together: seeds that train in one program, where one graph is the data.
+    aggregation: how sums over neighbours run, see `graphs.layout`.
   """
 
   epochs: int
@@ -58,6 +61,7 @@ class TrainConfig:
   pretrain_epochs: int
   finetune_lr: float
   together: int
+  aggregation: layout.Aggregation
 
   def __post_init__(self):
     for name in (
@@ -75,6 +79,7 @@ class TrainConfig:
     for name, allowed in (
       ('schedule', _SCHEDULES),
       ('selection', history.RULES),
+      ('aggregation', layout.AGGREGATIONS),
     ):
       if getattr(self, name) not in allowed:
         raise ValueError(
@@ -132,6 +137,11 @@ class Settings:
     kind, scheme = self.config['model']['name'], self.scheme
     gcn = kind == 'gcn' and (scheme.edge_weights or scheme.edge_messages)
     return kind == 'gat' or gcn
+
+  @property
+  def uses_layout(self) -> bool:
+    """Batches carry a layout for sums over neighbours."""
+    return layout.wants_layout(self.train.aggregation, jax.default_backend())
 
   def task(self, data: Data) -> tasks.Task:
     """What to train for on this data."""

@@ -16,7 +16,13 @@ CHECKPOINTS = 'checkpoints'
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
 
 # They change where data comes from or how fast, not what is computed.
-_FREE = ('data.dir', 'data.workers', 'data.offline', 'train.together')
+_FREE = (
+  'data.dir',
+  'data.workers',
+  'data.offline',
+  'train.together',
+  'train.aggregation',
+)
 
 
 class WorkdirError(ValueError):

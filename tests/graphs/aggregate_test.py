@@ -98,6 +98,35 @@ def test_integers_are_summed_exactly(kind):
   np.testing.assert_array_equal(out, adjacency(graph, 30) @ codes)
 
 
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('kind', ['none', 'csr'])
+def test_hub_of_50000(kind, weighted):
+  """Node 0 receives from all nodes, twice from node 1, and sends to all."""
+  n = 50_001
+  everyone, first = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
+  receivers = np.concatenate([first, [0], everyone]).astype(np.int32)
+  senders = np.concatenate([everyone, [1], first]).astype(np.int32)
+  rng = np.random.default_rng(6)
+  codes = rng.integers(-8, 8, (n, 3))  # All sums are exact in float32.
+  graph = helpers.random_graph(rng, n, 0)
+  graph = graph._replace(senders=senders, receivers=receivers)
+  layout = layout_of(graph, n, kind, weighted=weighted)
+  if weighted:
+    sums = lambda x: graphs.aggregate_weighted(
+      x, jnp.ones(len(senders)), graph, layout
+    )
+  else:
+    sums = lambda x: graphs.aggregate(x, graph, layout)
+  out, pull_back = jax.vjp(sums, jnp.float32(codes))
+  expected = np.tile(codes[0], (n, 1))
+  expected[0] += codes.sum(0) + codes[1]
+  np.testing.assert_array_equal(out, expected)
+  expected = np.tile(codes[0], (n, 1))
+  expected[0] += codes.sum(0)
+  expected[1] += codes[0]
+  np.testing.assert_array_equal(pull_back(jnp.float32(codes))[0], expected)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_permutation_equivariance(kind):
   graph = cases()['random']

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
+from lorap_jax.graphs import layout as layout_lib
 
 
 class TestMakeLayout:
@@ -73,3 +74,33 @@ class TestMakeLayout:
     message = 'node 3 sends 3 edges, more than `max_out_degree` = 2'
     with pytest.raises(ValueError, match=message):
       graphs.make_layout(senders, receivers, 4, max_out_degree=2)
+
+
+class TestChoice:
+  @pytest.mark.parametrize(
+    'aggregation, backend, expected',
+    [
+      ('auto', 'cpu', True),
+      ('auto', 'gpu', False),
+      ('auto', 'tpu', False),
+      ('layout', 'gpu', True),
+      ('segment_sum', 'cpu', False),
+    ],
+  )
+  def test_rule(self, aggregation, backend, expected):
+    assert layout_lib.wants_layout(aggregation, backend) is expected
+
+  def test_unknown(self):
+    with pytest.raises(ValueError, match="`aggregation` must .* got 'csr'"):
+      choose = layout_lib.wants_layout
+      getattr(choose, '__wrapped__', choose)('csr', 'cpu')
+
+  @pytest.mark.parametrize(
+    'degree, words',
+    [(3, 'CSR; gradients table of 3 slots'), (None, 'CSR; gradients CSR')],
+  )
+  def test_in_words(self, degree, words):
+    edges = np.array([0, 1]), np.array([1, 1])
+    layout = graphs.make_layout(*edges, 2, max_out_degree=degree)
+    assert layout_lib.describe(layout) == words
+    assert layout_lib.describe(None) == 'gather and segment_sum'

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 import tiny_run
 
+from lorap_jax.training import loop, schedules, settings
 from lorap_jax.training import run as run_lib
-from lorap_jax.training import schedules, settings
 from lorap_jax.training import state as state_lib
 
 
@@ -90,3 +90,20 @@ class TestFail:
     assert text.startswith('loss inf at step 7 (epoch 5);')
     assert 'last good checkpoint: none in ' in text
     assert str(tmp_path) in text and '\n' not in text
+
+
+@pytest.mark.parametrize(
+  'aggregation, words',
+  [('auto', 'CSR; gradients table'), ('segment_sum', 'gather and segment_sum')],
+)
+def test_aggregation_is_logged_and_reported(
+  tmp_path, caplog, aggregation, words
+):
+  config = tiny_run.config(train__aggregation=aggregation)
+  config.train.epochs = config.train.subset_epochs = 1
+  with caplog.at_level('INFO'):
+    report = loop.train_and_evaluate(
+      config, tmp_path / 'run', data=tiny_run.splits()
+    )
+  assert f'Sums over neighbours: {words}' in caplog.text
+  assert report['aggregation'].startswith(words)
