@@ -74,7 +74,7 @@ def _epochs(
   return run
 
 
-@functools.lru_cache
+@functools.lru_cache(steps.NUM_PROGRAMS)
 def make_epochs(
   model: nn.Module,
   scheme: schemes.Scheme,

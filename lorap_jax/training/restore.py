@@ -51,6 +51,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   path = pathlib.Path(folder).absolute()
   shape = workdir.read_json(path / workdir.DATA)
   config = workdir.read_json(path / workdir.CONFIG)
+  config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
   chosen = settings.from_config(config_dict.ConfigDict(config))
   model = chosen.model(shape['num_classes'])
   # Node-level quantizers have parameters for each node, the padding included.

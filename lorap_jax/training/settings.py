@@ -60,8 +60,8 @@ class TrainConfig:
   search_epochs: int | None
   pretrain_epochs: int
   finetune_lr: float
-  together: int
-  aggregation: layout.Aggregation
+  together: int = 10
+  aggregation: layout.Aggregation = 'auto'
 
   def __post_init__(self):
     for name in (

@@ -17,6 +17,10 @@ from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
 from lorap_jax.training.state import TrainState
 from lorap_jax.training.tasks import Task
 
+# Kept of each kind: MixQ's second phase has another program for every seed, and
+# each holds megabytes of machine code.
+NUM_PROGRAMS = 8
+
 
 class StepMetrics(NamedTuple):
   """What a training step tells the loop.
@@ -132,7 +136,7 @@ def random_streams(state: TrainState) -> dict[str, Array]:
   }
 
 
-@functools.lru_cache
+@functools.lru_cache(NUM_PROGRAMS)
 def make_train_step(
   model: nn.Module,
   scheme: schemes.Scheme,
@@ -156,7 +160,7 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0)
 
 
-@functools.lru_cache
+@functools.lru_cache(NUM_PROGRAMS)
 def make_settle_step(
   model: nn.Module,
 ) -> Callable[[TrainState, graphs.Batch], TrainState]:
@@ -191,7 +195,7 @@ def make_settle_step(
   return jax.jit(step, donate_argnums=0)
 
 
-@functools.lru_cache
+@functools.lru_cache(NUM_PROGRAMS)
 def make_eval_step(
   model: nn.Module, task: Task
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:
@@ -214,7 +218,7 @@ def make_eval_step(
   return jax.jit(step)
 
 
-@functools.lru_cache
+@functools.lru_cache(NUM_PROGRAMS)
 def make_cost_step(
   model: nn.Module,
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Any, Any]]:

@@ -22,6 +22,7 @@ _FREE = (
   'data.offline',
   'train.together',
   'train.aggregation',
+  'prompt.implementation',
 )
 
 

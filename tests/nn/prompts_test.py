@@ -269,6 +269,7 @@ class TestSpec:
       ('low_rank', 'all'),
       ('bits', 1),
       ('bits', 16),
+      ('implementation', 'triton'),
     ],
   )
   def test_errors(self, field, value):

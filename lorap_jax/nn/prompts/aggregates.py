@@ -26,6 +26,7 @@ class LoRAPPrompt(nn.Module):
     start: `zero` or `glorot`.
     low_rank: which matrices are factored, see `prompts.lorap`.
     bits: 32, or 2..8 for an integer prompt.
+    implementation: of `inject`, see `PromptSpec`.
   """
 
   num_prompts: int
@@ -33,12 +34,30 @@ class LoRAPPrompt(nn.Module):
   start: lorap_lib.Init
   low_rank: lorap_lib.LowRank
   bits: int
+  implementation: str
 
-  @nn.compact
   def __call__(
     self, s: Float[Array, 'n d'], *, rows: Rows
   ) -> Float[Array, 'n d']:
     """The prompt of each row of s."""
+    return lorap_lib.lorap_prompt(self._params(s, rows), s, bits=self.bits)
+
+  def inject(
+    self, s: Float[Array, 'n d'], *, rows: Rows
+  ) -> Float[Array, 'n d']:
+    """Adds the prompt to s in one kernel."""
+    # Late: a JAX without the kernels' backend should do for all the rest.
+    from lorap_jax.prompts import lorap_kernel
+
+    return lorap_kernel.inject_lorap(
+      self._params(s, rows),
+      s,
+      interpret=self.implementation == 'pallas_interpret',
+    )
+
+  @nn.compact
+  def _params(self, s: Array, rows: Rows) -> lorap_lib.LoRAPParams:
+    """The parameters; reports the product that they are for."""
     width = s.shape[1]
     create = functools.partial(
       lorap_lib.init_lorap,
@@ -56,7 +75,6 @@ class LoRAPPrompt(nn.Module):
       else self.param(name, lambda key, n=name: getattr(create(key), n))
       for name, shape in zip(fields, shapes, strict=True)
     }
-    params = lorap_lib.LoRAPParams(**values)
     macs = lorap_lib.num_lorap_params(
       width,
       num_prompts=self.num_prompts,
@@ -66,7 +84,7 @@ class LoRAPPrompt(nn.Module):
     telemetry.report_product(
       self, Quantized(s), self.bits, real_rows(s, rows), macs
     )
-    return lorap_lib.lorap_prompt(params, s, bits=self.bits)
+    return lorap_lib.LoRAPParams(**values)
 
   def side_width(self) -> int:
     """Numbers per node that a prompt added after Q has to carry.

@@ -50,6 +50,8 @@ def prompted(
   prompt = spec.on_aggregate()
   if prompt is None:
     return quantizer(s)
+  if spec.implementation != 'xla':  # `pre`, in one kernel.
+    return quantizer(prompt.inject(s, rows=rows))
   if spec.placement == 'pre':
     return quantizer(s + prompt(s, rows=rows))
   y = quantizer(s)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 
 from lorap_jax.nn.prompts.aggregates import (
   AdapterPrompt,
@@ -46,6 +47,9 @@ class PromptSpec:
     form: `lorap`, or a control in its place: `bias`, one vector for all nodes,
       or `adapter`, relu(s D) U with as many parameters.
     objective: `task`, `local` or `both`, see `placement.prompted`.
+    implementation: `xla`, or `pallas` to compute s + p(s) in one kernel on a
+      GPU, see `prompts.lorap_kernel`; `pallas_interpret` runs that kernel
+      slowly on any device, for tests.
   """
 
   name: str = 'none'
@@ -58,6 +62,7 @@ class PromptSpec:
   bits: int = 32
   form: Literal['lorap', 'bias', 'adapter'] = 'lorap'
   objective: Literal['task', 'local', 'both'] = 'task'
+  implementation: Literal['xla', 'pallas', 'pallas_interpret'] = 'xla'
 
   def __post_init__(self):
     lorap_lib.check_lorap(
@@ -73,6 +78,7 @@ class PromptSpec:
       ('bits', (2, 3, 4, 5, 6, 7, 8, 32)),
       ('form', ('lorap', 'bias', 'adapter')),
       ('objective', ('task', 'local', 'both')),
+      ('implementation', ('xla', 'pallas', 'pallas_interpret')),
     )
     for field, allowed in choices:
       value = getattr(self, field)
@@ -81,6 +87,27 @@ class PromptSpec:
     if self.objective != 'task' and self.placement == 'pre':
       raise ValueError(
         f"`objective` {self.objective!r} needs `placement` 'post' or 'bypass'"
+      )
+    if self.implementation != 'xla':
+      self._check_kernel()
+
+  def _check_kernel(self) -> None:
+    what = f'`implementation` {self.implementation!r}'
+    for field, needed in (
+      ('placement', 'pre'),
+      ('form', 'lorap'),
+      ('low_rank', 'basis'),
+      ('bits', 32),
+    ):
+      value = getattr(self, field)
+      if value != needed:
+        raise ValueError(
+          f"{what} needs `{field}` {needed!r}, got {value!r}; use 'xla'"
+        )
+    backend = jax.default_backend()
+    if self.implementation == 'pallas' and backend != 'gpu':
+      raise ValueError(
+        f"{what} needs a GPU, but runs on {backend!r}; use 'xla'"
       )
 
   def on_nodes(self) -> nn.Module | None:
@@ -110,5 +137,6 @@ class PromptSpec:
       start=self.init,
       low_rank=self.low_rank,
       bits=self.bits,
+      implementation=self.implementation,
       name='prompt',
     )
