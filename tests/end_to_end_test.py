@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import shutil
 import signal
 from typing import NamedTuple
 
@@ -359,6 +360,21 @@ class TestLoadRun:
       strict=True,
     ):
       np.testing.assert_array_equal(a, b)
+
+  def test_run_of_a_gpu_and_of_an_older_version(self, finished, tmp_path):
+    folder = tmp_path / 'run'
+    shutil.copytree(finished.folder, folder)
+    config = json.loads((folder / 'config.json').read_text())
+    config['prompt'] |= {
+      'bits': 32,
+      'placement': 'pre',
+      'implementation': 'pallas',
+    }
+    for name in ('together', 'aggregation'):
+      del config['train'][name]
+    (folder / 'config.json').write_text(json.dumps(config))
+    loaded = lorap_jax.load_run(folder)
+    assert loaded.config['prompt']['implementation'] == 'xla'
 
   def test_folder_without_a_run(self, tmp_path):
     with pytest.raises(ValueError, match='cannot read .*data.json'):
