@@ -211,14 +211,31 @@ def _csr_product(rows: Csr, values: Array, x: Array) -> Array:
 
   Only ever called inside of rules that say what its gradient is.
   """
-  # The kernel is up to four times faster on columns in whole vectors.
-  columns = x.shape[1]
-  padded = jnp.pad(x, ((0, 0), (0, -columns % _VECTOR)))
+  indptr = jnp.asarray(rows.indptr)
   matrix = sparse.BCSR(
-    (values, jnp.asarray(rows.indices), jnp.asarray(rows.indptr)),
-    shape=(rows.indptr.shape[0] - 1, x.shape[0]),
+    (values, jnp.asarray(rows.indices), indptr),
+    shape=(indptr.shape[0] - 1, x.shape[0]),
   )
-  return (matrix @ padded)[:, :columns]
+  # The kernel is up to four times faster on columns in whole vectors.
+  return (matrix @ _in_whole_vectors(x, indptr[0]))[:, : x.shape[1]]
+
+
+def _in_whole_vectors(x: Array, zero: Array) -> Array:
+  """Appends columns of zeros to x [m, f].
+
+  Not by `jnp.pad`, into whose loop XLA would draw what computes x, such as a
+  quantizer, and then not vectorize it: training steps took a quarter longer.
+
+  Args:
+    x: [m, f].
+    zero: 0, but only known at run time; of a constant XLA makes a pad.
+
+  Returns:
+    [m, f'] with f' the next multiple of `_VECTOR`.
+  """
+  width = -(-x.shape[1] // _VECTOR) * _VECTOR
+  wide = jnp.zeros((x.shape[0], width), x.dtype)
+  return jax.lax.dynamic_update_slice(wide, x, (zero, zero))
 
 
 @_csr_product.def_vmap

@@ -220,12 +220,12 @@ def _parts(x: Array, scale: Array, bits: Array, rule: Rule) -> _Parts:
   qmax = numerics.symmetric_qmax(
     round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
   ).astype(x.dtype)
+  if qmax.shape[1] > 1:  # One for each row stays out of the inner loop.
+    qmax = numerics.computed_once(qmax)
   step = jnp.abs(scale)
   if rule.chain_sign:  # The published code divides by a scale of 0.
     step = jnp.maximum(step, jnp.finfo(x.dtype).tiny)
   threshold = qmax * (scale if rule.signed_threshold else step)
-  # Without the barrier XLA recomputes these small arrays for every element.
-  step, qmax, threshold = jax.lax.optimization_barrier((step, qmax, threshold))
   # Two clips in this order, as published: they differ from one at qmax < 0.
   ratio = x / step
   ratio = jnp.where(ratio > qmax, qmax, ratio)

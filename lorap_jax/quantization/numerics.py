@@ -10,6 +10,7 @@ The symmetric range drops the most negative code, so that zero and both ends
 are representable with one scale.
 """
 
+import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
@@ -55,3 +56,19 @@ def round_half_away(x: Float[Array, '*s']) -> Float[Array, '*s']:
     Integral values, same shape.
   """
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
+
+
+def computed_once(x: Float[Array, '*s']) -> Float[Array, '*s']:
+  """The same x, for a small array that a large one is compared with.
+
+  XLA's CPU backend computes cheap operations on a small array again for every
+  element of the large one, behind optimization barriers too. It does not do so
+  with a remainder, which of |x| < 2**100 by 2**100 is exactly x.
+
+  Args:
+    x: |x| < 2**100.
+
+  Returns:
+    x.
+  """
+  return jax.lax.rem(x, jnp.full_like(x, 2.0**100))

@@ -46,3 +46,11 @@ def test_shape_and_dtype_are_kept(name):
   x = jnp.ones((2, 3), jnp.float32)
   y = getattr(numerics, name)(x)
   assert y.shape == (2, 3) and y.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_computed_once_is_the_identity(jit):
+  x = jnp.asarray([0.0, -0.5, 1.0, 127.0, 32767.0, 1e-30, 2.0**99, -(2.0**40)])
+  function = numerics.computed_once
+  y = (jax.jit(function) if jit else function)(x)
+  np.testing.assert_array_equal(y, x)
