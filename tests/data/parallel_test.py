@@ -106,15 +106,50 @@ def test_no_worker_outlives_its_parent(tmp_path, name):
   body = f'open(f"{tmp_path}/task{{i}}", "w").close(); time.sleep(0.5)'
   job = start(tmp_path, GUARDED.format(body=body, count=500))
   deadline = time.monotonic() + 60
-  while not list(tmp_path.glob('task*')) and time.monotonic() < deadline:
-    time.sleep(0.05)
-  assert len(processes_of(job.pid)) >= 2
-  if name == 'SIGINT':  # Ctrl-C goes to the whole group.
-    os.killpg(job.pid, signal.SIGINT)
-  else:
-    job.send_signal(getattr(signal, name))
-  job.communicate(timeout=30)
-  assert job.returncode != 0
-  while processes_of(job.pid) and time.monotonic() < deadline:
-    time.sleep(0.05)
-  assert not processes_of(job.pid)
+  try:
+    while not list(tmp_path.glob('task*')) and time.monotonic() < deadline:
+      time.sleep(0.05)
+    assert len(processes_of(job.pid)) >= 2
+    if name == 'SIGINT':  # Ctrl-C goes to the whole group.
+      os.killpg(job.pid, signal.SIGINT)
+    else:
+      job.send_signal(getattr(signal, name))
+    job.communicate(timeout=60)
+    assert job.returncode != 0
+    while processes_of(job.pid) and time.monotonic() < deadline:
+      time.sleep(0.05)
+    assert not processes_of(job.pid)
+  finally:  # What hangs would warn in another test.
+    if job.poll() is None:
+      os.killpg(job.pid, signal.SIGKILL)
+      job.communicate()
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_a_worker_is_never_interrupted(tmp_path, name):
+  """Ctrl-C reaches it too, from its first moment on; other signals end it."""
+  body = f"""import signal
+  blocked = signal.{name} in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+  assert blocked == ({name!r} == 'SIGINT')"""
+  job = start(tmp_path, GUARDED.format(body=body, count=3))
+  out, err = job.communicate(timeout=60)
+  assert out == '[0, 1, 2]\n', err
+
+
+def test_interrupts_are_not_lost(monkeypatch):
+  """One that comes while workers start is raised once they have."""
+  submit = parallel.futures.ProcessPoolExecutor.submit
+  submitted = []
+
+  def interrupted(pool, *args):
+    submitted.append(submit(pool, *args))
+    if len(submitted) == 1:
+      os.kill(os.getpid(), signal.SIGINT)
+    return submitted[-1]
+
+  monkeypatch.setattr(
+    parallel.futures.ProcessPoolExecutor, 'submit', interrupted
+  )
+  with pytest.raises(KeyboardInterrupt):
+    list(parallel.ordered_map(math.sqrt, [1, 4, 9], workers=2))
+  assert len(submitted) == 3
