@@ -97,7 +97,7 @@ def _pool_map(
     initializer=_start_worker,
   )
   try:
-    with _environment(_WORKER_ENVIRONMENT), _interrupts_wait():
+    with _environment(_WORKER_ENVIRONMENT):
       pending = [pool.submit(task, item) for item in items]
     for future in pending:
       yield future.result()
@@ -106,6 +106,8 @@ def _pool_map(
 
 
 def _start_worker() -> None:
+  # Ctrl-C reaches the whole process group; the parent alone decides.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   # A parent that is killed tells nobody, so each worker watches it.
   threading.Thread(target=_follow_parent, daemon=True).start()
 
@@ -114,20 +116,6 @@ def _follow_parent() -> None:
   if parent := multiprocessing.parent_process():
     parent.join()
   os._exit(1)
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-  """Holds Ctrl-C back for a while, here and for ever in new processes.
-
-  It reaches the whole process group, but the parent alone decides; and it must
-  not find a pool half set up, or a worker that is not ready to ignore it.
-  """
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-  try:
-    yield
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
