@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -119,7 +119,7 @@ def _follow_parent() -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def _environment(values: dict[str, str]) -> Generator[None]:
   """Sets environment variables, which new processes inherit, for a while."""
   before = {name: os.environ.get(name) for name in values}
   os.environ.update(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from absl import logging
 from rich import progress as rich_progress
@@ -14,7 +14,7 @@ _LOG_LINES = 5  # Without a terminal a job logs about this often.
 
 
 @contextlib.contextmanager
-def track(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def track(description: str, total: int) -> Generator[Callable[[int], None]]:
   """Reports progress; yields `advance(steps)`.
 
   Args:

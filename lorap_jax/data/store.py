@@ -17,7 +17,7 @@ import os
 import pathlib
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,7 @@ def _fetch(url: str, size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def lock(path: PathLike) -> Iterator[None]:
+def lock(path: PathLike) -> Generator[None]:
   """Holds the exclusive lock of `path` across processes (POSIX flock).
 
   The lock is on a file beside `path` that the holder removes in the end. The
@@ -279,7 +279,7 @@ def _acquire(guard: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
+def atomic_file(path: PathLike) -> Generator[pathlib.Path]:
   """Yields a path to write to, moved to `path` only if the block succeeds.
 
   Processes that may write the same file do it under `lock(path)`; what a killed

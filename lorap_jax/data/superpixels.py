@@ -6,13 +6,13 @@ The recipe is that of `slic_graphs`.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import skimage
 from absl import logging
 
 from lorap_jax.data import idx, mnist, parallel, progress, slic_graphs, store
@@ -22,6 +22,7 @@ from lorap_jax.data.slic_graphs import MNIST_RECIPE, Recipe
 from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError, PathLike
 
+_SCIKIT_IMAGE = importlib.metadata.version('scikit-image')
 _CODE_VERSION = 1  # Raise it when the same image gives other arrays.
 _CHUNK = 500  # Images per task: about a second of work.
 
@@ -122,7 +123,7 @@ def image_graphs(
     'name': f'{images.source["name"]}-superpixels',
     'note': (
       f'{images.source["note"]}; superpixels by scikit-image '
-      f'{skimage.__version__} (the published ones, by an older version, have '
+      f'{_SCIKIT_IMAGE} (the published ones, by an older version, have '
       f'{published_nodes} nodes on average)'
     ),
     'superpixels': _settings(recipe),
@@ -228,7 +229,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
   return {
     **recipe._asdict(),
     'code_version': _CODE_VERSION,
-    'scikit_image': skimage.__version__,
+    'scikit_image': _SCIKIT_IMAGE,
   }
 
 

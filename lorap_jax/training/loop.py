@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from absl import logging
@@ -138,7 +138,7 @@ def create_run(
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Any]:
+def _stop_signals() -> Generator[Any]:
   """Turns SIGINT and SIGTERM into a flag; a second SIGINT interrupts."""
   received = []
 
