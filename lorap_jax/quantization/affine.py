@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax.quantization import numerics
 
 Gradient = Literal['plain', 'clipped', 'clipped_strict']
 ZeroPointRule = Literal['middle', 'published']
@@ -245,7 +246,7 @@ def _fake_quant_fwd(x, qparams, keep, bounds, gradient):
 
 def _fake_quant_bwd(bounds, gradient, passing, dy):
   del bounds
-  dx = dy if gradient == 'plain' else jnp.where(passing, dy, 0)
+  dx = dy if gradient == 'plain' else numerics.pass_where(passing, dy)
   return dx, None, None
 
 

@@ -47,6 +47,7 @@ import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Bool, Float
+from lorap_jax.quantization import numerics
 
 _EPSILON = 1e-16  # Of the published scale.
 MAX_BITS = 16
@@ -219,7 +220,7 @@ def _fake_quant_bwd(codes, published, residuals, dy):
     rows = jnp.maximum(jnp.sum(weights), 1)
     return total / (rows if over_rows else x.shape[1])
 
-  dx = jnp.where(inside, dy, 0)
+  dx = numerics.pass_where(inside, dy)
   return dx, reduce(dy * d_scale), reduce(dy * d_zero_point), None
 
 

@@ -13,7 +13,7 @@ are representable with one scale.
 import jax
 import jax.numpy as jnp
 
-from lorap_jax._typing import Array, Float
+from lorap_jax._typing import Array, Bool, Float, Int
 
 
 def power_of_two(exponent: Float[Array, '*s']) -> Float[Array, '*s']:
@@ -72,3 +72,44 @@ def computed_once(x: Float[Array, '*s']) -> Float[Array, '*s']:
     x.
   """
   return jax.lax.rem(x, jnp.full_like(x, 2.0**100))
+
+
+def pass_where(passing: Bool[Array, '*s'], dy: Float[Array, '*s']) -> Array:
+  """The gradient of a clipped straight-through estimator.
+
+  dx = dy where `passing`, else 0, computed as dy / 1 and dy / infinity: XLA's
+  CPU backend would compute a cheaper operation again for every neighbour that
+  gathers a row of dx.
+
+  Args:
+    passing: True for elements that were not clipped.
+    dy: gradient of the output, finite.
+
+  Returns:
+    dx, exactly; some of the zeros are -0.
+  """
+  return dy / jnp.where(passing, 1, jnp.inf)
+
+
+def sort_key(x: Float[Array, '*s']) -> Int[Array, '*s']:
+  """Integers in the order of the float32 values; -0 comes before 0.
+
+  XLA's CPU backend sorts and compares them faster than floats.
+
+  Args:
+    x: float32, any shape.
+
+  Returns:
+    int32, same shape.
+  """
+  return _flip(jax.lax.bitcast_convert_type(x, jnp.int32))
+
+
+def from_sort_key(key: Int[Array, '*s']) -> Float[Array, '*s']:
+  """The float32 values whose `sort_key` is given."""
+  return jax.lax.bitcast_convert_type(_flip(key), jnp.float32)
+
+
+def _flip(bits: Array) -> Array:
+  """Reverses the order of the negative numbers; its own inverse."""
+  return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)

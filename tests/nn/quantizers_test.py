@@ -212,6 +212,7 @@ class TestColumn:
     other = jax.grad(loss)(params, jnp.where(MASK, x, 0.3))
     helpers.assert_trees_close(one['scale'], other['scale'], rtol=1e-5)
     assert np.any(one['scale'])
+    np.testing.assert_array_equal(one['bits'], 0)  # Never trained.
 
 
 class TestChannel:
@@ -249,6 +250,18 @@ class TestChannel:
       rule=a2q.a2q_rule('graph', 'weight'),
     )
     np.testing.assert_array_equal(out.values, expected)
+
+  def test_bits_have_no_gradient(self, key):
+    kernel = jax.random.normal(key, (6, 4))
+    module = quantizers.ChannelQuantizer(
+      bits=2, level='graph', start='normal', published=False
+    )
+    params = module.init(key, kernel, rows=Rows())['params']
+    grads = jax.grad(
+      lambda p: jnp.sum(module.apply({'params': p}, kernel, rows=Rows()).values)
+    )(params)
+    np.testing.assert_array_equal(grads['bits'], 0)
+    assert np.any(grads['scale'])
 
 
 class TestIdentity:

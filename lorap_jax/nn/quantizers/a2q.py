@@ -61,7 +61,8 @@ class GroupedQuantizer(nn.Module):
       a2q.a2q_rule('graph', 'feature', published=self.published), sign_bit
     )
     bits = self.param('bits', self._init_bits, sign_bit)
-    max_abs = jnp.max(jnp.abs(x), axis=1)
+    # Without |x|, which would be written out in full.
+    max_abs = jnp.maximum(jnp.max(x, axis=1), -jnp.min(x, axis=1))
     scale = self.param('scale', self._init_scale, bits, max_abs, mask)
 
     used_bits = a2q.round_bits(
@@ -238,6 +239,7 @@ class ColumnQuantizer(nn.Module):
     width = x.shape[1]
     scale = self.param('scale', self._init_scale, x, mask)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
+    bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
     y = a2q.fake_quant(x, scale[None], bits[None], rule=rule, mask=mask)
     telemetry.report_feature(
       self,
@@ -284,6 +286,7 @@ class ChannelQuantizer(nn.Module):
     width = kernel.shape[1]
     scale = self.param('scale', self._init_scale, kernel)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
+    bits = jax.lax.stop_gradient(bits)
     y = a2q.fake_quant(kernel, scale[None], bits[None], rule=rule)
     return Quantized(y, float(self.bits), 4 * width)
 
