@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lorap_jax._matmul import matmul
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import schemes, telemetry
 from lorap_jax.nn.rows import Rows
@@ -60,7 +61,7 @@ class QuantDense(nn.Module):
     weight = schemes.quantize(
       self.scheme, 'weight', kernel, rows=Rows(train=rows.train)
     )
-    y = x.values @ weight.values
+    y = matmul(x.values, weight.values)
     if self.use_bias:
       start = nn.initializers.zeros if self.glorot else uniform
       y += self.param('bias', start, (self.features,))[None, :]

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 
+from lorap_jax._matmul import matmul
 from lorap_jax._typing import Array, Float
 from lorap_jax.prompts.lorap import num_lorap_params
 
@@ -34,7 +35,7 @@ def relu_adapter(
   Returns:
     What the caller adds to s, [n, d]; zero wherever U is.
   """
-  return jax.nn.relu(s @ params.down + params.bias[None]) @ params.up
+  return jax.nn.relu(matmul(s, params.down) + params.bias[None]) @ params.up
 
 
 def matched_width(features: int, *, num_prompts: int, rank: int) -> int:

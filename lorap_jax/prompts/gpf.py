@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from lorap_jax._matmul import matmul
 from lorap_jax._typing import Array, Float
 
 
@@ -58,4 +59,4 @@ def gpf_plus_weights(
   Returns:
     [n, k].
   """
-  return jax.nn.softmax(x @ kernel + bias[None, :], axis=-1)
+  return jax.nn.softmax(matmul(x, kernel) + bias[None, :], axis=-1)

@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lorap_jax._matmul import combine, matmul
 from lorap_jax._typing import Array, Float, Key
 
 LowRank = Literal['basis', 'basis_and_score', 'none']
@@ -125,11 +126,13 @@ def lorap_prompt(
   if bits != 32:
     params = quantize_prompt(params, bits=bits)
   if params.score_down is not None:
-    s = s @ params.score_down
-  weights = jax.nn.softmax(s @ params.kernel + params.bias[None, :], axis=-1)
+    s = matmul(s, params.score_down)
+  weights = jax.nn.softmax(
+    matmul(s, params.kernel) + params.bias[None, :], axis=-1
+  )
   if params.down is not None:
     weights = weights @ params.down
-  return weights @ params.up
+  return combine(weights, params.up)
 
 
 def quantize_prompt(params: LoRAPParams, *, bits: int) -> LoRAPParams:
