@@ -64,6 +64,11 @@ class SparseRows(NamedTuple):
       return total
     return total + self.left @ (self.right @ weight)
 
+  def __sub__(self, other: 'SparseRows') -> 'SparseRows':
+    """The difference to a matrix with the same nonzeros; no products."""
+    assert self.left is None and other.left is None
+    return self._replace(values=self.values - other.values)
+
   def square_sums(self) -> Float[Array, 'n']:
     """The sum of squares of each row: |s|^2 + 2 s.(l R) + l R R^T l^T."""
     terms, extra = self.values**2, 0.0

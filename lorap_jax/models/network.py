@@ -161,10 +161,13 @@ class Network(nn.Module):
     if isinstance(x, graphs.Features):
       # Sparse, unless something before the first product takes every element;
       # what a prompt adds is of low rank, until dropout thins it.
+      identity = isinstance(quantizer, quantizers.Identity | None)
       takes_all = (
         self.encoder != 'none'
-        or (node_prompt is not None and self.input_dropout > 0)
-        or not isinstance(quantizer, quantizers.Identity | None)
+        or (
+          node_prompt is not None and (self.input_dropout > 0 or not identity)
+        )
+        or not (identity or getattr(quantizer, 'takes_sparse', False))
         or self.backbone.sums_first
       )
       x = x.dense if takes_all else x.sparse

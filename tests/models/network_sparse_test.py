@@ -17,12 +17,30 @@ from lorap_jax.training import steps
 
 WIDTH = 40
 LORAP = prompts.PromptSpec('lorap', num_prompts=4, rank=2, init='glorot')
+# Products of codes lie on a lattice. A quantizer behind it, with bounds on the
+# lattice as well, meets values half-way between codes: rounding decides.
+OFF_TIES = ('features', 'weight', 'update')
 SPARSE = {
   'gcn_fp32': ('gcn', schemes.FP32(), prompts.PromptSpec()),
   'gcn_a2q': ('gcn', schemes.A2QNode(), LORAP),
   'gcn_qat': (
     'gcn',
     schemes.QAT(points=('input', 'weight', 'message')),
+    prompts.PromptSpec(),
+  ),
+  'gcn_qat_features': (
+    'gcn',
+    schemes.QAT(points=OFF_TIES),
+    prompts.PromptSpec(),
+  ),
+  'gcn_symmetric_clipped': (
+    'gcn',
+    schemes.QAT(points=OFF_TIES, symmetric=True, gradient='clipped_strict'),
+    LORAP,
+  ),
+  'gcn_degree_quant': (
+    'gcn',
+    schemes.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
     prompts.PromptSpec(),
   ),
   'gat_fp32': ('gat', schemes.FP32(), LORAP),
@@ -111,12 +129,17 @@ class TestSparse:
         layout=batch.layout,
         train=True,
         mutable=layers.WRITTEN,
+        rngs={'quantization': jax.random.key(1)},
       )
       out = out[: layers.REAL]
       return jnp.mean(jax.nn.log_softmax(out)[:, 0]), out
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    dense, sparse = (run(variables_of(model)['params'], b) for b in batches())
+    # Biases off 0: what cancels before a ReLU leaves only rounding.
+    params = jax.tree.map(
+      lambda p: p + 0.03 * (p.ndim == 1), variables_of(model)['params']
+    )
+    dense, sparse = (run(params, b) for b in batches())
     helpers.assert_trees_close(sparse, dense, rtol=1e-5, atol=1e-5)
     kernel = sparse[1]['conv_0']['dense']['kernel']
     assert np.abs(kernel).max() > 1e-3
@@ -142,7 +165,11 @@ class TestSparse:
 
 
 DENSE = {
-  'qat': ('gcn', {'scheme': schemes.QAT()}),
+  'qat_per_column': ('gcn', {'scheme': schemes.QAT(per_column=True)}),
+  'qat_of_a_prompt': (
+    'gcn',
+    {'scheme': schemes.QAT(), 'prompt': prompts.PromptSpec('gpf')},
+  ),
   'degree_quant': ('gcn', {'scheme': schemes.DegreeQuant()}),
   'mixq': ('gcn', {'scheme': schemes.MixQ()}),
   'a2q_of_features': (

@@ -1,9 +1,13 @@
 """QAT and Degree-Quant: where observed ranges live."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
@@ -45,12 +49,20 @@ class AffineQuantizer(nn.Module):
   protects: bool = False
   stride: int = 1
 
+  @property
+  def takes_sparse(self) -> bool:
+    """Nonzeros suffice: 0 is in every range and on every grid."""
+    return not self.per_column and not self.percentile
+
   @nn.compact
-  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+  def __call__(
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Quantized:
     """Puts x on the grid of the observed range.
 
     Args:
-      x: [n, f].
+      x: [n, f]; sparse ones if `takes_sparse`, with a zero in every row and
+        without product of low rank.
       rows: real and protected rows, and the mode.
 
     Returns:
@@ -66,13 +78,7 @@ class AffineQuantizer(nn.Module):
     if rows.train:
       seen = observers.update_range(
         seen,
-        observers.batch_range(
-          x,
-          mask=mask if keep is None else mask & ~keep,
-          axis=0 if self.per_column else None,
-          percentile=self.percentile,
-          stride=self.stride,
-        ),
+        self._batch_range(x, mask if keep is None else mask & ~keep),
         rule=self.range_rule,
         momentum=self.momentum,
       )
@@ -87,14 +93,19 @@ class AffineQuantizer(nn.Module):
       signed=self.signed,
       symmetric=self.symmetric,
     )
-    y = affine.fake_quant(
-      x,
-      qparams,
+    put_on_grid = functools.partial(
+      affine.fake_quant,
+      qparams=qparams,
       bits=self.bits,
       signed=self.signed,
       gradient=self.gradient,
-      keep=keep,
     )
+    if isinstance(x, SparseRows):
+      kept = None if keep is None else keep[x.rows, 0]
+      values = put_on_grid(jnp.asarray(x.values), keep=kept)
+      y: Any = x._replace(values=values)
+    else:
+      y = put_on_grid(x, keep=keep)
     metadata = _METADATA_BYTES * max(1, qparams.scale.size)
     if self.feature:
       telemetry.report_feature(
@@ -107,3 +118,22 @@ class AffineQuantizer(nn.Module):
         table_bytes=metadata,
       )
     return Quantized(y, float(self.bits), metadata)
+
+  def _batch_range(
+    self, x: Array | SparseRows, mask: Array
+  ) -> tuple[Array, Array]:
+    if not isinstance(x, SparseRows):
+      return observers.batch_range(
+        x,
+        mask=mask,
+        axis=0 if self.per_column else None,
+        percentile=self.percentile,
+        stride=self.stride,
+      )
+    values = jnp.asarray(x.values)[:, None]
+    low, high = observers.batch_range(values, mask=mask[x.rows])
+    any_row = jnp.any(mask)
+    return (
+      jnp.where(any_row, jnp.minimum(low, 0), low),
+      jnp.where(any_row, jnp.maximum(high, 0), high),
+    )
