@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lorap_jax import graphs
 from lorap_jax.nn import quantizers, telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.quantization import affine, observers
@@ -259,3 +260,22 @@ class TestReports:
     module = make(feature=False)
     _, sown = apply(module, started(module, x), x, Rows(train=True))
     assert telemetry.COLLECTION not in sown
+
+
+def test_sparse_rows_move_the_range_as_dense_ones_do(key):
+  """Their zeros count: after a negative value the minimum returns to 0."""
+  module = quantizers.AffineQuantizer(bits=4, signed=True, momentum=0.5)
+  dense = (
+    np.float32([[0, -2, 0], [3, 0, 0]]),
+    np.float32([[1, 0, 0], [0, 5, 0]]),
+  )
+  seen = []
+  for form in (jnp.asarray, graphs.sparse_rows):
+    variables = module.init(key, form(dense[0]), rows=Rows(train=True))
+    for x in dense:
+      _, variables = module.apply(
+        variables, form(x), rows=Rows(train=True), mutable=['quant_stats']
+      )
+    seen.append(variables['quant_stats']['range'])
+  assert seen[0]['min_val'] == -1 and seen[0]['max_val'] == 4
+  assert seen[1]['min_val'] == -1 and seen[1]['max_val'] == 4
