@@ -269,6 +269,16 @@ class TestGradient:
       assert ours.shape == theirs.shape and np.any(theirs)
       np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
+  @JIT
+  def test_zero_point_without_clipped_elements(self, jit):
+    """Exactly 0, not the difference of two roundings that Adam would scale."""
+    x, _, _, dy = draw(0, (1, 110), n=3000, f=110)
+    scale, zero_point = mixq.calibrate(x, bits=4)
+    run = pull_back if jit else eager_pull_back
+    _, (dx, ds, dz) = run((x, scale * 1.3, zero_point), dy, bits=4)
+    np.testing.assert_array_equal(dx, dy)
+    assert np.all(ds) and not np.any(dz)
+
   def test_published_means(self):
     """Over rows, over columns, and per tensor the sum of means over rows."""
     x, scale, zero_point, dy = draw(0, (1, 1))
