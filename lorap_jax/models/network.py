@@ -229,4 +229,7 @@ class Network(nn.Module):
       return x
     if isinstance(x, graphs.SparseRows):  # A zero stays one, dropped or not.
       return x._replace(values=self._drop(rate, x.values, train))
-    return nn.Dropout(rate, deterministic=not train)(x)
+    # The same draws as for [n, f], which XLA's CPU backend unrolls over short
+    # rows: a kernel that takes a second to compile.
+    flat = nn.Dropout(rate, deterministic=not train)(x.reshape(-1))
+    return flat.reshape(x.shape)

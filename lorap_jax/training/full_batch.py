@@ -98,11 +98,11 @@ def make_epochs(
     run(carry, batch, valid, test, factors [k]) -> (carry, records), where
     `valid` and `test` are masks like `batch.targets`, and `records` holds
     arrays [k]. The old carry is donated. If joint, the leaves of the carry have
-    a first axis [s], and records are [s, k].
+    a first axis [s], and records are [k, s].
   """
   run = _epochs(model, scheme, selection, config)
   if joint:
-    run = jax.vmap(run, (0, None, None, None, None))
+    run = jax.vmap(run, (0, None, None, None, None), (0, 1))
   return jax.jit(run, donate_argnums=0)
 
 

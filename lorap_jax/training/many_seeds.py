@@ -116,7 +116,9 @@ def _mean_record(runs: Sequence[Any]) -> dict[str, Any]:
 
 def _join(trees: list[PyTree]) -> PyTree:
   """The trees stacked; a single one as it is."""
-  return trees[0] if len(trees) == 1 else _stack(trees)
+  if len(trees) == 1:
+    return trees[0]
+  return jax.tree.map(lambda *leaves: _on_host(np.stack, leaves), *trees)
 
 
 def _part(tree: PyTree, i: int, size: int) -> PyTree:
@@ -124,10 +126,16 @@ def _part(tree: PyTree, i: int, size: int) -> PyTree:
   if size == 1:
     return tree
   if isinstance(tree, dict):  # Records, on the host.
-    return {name: values[i] for name, values in tree.items()}
-  return _take(tree, i)
+    return {name: values[:, i] for name, values in tree.items()}
+  return jax.tree.map(lambda leaf: _on_host(lambda a: a[i], leaf), tree)
 
 
-# Compiled, for all leaves and members at once.
-_stack = jax.jit(lambda trees: jax.tree.map(lambda *a: jnp.stack(a), *trees))
-_take = jax.jit(lambda tree, i: jax.tree.map(lambda a: a[i], tree))
+def _on_host(function: Callable[[Any], np.ndarray], leaves: Any) -> jax.Array:
+  """An array made of others by numpy, which has nothing to compile."""
+  first = leaves[0] if isinstance(leaves, tuple) else leaves
+  if not jax.dtypes.issubdtype(first.dtype, jax.dtypes.prng_key):
+    return jnp.asarray(function(jax.device_get(leaves)))
+  data = jax.tree.map(jax.random.key_data, leaves)
+  return jax.random.wrap_key_data(
+    jnp.asarray(function(jax.device_get(data))), impl=jax.random.key_impl(first)
+  )

@@ -104,25 +104,40 @@ def create_optimizer(
   Returns:
     An optax transformation.
   """
-
-  def adam(rate: float, decay: float = 0.0) -> optax.GradientTransformation:
-    return optax.chain(
-      optax.add_decayed_weights(decay),
-      optax.scale_by_adam(),
-      optax.scale(-rate),
-    )
-
   c = config
-  return optax.partition(
-    {
-      'base': adam(c.learning_rate, c.weight_decay),
-      'prompt': adam(c.learning_rate * c.prompt_factor, c.prompt_weight_decay),
-      'feature_scale': adam(c.feature_scale_lr),
-      'feature_bits': adam(c.feature_bits_lr),
-      'message_scale': adam(c.message_scale_lr),
-      'weight_scale': adam(c.weight_scale_lr),
-      'bit_logits': adam(c.bit_logits_lr),
-      'frozen': optax.set_to_zero(),
-    },
-    param_groups,
+  rates = {
+    'base': c.learning_rate,
+    'prompt': c.learning_rate * c.prompt_factor,
+    'feature_scale': c.feature_scale_lr,
+    'feature_bits': c.feature_bits_lr,
+    'message_scale': c.message_scale_lr,
+    'weight_scale': c.weight_scale_lr,
+    'bit_logits': c.bit_logits_lr,
+    'frozen': 0.0,
+  }
+  decays = {**dict.fromkeys(rates, 0.0), 'base': c.weight_decay}
+  decays['prompt'] = c.prompt_weight_decay
+  # One Adam for all groups, whose moments are alike, on one vector: kernels
+  # take as long to compile for a bias as for a matrix.
+  moments = {
+    'trained': optax.flatten(optax.scale_by_adam()),
+    'frozen': optax.set_to_zero(),
+  }
+  return optax.chain(
+    _by_group({g: optax.add_decayed_weights(d) for g, d in decays.items()}),
+    optax.partition(moments, _trained),
+    _by_group({g: optax.scale(-rate) for g, rate in rates.items()}),
+  )
+
+
+def _by_group(
+  transforms: dict[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+  return optax.partition(transforms, param_groups)
+
+
+def _trained(params: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda group: 'frozen' if group == 'frozen' else 'trained',
+    param_groups(params),
   )

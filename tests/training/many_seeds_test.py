@@ -291,9 +291,9 @@ def test_data_is_held_once(tmp_path, monkeypatch):
 
 
 def test_stacked_and_taken_apart():
-  trees = [{'a': jnp.arange(3) + i, 'key': jax.random.key(i)} for i in range(2)]
-  joined = many_seeds._stack(trees)
-  for i, tree in enumerate(trees):
-    found = many_seeds._take(joined, i)
-    np.testing.assert_array_equal(found['a'], tree['a'])
-    assert (found['key'] == tree['key']).all()
+  trees = [(jnp.arange(3) + i, jax.random.key(i)) for i in range(2)]
+  joined = many_seeds._join(trees)
+  for i, (numbers, key) in enumerate(trees):
+    found = many_seeds._part(joined, i, 2)
+    np.testing.assert_array_equal(found[0], numbers)
+    assert found[1].dtype == key.dtype and (found[1] == key).all()

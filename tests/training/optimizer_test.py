@@ -51,9 +51,10 @@ def test_group_of(path, group, rate, decay):
 
 
 def nested(path, leaf):
+  """The leaf, and another of the base group in front of it."""
   for name in reversed(path.split('/')):
     leaf = {name: leaf}
-  return leaf
+  return {'a': {'kernel': jnp.ones(2)}, **leaf}
 
 
 @pytest.mark.parametrize('path, group, rate, decay', TABLE, ids=IDS)
@@ -75,9 +76,9 @@ def test_two_steps_of_adam(path, group, rate, decay):
     unbiased = m / (1 - 0.9**t), v / (1 - 0.999**t)
     p = p - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
     # float32 rounds 1 - 0.999**t.
-    np.testing.assert_allclose(jax.tree.leaves(params)[0], p, atol=1e-5)
+    np.testing.assert_allclose(jax.tree.leaves(params)[1], p, atol=1e-5)
   if rate == 0:  # Frozen: not by a hair.
-    np.testing.assert_array_equal(jax.tree.leaves(params)[0], [2, -3, 0.5])
+    np.testing.assert_array_equal(jax.tree.leaves(params)[1], [2, -3, 0.5])
 
 
 def test_every_leaf_of_the_headline_model():
