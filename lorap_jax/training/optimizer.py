@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 
 import jax
 import optax
@@ -119,7 +120,7 @@ def create_optimizer(
   decays['prompt'] = c.prompt_weight_decay
   # One Adam for all groups, whose moments are alike, on one vector: kernels
   # take as long to compile for a bias as for a matrix.
-  moments = {
+  moments: dict[Hashable, optax.GradientTransformation] = {
     'trained': optax.flatten(optax.scale_by_adam()),
     'frozen': optax.set_to_zero(),
   }
@@ -131,7 +132,7 @@ def create_optimizer(
 
 
 def _by_group(
-  transforms: dict[str, optax.GradientTransformation],
+  transforms: dict[Hashable, optax.GradientTransformation],
 ) -> optax.GradientTransformation:
   return optax.partition(transforms, param_groups)
 
