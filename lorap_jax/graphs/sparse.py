@@ -31,8 +31,8 @@ class SparseRows(NamedTuple):
     rows: int32 [k], in ascending order.
     layout: the columns of the nonzeros of each row, and the rows of those of
       each column.
-    left: L f32 [n, r], or None without the product.
-    right: R f32 [r, f].
+    left: L f32 [n, r], or None for ones [n, 1], the same row everywhere.
+    right: R f32 [r, f], or None without the product.
   """
 
   values: Array | np.ndarray
@@ -47,37 +47,73 @@ class SparseRows(NamedTuple):
     by_row, by_column = self.layout
     return by_row.indptr.shape[0] - 1, by_column.indptr.shape[0] - 1  # pyrefly: ignore
 
+  @property
+  def columns(self) -> Array | np.ndarray:
+    """int32 [k], of the nonzeros."""
+    return self.layout.incoming.indices
+
+  @property
+  def row(self) -> Float[Array, '1 f']:
+    """What every row holds beside its nonzeros, if L is ones."""
+    assert self.left is None
+    return jnp.zeros((1, self.shape[1])) if self.right is None else self.right
+
+  @property
+  def elements(self) -> Float[Array, 'k']:
+    """S + L R at the nonzeros of S, if L is ones."""
+    values = jnp.asarray(self.values)
+    return values if self.right is None else values + self.row[0, self.columns]
+
+  def of_elements(
+    self, elements: Float[Array, 'k'], row: Float[Array, '1 f']
+  ) -> 'SparseRows':
+    """The matrix of these elements at the nonzeros, and this row elsewhere."""
+    values = elements - row[0, self.columns]
+    return self._replace(values=values, left=None, right=row)
+
+  def dense(self) -> Float[Array, 'n f']:
+    """The matrix with all its elements, if L is ones."""
+    at = self.rows, self.columns
+    return jnp.zeros(self.shape).at[at].set(self.values) + self.row
+
   def plus(
-    self, left: Float[Array, 'n r'], right: Float[Array, 'r f']
+    self, left: Float[Array, 'n r'] | None, right: Float[Array, 'r f']
   ) -> 'SparseRows':
     """Adds left @ right to a matrix that has no such product yet."""
-    assert self.left is None
+    assert self.right is None
     return self._replace(left=left, right=right)
 
   def __matmul__(self, weight: Float[Array, 'f o']) -> Float[Array, 'n o']:
     """S W + L (R W), for a dense W; all factors have their gradients."""
-    columns = self.layout.incoming.indices
     total = weighted_sum(
-      weight[:, None], self.values[:, None], columns, self.rows, self.layout
+      weight[:, None],
+      self.values[:, None],
+      self.columns,
+      self.rows,
+      self.layout,
     )[:, 0]
-    if self.left is None or self.right is None:
+    if self.right is None:
       return total
-    return total + self.left @ (self.right @ weight)
+    added = self.right @ weight
+    return total + (added if self.left is None else self.left @ added)
 
   def __sub__(self, other: 'SparseRows') -> 'SparseRows':
-    """The difference to a matrix with the same nonzeros; no products."""
-    assert self.left is None and other.left is None
-    return self._replace(values=self.values - other.values)
+    """The difference to a matrix with the same nonzeros and the same L."""
+    assert self.left is other.left
+    right = self.right
+    if other.right is not None:
+      right = -other.right if right is None else right - other.right
+    return self._replace(values=self.values - other.values, right=right)
 
   def square_sums(self) -> Float[Array, 'n']:
     """The sum of squares of each row: |s|^2 + 2 s.(l R) + l R R^T l^T."""
     terms, extra = self.values**2, 0.0
-    if self.left is not None and self.right is not None:
-      columns = self.layout.incoming.indices
-      added = jnp.sum(self.left[self.rows] * self.right.T[columns], axis=1)
+    if self.right is not None:
+      left = jnp.ones((self.shape[0], 1)) if self.left is None else self.left
+      added = jnp.sum(left[self.rows] * self.right.T[self.columns], axis=1)
       terms += 2 * self.values * added
       gram = self.right @ self.right.T
-      extra = jnp.sum((self.left @ gram) * self.left, axis=1)
+      extra = jnp.sum((left @ gram) * left, axis=1)
     return extra + jax.ops.segment_sum(
       terms, self.rows, self.shape[0], indices_are_sorted=True
     )

@@ -159,17 +159,7 @@ class Network(nn.Module):
       quantizer = self.scheme.quantizer('features', non_negative=False)
     x: Any = graph.nodes
     if isinstance(x, graphs.Features):
-      # Sparse, unless something before the first product takes every element;
-      # what a prompt adds is of low rank, until dropout thins it.
-      identity = isinstance(quantizer, quantizers.Identity | None)
-      takes_all = (
-        self.encoder != 'none'
-        or (
-          node_prompt is not None and (self.input_dropout > 0 or not identity)
-        )
-        or not (identity or getattr(quantizer, 'takes_sparse', False))
-        or self.backbone.sums_first
-      )
+      takes_all = self._takes_all(node_prompt, quantizer)
       x = x.dense if takes_all else x.sparse
     if self.encoder == 'embedding':
       table = nn.Embed(self.num_types, self.features, name='embedding')
@@ -183,6 +173,21 @@ class Network(nn.Module):
       x = self._drop(self.input_dropout, x, rows.train)
       x = Quantized(x) if quantizer is None else quantizer(x, rows=rows)
     return x
+
+  def _takes_all(self, node_prompt: Any, quantizer: Any) -> bool:
+    """Whether something before the first product takes every element."""
+    if self.encoder != 'none' or self.backbone.sums_first:
+      return True
+    # What a prompt adds is of low rank until dropout thins it, or until it
+    # differs from node to node where a quantizer follows.
+    prompted = node_prompt is not None
+    if prompted and self.input_dropout > 0:
+      return True
+    if isinstance(quantizer, quantizers.Identity | None):
+      return False
+    if prompted and not getattr(node_prompt, 'uniform', False):
+      return True
+    return not getattr(quantizer, 'takes_sparse', False)
 
   def _convolve(self, i: int, x: Any, graph, rows: Rows, layout) -> Any:
     logits = self.pool == 'none' and i == self.num_layers - 1

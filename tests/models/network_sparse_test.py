@@ -50,6 +50,28 @@ SPARSE = {
     schemes.FP32(),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
+  'qat_of_gpf': (
+    'gcn',
+    schemes.QAT(points=OFF_TIES),
+    prompts.PromptSpec('gpf', node_init='glorot'),
+  ),
+  'degree_quant_of_gpf': (
+    'gcn',
+    schemes.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
+    prompts.PromptSpec('gpf', node_init='glorot'),
+  ),
+  'mixq': ('gcn', schemes.MixQ(), prompts.PromptSpec()),
+  'mixq_of_gpf': (
+    'gcn',
+    schemes.MixQ(),
+    prompts.PromptSpec('gpf', node_init='glorot'),
+  ),
+  'mixq_search': ('gcn', schemes.MixQSearch(), prompts.PromptSpec()),
+  'mixq_search_of_gpf': (
+    'gcn',
+    schemes.MixQSearch(),
+    prompts.PromptSpec('gpf', node_init='glorot'),
+  ),
   'gpf_plus': (
     'gat',
     schemes.FP32(),
@@ -166,12 +188,12 @@ class TestSparse:
 
 DENSE = {
   'qat_per_column': ('gcn', {'scheme': schemes.QAT(per_column=True)}),
-  'qat_of_a_prompt': (
+  'qat_of_gpf_plus': (
     'gcn',
-    {'scheme': schemes.QAT(), 'prompt': prompts.PromptSpec('gpf')},
+    {'scheme': schemes.QAT(), 'prompt': prompts.PromptSpec('gpf_plus')},
   ),
   'degree_quant': ('gcn', {'scheme': schemes.DegreeQuant()}),
-  'mixq': ('gcn', {'scheme': schemes.MixQ()}),
+  'mixq_published': ('gcn', {'scheme': schemes.MixQ(published=True)}),
   'a2q_of_features': (
     'gat',
     {'scheme': schemes.A2QNode(quantize_features=True)},

@@ -279,3 +279,21 @@ def test_sparse_rows_move_the_range_as_dense_ones_do(key):
     seen.append(variables['quant_stats']['range'])
   assert seen[0]['min_val'] == -1 and seen[0]['max_val'] == 4
   assert seen[1]['min_val'] == -1 and seen[1]['max_val'] == 4
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_range_of_sparse_rows_with_a_prompt(key, masked):
+  """The prompt of a full column is nowhere to be seen by itself."""
+  module = quantizers.AffineQuantizer(bits=4, signed=True)
+  x = np.float32([[-9, 0, 2], [-9, 0, 0], [0, 1, 0]])
+  prompt = np.float32([[20, 5, -3]])
+  mask = jnp.asarray([[True], [True], [not masked]])
+  rows = Rows(mask, train=True)
+  sparse = graphs.sparse_rows(x).plus(None, jnp.asarray(prompt))
+  for form in (jnp.asarray(x + prompt), sparse):
+    variables = module.init(key, form, rows=rows)
+    _, variables = module.apply(
+      variables, form, rows=rows, mutable=['quant_stats']
+    )
+    seen = variables['quant_stats']['range']
+    assert seen['min_val'] == -3 and seen['max_val'] == (11 if masked else 20)

@@ -1,7 +1,6 @@
 """Prompts on node features: GPF and GPF-plus."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
@@ -21,6 +20,11 @@ class GPFPrompt(nn.Module):
 
   start: str
 
+  @property
+  def uniform(self) -> bool:
+    """Adds the same to every node."""
+    return True
+
   @nn.compact
   def __call__(
     self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
@@ -29,7 +33,7 @@ class GPFPrompt(nn.Module):
     del rows
     prompt = self.param('prompt', _start(self.start), (1, x.shape[1]))
     if isinstance(x, SparseRows):
-      return x.plus(jnp.ones((x.shape[0], 1)), prompt)
+      return x.plus(None, prompt)
     return gpf_lib.add_gpf(x, prompt[0])
 
 

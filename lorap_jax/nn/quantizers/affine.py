@@ -1,9 +1,11 @@
 """QAT and Degree-Quant: where observed ranges live."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
@@ -51,7 +53,7 @@ class AffineQuantizer(nn.Module):
 
   @property
   def takes_sparse(self) -> bool:
-    """Nonzeros suffice: 0 is in every range and on every grid."""
+    """The nonzeros and the row beside them suffice."""
     return not self.per_column and not self.percentile
 
   @nn.compact
@@ -61,8 +63,8 @@ class AffineQuantizer(nn.Module):
     """Puts x on the grid of the observed range.
 
     Args:
-      x: [n, f]; sparse ones if `takes_sparse`, with a zero in every row and
-        without product of low rank.
+      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
+        nonzeros, of which no row is full.
       rows: real and protected rows, and the mode.
 
     Returns:
@@ -101,9 +103,7 @@ class AffineQuantizer(nn.Module):
       gradient=self.gradient,
     )
     if isinstance(x, SparseRows):
-      kept = None if keep is None else keep[x.rows, 0]
-      values = put_on_grid(jnp.asarray(x.values), keep=kept)
-      y: Any = x._replace(values=values)
+      x, y = _sparse_on_grid(x, put_on_grid, keep)
     else:
       y = put_on_grid(x, keep=keep)
     metadata = _METADATA_BYTES * max(1, qparams.scale.size)
@@ -130,10 +130,38 @@ class AffineQuantizer(nn.Module):
         percentile=self.percentile,
         stride=self.stride,
       )
-    values = jnp.asarray(x.values)[:, None]
-    low, high = observers.batch_range(values, mask=mask[x.rows])
-    any_row = jnp.any(mask)
+    low, high = observers.batch_range(x.elements[:, None], mask=mask[x.rows])
+    beside = jnp.any(mask)  # Every row has a zero.
+    if x.right is not None:
+      # But not every column, which then does not show its prompt alone.
+      kept = mask[x.rows, 0].astype(jnp.int32)
+      nonzeros = jax.ops.segment_sum(kept, x.columns, x.shape[1])
+      beside = nonzeros < jnp.sum(mask, dtype=jnp.int32)
     return (
-      jnp.where(any_row, jnp.minimum(low, 0), low),
-      jnp.where(any_row, jnp.maximum(high, 0), high),
+      jnp.minimum(low, jnp.min(jnp.where(beside, x.row, jnp.inf))),
+      jnp.maximum(high, jnp.max(jnp.where(beside, x.row, -jnp.inf))),
     )
+
+
+def _sparse_on_grid(
+  x: SparseRows, put_on_grid: Callable[..., Array], keep: Array | None
+) -> tuple[Any, Any]:
+  """The matrix and its grid values, with the same left factor."""
+  kept = None if keep is None else keep[x.rows, 0]
+  elements = put_on_grid(x.elements, keep=kept)
+  if x.right is None:  # 0 is on every grid.
+    return x, x._replace(values=elements)
+  row = put_on_grid(x.row)
+  if keep is None or kept is None:
+    return x, x.of_elements(elements, row)
+  # Rows that are kept, and the others.
+  left = jnp.concatenate([keep, ~keep], axis=1).astype(row.dtype)
+  beside = jnp.where(kept, x.row[0, x.columns], row[0, x.columns])
+  return (
+    x._replace(left=left, right=jnp.concatenate([x.row, x.row])),
+    x._replace(
+      values=elements - beside,
+      left=left,
+      right=jnp.concatenate([x.row, row]),
+    ),
+  )

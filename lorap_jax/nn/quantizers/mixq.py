@@ -1,5 +1,7 @@
 """MixQ: relaxed choices of a bit-width, and the fixed ones found by them."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
@@ -36,12 +39,23 @@ class RelaxedQuantizer(nn.Module):
   published: bool = False
   depth: int = 1
 
+  @property
+  def takes_sparse(self) -> bool:
+    """The nonzeros and the row beside them suffice.
+
+    The published gradients are means over all rows.
+    """
+    return not self.published
+
   @nn.compact
-  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+  def __call__(
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Quantized:
     """The mixture of x on the candidates' grids.
 
     Args:
-      x: [n, f].
+      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
+        their nonzeros.
       rows: its real rows.
 
     Returns:
@@ -53,13 +67,16 @@ class RelaxedQuantizer(nn.Module):
     )
     start = [_calibrate(self, t, mask, bits) for bits in self.candidates]
     stacked = [jnp.stack(values) for values in zip(*start, strict=True)]
-    y = mixq_search.relaxed_fake_quant(
+    y = _quantized(
+      functools.partial(
+        mixq_search.relaxed_fake_quant,
+        logits=logits,
+        candidates=self.candidates,
+        published=self.published,
+      ),
       t,
-      *_range_params(self, stacked),
-      logits,
-      candidates=self.candidates,
-      mask=mask,
-      published=self.published,
+      _range_params(self, stacked),
+      mask,
     )
     y = y.T if self.transposed else y
     elements = x.shape[1] * jnp.sum(real_rows(x, rows), dtype=jnp.float32)
@@ -92,12 +109,23 @@ class FixedQuantizer(nn.Module):
   transposed: bool = False
   published: bool = False
 
+  @property
+  def takes_sparse(self) -> bool:
+    """The nonzeros and the row beside them suffice.
+
+    The published gradients are means over all rows.
+    """
+    return not self.published
+
   @nn.compact
-  def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
+  def __call__(
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Quantized:
     """Puts each column of x on its grid.
 
     Args:
-      x: [n, f].
+      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
+        their nonzeros.
       rows: its real rows.
 
     Returns:
@@ -105,23 +133,36 @@ class FixedQuantizer(nn.Module):
     """
     bits = dict(self.bits).get('/'.join(self.path), self.default_bits)
     t, mask = _oriented(x, rows, self.transposed)
-    y = mixq.fake_quant(
+    y = _quantized(
+      functools.partial(mixq.fake_quant, bits=bits, published=self.published),
       t,
-      *_range_params(self, _calibrate(self, t, mask, bits)),
-      bits=bits,
-      mask=mask,
-      published=self.published,
+      _range_params(self, _calibrate(self, t, mask, bits)),
+      mask,
     )
     y = y.T if self.transposed else y
     return _reported(self, x, y, rows, jnp.float32(bits), t.shape[1])
 
 
-def _oriented(x: Array, rows: Rows, transposed: bool):
+def _oriented(x: Any, rows: Rows, transposed: bool):
   return (x.T, None) if transposed else (x, rows.mask)
 
 
-def _calibrate(module: Any, t: Array, mask: Array | None, bits: int):
+def _calibrate(module: Any, t: Any, mask: Array | None, bits: int):
+  if isinstance(t, SparseRows):
+    t = t.dense()  # By `init` alone.
   return mixq.calibrate(t, bits=bits, mask=mask, published=module.published)
+
+
+def _quantized(
+  function: Callable[..., Array], t: Any, params: tuple[Array, Array], mask: Any
+) -> Any:
+  """The quantizer applied to t, whose padding has no upstream gradient."""
+  if not isinstance(t, SparseRows):
+    return function(t, *params, mask=mask)
+  # [.., 1, f] of the columns becomes [.., k, 1] of the nonzeros.
+  of_nonzeros = [jnp.swapaxes(p[..., t.columns], -1, -2) for p in params]
+  elements = function(t.elements[:, None], *of_nonzeros)
+  return t.of_elements(elements[:, 0], function(t.row, *params))
 
 
 def _range_params(module: nn.Module, start) -> tuple[Array, Array]:
