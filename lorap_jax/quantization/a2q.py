@@ -35,10 +35,10 @@ forward and gradients:
    rules use s qmax with the signed s, so that a scale which turned negative
    marks every element as clipped.
 4. A scale of 0 is read as the smallest normal float instead of dividing by 0.
-
-Kept on purpose: dx = dy also for clipped elements. The published code means to
-mask them, but tests the already clipped ratio, so that its mask only ever acts
-at b^ = 0. `Rule(clip_input_grad=True)` has the mask that was meant.
+5. dx = 0 for clipped elements, which do not change x^. The published code means
+   to mask them, but tests the already clipped ratio, so that its mask only ever
+   acts at b^ = 0 and dx = dy. With this, what moves x has no bound: a prompt on
+   the nodes runs off to where everything is clipped. `gradient='plain'` has it.
 
 | their name                     | ours                  |
 |--------------------------------|-----------------------|
@@ -66,6 +66,7 @@ from lorap_jax.quantization import numerics
 _LN2 = 0.6931471805599453
 
 Level = Literal['node', 'graph']
+Gradient = Literal['clipped', 'plain']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Rule:
     bits_grad: `task` or `local`, the reduction for db.
     min_bits: lower clamp on round(|b|), None for no clamp.
     max_bits: upper clamp on round(|b|), None for no clamp.
-    clip_input_grad: True sets dx = 0 on C, False passes dy through.
+    clip_input_grad: dx = 0 on C; False passes dy through.
     signed_threshold: C compares |x| with s qmax, sign of s kept.
     chain_sign: multiply ds by sign(s) and db by sign(b).
     aliased_mask: the mask of the published backward, which acts at b^ = 0
@@ -91,7 +92,7 @@ class Rule:
   bits_grad: Literal['task', 'local']
   min_bits: int | None = 2
   max_bits: int | None = 8
-  clip_input_grad: bool = False
+  clip_input_grad: bool = True
   signed_threshold: bool = False
   chain_sign: bool = True
   aliased_mask: bool = False
@@ -112,9 +113,10 @@ _RULES = {
   ('graph', 'weight'): _TASK,
 }
 
-_UNCLAMPED: dict[str, Any] = {
+_UNCORRECTED: dict[str, Any] = {
   'min_bits': None,
   'max_bits': None,
+  'clip_input_grad': False,
   'chain_sign': False,
 }
 _PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
@@ -136,6 +138,7 @@ def a2q_rule(
   tensor: Literal['feature', 'message', 'weight'],
   *,
   published: bool = False,
+  gradient: Gradient = 'clipped',
 ) -> Rule:
   """The gradient rule of one A2Q quantizer.
 
@@ -153,22 +156,30 @@ def a2q_rule(
     tensor: what is quantized. `message` is what is summed over neighbours.
     published: True for the published code's arithmetic, its bugs included
       (see the module docstring), False for the corrected default.
+    gradient: `clipped` stops dx at clipped elements, `plain` passes it; of
+      no effect if published.
 
   Returns:
     The rule, to be passed to `fake_quant`.
 
   Raises:
-    ValueError: unknown level or tensor.
+    ValueError: unknown level, tensor or gradient.
   """
   if (level, tensor) not in _RULES:
     raise ValueError(
       f'no A2Q rule for level={level!r}, tensor={tensor!r}; use level '
       "'node' or 'graph' and tensor 'feature', 'message' or 'weight'"
     )
+  if gradient not in ('clipped', 'plain'):
+    raise ValueError(
+      f"`gradient` must be 'clipped' or 'plain', got {gradient!r}"
+    )
   rule = _RULES[level, tensor]
-  if not published:
-    return rule
-  return dataclasses.replace(rule, **_UNCLAMPED, **_PUBLISHED[level, tensor])
+  if published:
+    return dataclasses.replace(
+      rule, **_UNCORRECTED, **_PUBLISHED[level, tensor]
+    )
+  return dataclasses.replace(rule, clip_input_grad=gradient == 'clipped')
 
 
 def with_sign_bit(rule: Rule, extra: int) -> Rule:
@@ -277,7 +288,7 @@ def fake_quant(
     x^ [n, f], exactly on the grid.
 
   Gradient:
-    dx = dy, clipped elements included (0 there with `clip_input_grad`).
+    dx = dy, but 0 on C with `clip_input_grad`.
     ds = sum_j dy_j D_s (`task`) or mean_j sgn(x^_j - x_j) D_s (`local`),
     reduced over the axes along which scale is broadcast, times sign(s).
     db likewise with D_b, times sign(b). On the bound |x| = s qmax an element
@@ -315,7 +326,7 @@ def _fake_quant_bwd(rule, residuals, dy):
   clipped = ~(jnp.abs(x) <= parts.threshold)
   dx = dy
   if rule.clip_input_grad:
-    dx = jnp.where(clipped, 0, dy)
+    dx = numerics.pass_where(~clipped, dy)
   elif rule.aliased_mask:
     live = (parts.ratio >= -parts.qmax) & (parts.ratio <= parts.qmax)
     dx = dy = jnp.where(live, dy, 0)

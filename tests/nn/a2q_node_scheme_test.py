@@ -17,6 +17,7 @@ class TestA2QNode:
     start='normal',
     memory_width=16,
     published=True,
+    gradient='plain',
     weight_start=(1.0, 0.1),
     feature_start=(2.0, 0.2),
     message_start=(3.0, 0.3),
@@ -25,7 +26,12 @@ class TestA2QNode:
   @pytest.mark.parametrize('non_negative', [False, True])
   @EACH_POINT
   def test_points(self, point, non_negative):
-    shared = {'bits': 3, 'start': 'normal', 'published': True}
+    shared = {
+      'bits': 3,
+      'start': 'normal',
+      'published': True,
+      'gradient': 'plain',
+    }
     feature = (
       quantizers.NodeQuantizer,
       {

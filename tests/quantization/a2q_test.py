@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import re
 
@@ -84,7 +83,7 @@ def oracle(x, scale, bits, dy, rule, rows):
 
   ds = reduce(rule.scale_grad, d_scale) * np.sign(scale)
   db = reduce(rule.bits_grad, d_bits) * np.sign(bits)
-  return step * codes, ds, db
+  return step * codes, np.where(clipped, 0, dy), ds, db
 
 
 class TestForward:
@@ -185,13 +184,23 @@ class TestGradient:
       {'task': 2.0, 'local': error_sign}[kind]
       for kind in REDUCTIONS[level, tensor]
     ]
-    np.testing.assert_array_equal(dx, full(2.0, each))
+    np.testing.assert_array_equal(dx, np.where(np.abs(x) > 1.5, 0, 2))
     np.testing.assert_array_equal(ds, factors[0] * d_scale)
     np.testing.assert_allclose(db, factors[1] * d_bits * LN2, rtol=1e-6)
 
-  def test_clip_input_grad(self):
+  @pytest.mark.parametrize('level, tensor', QUANTIZERS)
+  def test_plain_gradient(self, level, tensor):
+    x = np.float32(POINTS).T[0][:, None]
+    rule = a2q.a2q_rule(level, tensor, gradient='plain')
+    each = (len(POINTS), 1)
+    _, (dx, *_) = pull_back(
+      jnp.asarray(x), full(0.5, each), full(3.0, each), 2.0, rule=rule
+    )
+    np.testing.assert_array_equal(dx, full(2.0, each))
+
+  def test_clipped_gradient_leaves_the_scale_alone(self):
     x, _, d_scale, *_ = np.float32(POINTS).T[..., None]
-    rule = dataclasses.replace(TASK, clip_input_grad=True)
+    rule = TASK
     each = (len(POINTS), 1)
     _, (dx, ds, _) = pull_back(
       jnp.asarray(x), full(0.5, each), full(3.0, each), 2.0, rule=rule
@@ -208,7 +217,7 @@ class TestGradient:
     out, (dx, ds_minus, db_minus) = pull_back(
       x, full(-0.5), full(-3.0), dy, rule=rule
     )
-    assert out == 1.5 and dx == 2
+    assert out == 1.5 and dx == 0
     assert ds_minus == -ds != 0 and db_minus == -db != 0
 
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
@@ -231,7 +240,7 @@ class TestGradient:
     scale, bits = full(0.1, (6, 1)), full(3.0, (6, 1))
     _, (dx, *some) = pull_back(x, scale, bits, 1.0, rule=LOCAL)
     _, (dx_none, *none) = pull_back(x, scale, bits, 0.0, rule=LOCAL)
-    np.testing.assert_array_equal(dx, 1)
+    np.testing.assert_array_equal(dx, np.abs(x) <= np.float32(0.1) * 3)
     np.testing.assert_array_equal(dx_none, 0)
     for a, b in zip(some, none, strict=True):
       np.testing.assert_array_equal(a, b)
@@ -265,12 +274,12 @@ class TestGradient:
     out, (dx, ds, db) = pull_back(
       *(jnp.asarray(v) for v in (x, scale, bits, dy)), rule=rule, mask=mask
     )
-    expected_out, expected_ds, expected_db = oracle(
+    expected_out, expected_dx, expected_ds, expected_db = oracle(
       x, scale, bits, dy, rule, rows
     )
     # float32 products, and sums of up to 168 terms of up to 127.
     np.testing.assert_allclose(out, expected_out, rtol=1e-6)
-    np.testing.assert_array_equal(dx, dy)
+    np.testing.assert_array_equal(dx, np.float32(expected_dx))
     np.testing.assert_allclose(ds, expected_ds, rtol=1e-5, atol=2e-4)
     np.testing.assert_allclose(db, expected_db, rtol=1e-5, atol=2e-4)
 

@@ -35,6 +35,7 @@ class GroupedQuantizer(nn.Module):
       last two are the published ones.
     published: compute exactly what the published code computes.
     exact_range: see `a2q_groups.nearest_group`.
+    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
@@ -43,6 +44,7 @@ class GroupedQuantizer(nn.Module):
   start: str
   published: bool
   exact_range: bool
+  gradient: a2q.Gradient = 'clipped'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
@@ -58,7 +60,10 @@ class GroupedQuantizer(nn.Module):
     mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
     rule = a2q.with_sign_bit(
-      a2q.a2q_rule('graph', 'feature', published=self.published), sign_bit
+      a2q.a2q_rule(
+        'graph', 'feature', published=self.published, gradient=self.gradient
+      ),
+      sign_bit,
     )
     bits = self.param('bits', self._init_bits, sign_bit)
     # Without |x|, which would be written out in full.
@@ -136,6 +141,7 @@ class NodeQuantizer(nn.Module):
     fixed_bits: bits are not trained, as for the projected features of GAT.
     memory_width: columns that the penalty charges; None for those of x. The
       published scripts charge the hidden width for every layer.
+    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
@@ -145,6 +151,7 @@ class NodeQuantizer(nn.Module):
   normal: tuple[float, float] = (0.01, 0.01)
   fixed_bits: bool = False
   memory_width: int | None = None
+  gradient: a2q.Gradient = 'clipped'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
@@ -160,7 +167,10 @@ class NodeQuantizer(nn.Module):
     mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
     rule = a2q.with_sign_bit(
-      a2q.a2q_rule('node', 'feature', published=self.published), sign_bit
+      a2q.a2q_rule(
+        'node', 'feature', published=self.published, gradient=self.gradient
+      ),
+      sign_bit,
     )
     bits = self.param('bits', self._init_bits, x.shape[0], sign_bit)
     scale = self.param('scale', self._init_scale, x, sign_bit)
@@ -215,6 +225,7 @@ class ColumnQuantizer(nn.Module):
       for the published |N(mean, deviation)|.
     published: compute exactly what the published code computes.
     normal: that mean and deviation.
+    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
@@ -222,6 +233,7 @@ class ColumnQuantizer(nn.Module):
   start: str
   published: bool
   normal: tuple[float, float] = (0.01, 0.01)
+  gradient: a2q.Gradient = 'clipped'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
@@ -235,7 +247,9 @@ class ColumnQuantizer(nn.Module):
       Values on the grid, and the bits, a scalar.
     """
     mask = real_rows(x, rows)
-    rule = a2q.a2q_rule(self.level, 'message', published=self.published)
+    rule = a2q.a2q_rule(
+      self.level, 'message', published=self.published, gradient=self.gradient
+    )
     width = x.shape[1]
     scale = self.param('scale', self._init_scale, x, mask)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
@@ -270,6 +284,7 @@ class ChannelQuantizer(nn.Module):
       channel) or anything else for the published |N(mean, deviation)|.
     published: compute exactly what the published code computes.
     normal: that mean and deviation.
+    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
@@ -277,12 +292,15 @@ class ChannelQuantizer(nn.Module):
   start: str
   published: bool
   normal: tuple[float, float] = (0.01, 0.1)
+  gradient: a2q.Gradient = 'clipped'
 
   @nn.compact
   def __call__(self, kernel: Float[Array, 'i o'], *, rows: Rows) -> Quantized:
     """Puts each column of kernel [in, out] on its own grid."""
     del rows
-    rule = a2q.a2q_rule(self.level, 'weight', published=self.published)
+    rule = a2q.a2q_rule(
+      self.level, 'weight', published=self.published, gradient=self.gradient
+    )
     width = kernel.shape[1]
     scale = self.param('scale', self._init_scale, kernel)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))

@@ -1,13 +1,14 @@
 """A2Q at graph and at node level."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
 from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, Point, name_of
-from lorap_jax.quantization import a2q_groups
+from lorap_jax.quantization import a2q, a2q_groups
 
 _STARTS = ('data', 'uniform', 'normal')
 
@@ -33,6 +34,7 @@ class A2QGraph:
     memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
     memory_target: T, KiB.
     published: the published code's arithmetic, see `quantization.a2q`.
+    gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     exact_range: see `a2q_groups.nearest_group`.
     quantize_features: quantize raw node features that enter a convolution.
   """
@@ -43,6 +45,7 @@ class A2QGraph:
   memory_weight: float = 5e-5
   memory_target: float = 0.1
   published: bool = False
+  gradient: a2q.Gradient = 'clipped'
   exact_range: bool = False
   quantize_features: bool = False
   stored = HIDDEN_OPERANDS
@@ -50,13 +53,17 @@ class A2QGraph:
   edge_weights = False
 
   def __post_init__(self):
-    _check(self.bits, self.start)
+    _check(self.bits, self.start, self.gradient)
     if self.num_groups < 1:
       raise ValueError(f'`num_groups` must be at least 1: {self.num_groups}')
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
-    shared = {'start': self.start, 'published': self.published}
+    shared: dict[str, Any] = {
+      'start': self.start,
+      'published': self.published,
+      'gradient': self.gradient,
+    }
     tables = (*HIDDEN_OPERANDS, 'logits')
     if point in tables or (point == 'features' and self.quantize_features):
       return quantizers.GroupedQuantizer(
@@ -111,6 +118,7 @@ class A2QNode:
     memory_target: T, KiB.
     memory_width: columns charged per node; None for those of each tensor.
     published: the published code's arithmetic, see `quantization.a2q`.
+    gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     quantize_features: quantize raw node features that enter a convolution.
     quantize_messages: False leaves messages in full precision, as published
       for ogbn-arxiv.
@@ -126,6 +134,7 @@ class A2QNode:
   memory_target: float = 5.0
   memory_width: int | None = None
   published: bool = False
+  gradient: a2q.Gradient = 'clipped'
   quantize_features: bool = False
   quantize_messages: bool = True
   node_messages: bool = False
@@ -137,14 +146,15 @@ class A2QNode:
   edge_weights = False
 
   def __post_init__(self):
-    _check(self.bits, self.start)
+    _check(self.bits, self.start, self.gradient)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
-    shared = {
+    shared: dict[str, Any] = {
       'bits': self.bits,
       'start': self.start,
       'published': self.published,
+      'gradient': self.gradient,
     }
     if point in HIDDEN_OPERANDS or (
       point == 'features' and self.quantize_features
@@ -190,7 +200,7 @@ class A2QNode:
     """None."""
 
 
-def _check(bits: int, start: str) -> None:
+def _check(bits: int, start: str, gradient: a2q.Gradient) -> None:
   if not 1 <= bits <= 8:
     raise ValueError(
       f'`bits` must be in 1..8, got {bits}; use the scheme fp32 for no '
@@ -200,3 +210,4 @@ def _check(bits: int, start: str) -> None:
     raise ValueError(
       f"`start` must be 'data', 'uniform' or 'normal', got {start!r}"
     )
+  a2q.a2q_rule('graph', 'feature', gradient=gradient)  # Checks it.
