@@ -60,7 +60,6 @@ def test_penalties():
     ({'bits': 0}, r'`bits` must be in 1\.\.8, got 0'),
     ({'bits': 32}, 'use the scheme fp32'),
     ({'num_groups': 0}, '`num_groups` must be at least 1'),
-    ({'gradient': 'none'}, "`gradient` must be 'clipped' or 'plain'"),
     ({'start': 'zeros'}, "`start` must be 'data', 'uniform' or 'normal'"),
   ],
 )
