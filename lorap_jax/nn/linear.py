@@ -1,10 +1,10 @@
 """Dense layer with quantization points."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from lorap_jax._matmul import matmul
+from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import schemes, telemetry
 from lorap_jax.nn.rows import Rows
@@ -52,10 +52,10 @@ class QuantDense(nn.Module):
       self.scheme, self.point, x, rows=rows, non_negative=self.non_negative
     )
     width = x.values.shape[1]
-    uniform = uniform_init(width**-0.5)
+    fan_in = uniform_init(width**-0.5)
     kernel = self.param(
       'kernel',
-      nn.initializers.glorot_uniform() if self.glorot else uniform,
+      glorot_uniform if self.glorot else fan_in,
       (width, self.features),
     )
     weight = schemes.quantize(
@@ -63,7 +63,7 @@ class QuantDense(nn.Module):
     )
     y = matmul(x.values, weight.values)
     if self.use_bias:
-      start = nn.initializers.zeros if self.glorot else uniform
+      start = nn.initializers.zeros if self.glorot else fan_in
       y += self.param('bias', start, (self.features,))[None, :]
     self._report(x, kernel, weight, rows)
     return schemes.quantize(self.scheme, 'output', y, rows=rows).values
@@ -82,6 +82,4 @@ class QuantDense(nn.Module):
 
 def uniform_init(bound: float) -> nn.initializers.Initializer:
   """Uniform in +-bound; torch's Linear has bound 1/sqrt(in)."""
-  return lambda key, shape: jax.random.uniform(
-    key, shape, minval=-bound, maxval=bound
-  )
+  return lambda key, shape: uniform(key, shape, bound)

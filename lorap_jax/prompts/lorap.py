@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from lorap_jax._matmul import combine, matmul
+from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float, Key
 
 LowRank = Literal['basis', 'basis_and_score', 'none']
@@ -84,25 +85,20 @@ def init_lorap(
   """
   check_lorap(num_prompts=num_prompts, rank=rank, init=init, low_rank=low_rank)
   keys = jax.random.split(key, 5)
-  glorot = jax.nn.initializers.glorot_uniform()
 
   def fan_in(key, shape):
-    bound = shape[0] ** -0.5
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return uniform(key, shape, shape[0] ** -0.5)
 
   rows = num_prompts if low_rank == 'none' else rank
-  up = glorot(keys[0], (rows, features), jnp.float32)
+  up = glorot_uniform(keys[0], (rows, features))
   factored = low_rank == 'basis_and_score'
-  bound = features**-0.5
   return LoRAPParams(
     up=jnp.zeros_like(up) if init == 'zero' else up,
     down=None
     if low_rank == 'none'
-    else glorot(keys[1], (num_prompts, rank), jnp.float32),
+    else glorot_uniform(keys[1], (num_prompts, rank)),
     kernel=fan_in(keys[2], (rank if factored else features, num_prompts)),
-    bias=jax.random.uniform(
-      keys[3], (num_prompts,), minval=-bound, maxval=bound
-    ),
+    bias=uniform(keys[3], (num_prompts,), features**-0.5),
     score_down=fan_in(keys[4], (features, rank)) if factored else None,
   )
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax import graphs
+from lorap_jax._random import glorot_uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import linear, schemes, telemetry
 from lorap_jax.nn import prompts as prompt_lib
@@ -115,7 +116,7 @@ class GATConv(nn.Module):
     real = real_rows(m[:, 0], rows)
     vectors = self.param(
       'attention_kernel',
-      nn.initializers.glorot_uniform(),
+      glorot_uniform,
       (width, 2 * heads),
     )
     vectors = schemes.quantize(

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from lorap_jax._random import glorot_uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
@@ -73,4 +74,4 @@ class GPFPlusPrompt(nn.Module):
 def _start(init: str):
   if init == 'zero':
     return nn.initializers.zeros
-  return nn.initializers.glorot_uniform()
+  return glorot_uniform
