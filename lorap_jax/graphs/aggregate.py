@@ -184,10 +184,13 @@ def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
   if side.order is not None:
     weights = weights.at[side.order].get(mode='fill', fill_value=0)
   if isinstance(side, Table):
-    slots = _slots(side, x)
-    return _sum_slots(
-      [weights[:, d, :, None] * slot for d, slot in enumerate(slots)]
-    )
+    # Of one head without its axis. XLA's CPU backend takes a view of x for
+    # another array, and writes sums over an x that is still read through one.
+    one = weights.shape[2] == 1
+    slots = _slots(side, x[:, 0] if one else x)
+    factors = weights if one else weights[..., None]
+    total = _sum_slots([factors[:, d] * slot for d, slot in enumerate(slots)])
+    return total[:, None] if one else total
   heads = range(weights.shape[1])
   products = [_csr_product(side, weights[:, h], x[:, h]) for h in heads]
   return jnp.stack(products, axis=1)
