@@ -77,7 +77,7 @@ def _scheme() -> config_dict.ConfigDict:
   scheme.name = 'a2q'
   scheme.bits = 4
   scheme.published = False
-  # QAT and Degree-Quant.
+  # QAT and Degree-Quant; `gradient` (clipped or plain) of A2Q too.
   scheme.points = config_dict.placeholder(tuple)
   scheme.symmetric = config_dict.placeholder(bool)
   scheme.per_column = config_dict.placeholder(bool)

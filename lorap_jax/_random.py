@@ -29,4 +29,4 @@ def glorot_uniform(key: Array, shape: tuple[int, int]) -> Float[Array, 'i o']:
     Glorot, Bengio: Understanding the difficulty of training deep feedforward
     neural networks, AISTATS 2010, equation 16.
   """
-  return uniform(key, shape, 1.0) * math.sqrt(6 / sum(shape))
+  return uniform(key, shape, math.sqrt(6 / sum(shape)))

@@ -24,7 +24,7 @@ class Quantized(NamedTuple):
 
   Attributes:
     values: [n, f], on the grid of its quantizer; `graphs.SparseRows` where
-      that are raw features of few nonzeros, as they came.
+      that are raw features of few nonzeros.
     bits: bits per element, [n, 1] or a scalar; 32 for full precision.
     metadata_bytes: what the quantizer stores beside the codes of a weight.
   """

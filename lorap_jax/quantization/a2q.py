@@ -37,8 +37,9 @@ forward and gradients:
 4. A scale of 0 is read as the smallest normal float instead of dividing by 0.
 5. dx = 0 for clipped elements, which do not change x^. The published code means
    to mask them, but tests the already clipped ratio, so that its mask only ever
-   acts at b^ = 0 and dx = dy. With this, what moves x has no bound: a prompt on
-   the nodes runs off to where everything is clipped. `gradient='plain'` has it.
+   acts at b^ = 0, and passes dx = dy, which has no bound for what moves x: a
+   prompt on the nodes can run off to where everything is clipped.
+   `gradient='plain'` keeps that.
 
 | their name                     | ours                  |
 |--------------------------------|-----------------------|

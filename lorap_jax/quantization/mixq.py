@@ -222,8 +222,8 @@ def _fake_quant_bwd(codes, published, residuals, dy):
   if published:
     return dx, d_scale, reduce(dy), None
   # The sum over all less that over what is inside, from two arrays that exist
-  # anyway; a third one of the terms outside takes longer. Exactly 0 where all
-  # are inside, since the sums are then the same.
+  # anyway; a third one of the terms outside takes longer. Where all are inside
+  # the sums are the same, and on a CPU the difference is exactly 0.
   d_zero_point = -scale * (reduce(dy) - reduce(dx))
   return dx, d_scale, d_zero_point, None
 

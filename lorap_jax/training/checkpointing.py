@@ -81,12 +81,7 @@ class Checkpoints:
     checkpointer = self._checkpointer(kind)
     metadata = checkpointer.metadata(step)
     # Before anything is read: Orbax leaves reads open when a load fails.
-    difference = _difference(_shapes(metadata.metadata), _shapes(like))
-    if difference:
-      raise CheckpointError(
-        f'checkpoint {step} in {self.directory / kind} does not fit this '
-        f'model: {difference}'
-      )
+    self._check(kind, step, metadata.metadata, like)
     try:
       state = checkpointer.load(step, jax.tree.map(ocp_abstract, like))
     except Exception as error:  # Orbax wraps the useful one.
@@ -96,6 +91,32 @@ class Checkpoints:
         f'{str(reason).splitlines()[0]}'
       ) from error
     return state, cast(dict[str, Any], metadata.custom_metadata)
+
+  def _check(self, kind: str, step: int, saved: PyTree, like: PyTree) -> None:
+    difference = _difference(_shapes(saved), _shapes(like))
+    if difference:
+      raise CheckpointError(
+        f'checkpoint {step} in {self.directory / kind} does not fit this '
+        f'model: {difference}'
+      )
+
+  def load_entries(self, kind: str, like: dict[str, PyTree]) -> dict[str, Any]:
+    """Reads some entries of a state, whatever the others are.
+
+    Args:
+      kind: `latest` or `best`.
+      like: entries of the same structure, or their `jax.eval_shape`.
+
+    Returns:
+      The entries as nested dicts of arrays.
+
+    Raises:
+      CheckpointError: none there, or entries of another structure.
+    """
+    saved = self.load_arrays(kind)
+    found = {name: saved.get(name) or {} for name in like}
+    self._check(kind, self.step(kind) or 0, found, like)
+    return found
 
   def load_arrays(self, kind: str) -> dict[str, Any]:
     """Reads a checkpoint of whatever structure.

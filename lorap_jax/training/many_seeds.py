@@ -122,20 +122,20 @@ def _join(trees: list[PyTree]) -> PyTree:
 
 
 def _part(tree: PyTree, i: int, size: int) -> PyTree:
-  """The inverse of `_join`, for one of its trees."""
+  """One of the joined trees, or of the records [k, s] of all."""
   if size == 1:
     return tree
   if isinstance(tree, dict):  # Records, on the host.
     return {name: values[:, i] for name, values in tree.items()}
-  return jax.tree.map(lambda leaf: _on_host(lambda a: a[i], leaf), tree)
+  return jax.tree.map(lambda leaf: _on_host(lambda a: a[0][i], [leaf]), tree)
 
 
-def _on_host(function: Callable[[Any], np.ndarray], leaves: Any) -> jax.Array:
+def _on_host(
+  function: Callable[[Any], np.ndarray], leaves: Sequence[Any]
+) -> jax.Array:
   """An array made of others by numpy, which has nothing to compile."""
-  first = leaves[0] if isinstance(leaves, tuple) else leaves
-  if not jax.dtypes.issubdtype(first.dtype, jax.dtypes.prng_key):
+  if not jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
     return jnp.asarray(function(jax.device_get(leaves)))
-  data = jax.tree.map(jax.random.key_data, leaves)
-  return jax.random.wrap_key_data(
-    jnp.asarray(function(jax.device_get(data))), impl=jax.random.key_impl(first)
-  )
+  data = jax.device_get([jax.random.key_data(leaf) for leaf in leaves])
+  impl = jax.random.key_impl(leaves[0])
+  return jax.random.wrap_key_data(jnp.asarray(function(data)), impl=impl)

@@ -124,17 +124,21 @@ def create_optimizer(
     'trained': optax.flatten(optax.scale_by_adam()),
     'frozen': optax.set_to_zero(),
   }
+
+  def decayed(grads, params):
+    add = lambda grad, leaf, group: grad + decays[group] * leaf
+    return jax.tree.map(add, grads, params, param_groups(grads))
+
+  def scaled(updates, params):
+    del params
+    scale = lambda update, group: -rates[group] * update
+    return jax.tree.map(scale, updates, param_groups(updates))
+
   return optax.chain(
-    _by_group({g: optax.add_decayed_weights(d) for g, d in decays.items()}),
+    optax.stateless(decayed),
     optax.partition(moments, _trained),
-    _by_group({g: optax.scale(-rate) for g, rate in rates.items()}),
+    optax.stateless(scaled),
   )
-
-
-def _by_group(
-  transforms: dict[Hashable, optax.GradientTransformation],
-) -> optax.GradientTransformation:
-  return optax.partition(transforms, param_groups)
 
 
 def _trained(params: PyTree) -> PyTree:

@@ -76,7 +76,8 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   )
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
   try:
-    loaded, _ = checkpoints.load('best', abstract)
+    # Whatever the optimizer of the run kept.
+    variables = checkpoints.load_entries('best', abstract.variables())
   finally:
     checkpoints.close()
-  return LoadedRun(model, loaded.variables(), config)
+  return LoadedRun(model, variables, config)

@@ -157,9 +157,13 @@ class TestSparse:
       return jnp.mean(jax.nn.log_softmax(out)[:, 0]), out
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    # Biases off 0: what cancels before a ReLU leaves only rounding.
-    params = jax.tree.map(
-      lambda p: p + 0.03 * (p.ndim == 1), variables_of(model)['params']
+    # Biases off 0: what cancels before a ReLU leaves only rounding. Zero points
+    # off whole numbers: where MixQ has 0 on the grid, it stays 0.
+    params = jax.tree_util.tree_map_with_path(
+      lambda path, p: (
+        p + 0.03 * (p.ndim == 1) + 0.3 * (path[-1].key == 'range_zero_point')
+      ),
+      variables_of(model)['params'],
     )
     dense, sparse = (run(params, b) for b in batches())
     helpers.assert_trees_close(sparse, dense, rtol=1e-5, atol=1e-5)

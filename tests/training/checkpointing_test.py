@@ -129,3 +129,29 @@ def test_damaged(checkpoints, monkeypatch):
   monkeypatch.setattr(ocp.training.Checkpointer, 'load', load)
   with pytest.raises(CheckpointError, match='7 in .* is damaged: short read$'):
     checkpoints.load('latest', make_state())
+
+
+class TestEntries:
+  STATE = {'params': {'w': jnp.arange(3.0)}, 'opt_state': {'mu': jnp.ones(2)}}
+
+  def saved(self, folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save('best', 1, self.STATE, {})
+    return checkpoints
+
+  def test_whatever_else_was_saved(self, tmp_path):
+    like = {'params': {'w': jnp.zeros(3)}, 'batch_stats': {}}
+    found = self.saved(tmp_path).load_entries('best', like)
+    np.testing.assert_array_equal(found['params']['w'], jnp.arange(3.0))
+    assert set(found) == {'params', 'batch_stats'} and not found['batch_stats']
+
+  @pytest.mark.parametrize(
+    'like, message',
+    [
+      ({'params': {'w': jnp.zeros(4)}}, r'params/w is \(3,\) there and \(4,\)'),
+      ({'batch_stats': {'m': jnp.zeros(2)}}, 'it has no batch_stats/m'),
+    ],
+  )
+  def test_another_structure(self, tmp_path, like, message):
+    with pytest.raises(CheckpointError, match=message):
+      self.saved(tmp_path).load_entries('best', like)

@@ -21,10 +21,7 @@ class GPFPrompt(nn.Module):
 
   start: str
 
-  @property
-  def uniform(self) -> bool:
-    """Adds the same to every node."""
-    return True
+  uniform = True  # Adds the same to every node.
 
   @nn.compact
   def __call__(

@@ -147,16 +147,18 @@ def _sparse_on_grid(
   x: SparseRows, put_on_grid: Callable[..., Array], keep: Array | None
 ) -> tuple[Any, Any]:
   """The matrix and its grid values, with the same left factor."""
-  kept = None if keep is None else keep[x.rows, 0]
-  elements = put_on_grid(x.elements, keep=kept)
+  of_nonzeros = lambda rows: rows[x.rows, 0]
+  elements = put_on_grid(
+    x.elements, keep=None if keep is None else of_nonzeros(keep)
+  )
   if x.right is None:  # 0 is on every grid.
     return x, x._replace(values=elements)
   row = put_on_grid(x.row)
-  if keep is None or kept is None:
+  if keep is None:
     return x, x.of_elements(elements, row)
   # Rows that are kept, and the others.
   left = jnp.concatenate([keep, ~keep], axis=1).astype(row.dtype)
-  beside = jnp.where(kept, x.row[0, x.columns], row[0, x.columns])
+  beside = jnp.where(of_nonzeros(keep), x.row[0, x.columns], row[0, x.columns])
   return (
     x._replace(left=left, right=jnp.concatenate([x.row, x.row])),
     x._replace(

@@ -149,7 +149,7 @@ def _oriented(x: Any, rows: Rows, transposed: bool):
 
 def _calibrate(module: Any, t: Any, mask: Array | None, bits: int):
   if isinstance(t, SparseRows):
-    t = t.dense()  # By `init` alone.
+    t = t.dense()  # Of no use after `init`; jit leaves it out.
   return mixq.calibrate(t, bits=bits, mask=mask, published=module.published)
 
 
