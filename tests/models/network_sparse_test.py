@@ -338,11 +338,10 @@ def test_networks_of_many_seeds_in_one_program(rate):
   assert one._cache_size() == 1
 
 
-@pytest.mark.parametrize('backbone', ['gcn', 'gat'])
-def test_gradients_of_the_compiled_program(backbone):
+def test_gradients_of_the_compiled_program():
   """XLA once wrote sums over what the same loop still gathered from."""
   prompt = prompts.PromptSpec('gpf', node_init='glorot')
-  model = make(backbone, schemes.MixQ(), prompt=prompt, norm=True)
+  model = make('gcn', schemes.MixQ(), prompt=prompt, norm=True)
   batch = batches()[0]
   keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
   variables = model.init(keys, batch.graph, layout=batch.layout, train=True)
