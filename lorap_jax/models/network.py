@@ -185,7 +185,7 @@ class Network(nn.Module):
       return True
     if isinstance(quantizer, quantizers.Identity | None):
       return False
-    if prompted and not getattr(node_prompt, 'uniform', False):
+    if prompted and not node_prompt.uniform:
       return True
     return not getattr(quantizer, 'takes_sparse', False)
 
@@ -235,6 +235,6 @@ class Network(nn.Module):
     if isinstance(x, graphs.SparseRows):  # A zero stays one, dropped or not.
       return x._replace(values=self._drop(rate, x.values, train))
     # The same draws as for [n, f], which XLA's CPU backend unrolls over short
-    # rows: a kernel that takes a second to compile.
+    # rows: a third of the code of ten seeds of GCN on Cora.
     flat = nn.Dropout(rate, deterministic=not train)(x.reshape(-1))
     return flat.reshape(x.shape)

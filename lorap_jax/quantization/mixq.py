@@ -218,14 +218,13 @@ def _fake_quant_bwd(codes, published, residuals, dy):
   else:
     q = jnp.round(jnp.clip(u, *codes))
     terms = dy * (q - zero_point) - dx * ratio
-  d_scale = reduce(jnp.where(mask, terms, 0))
-  if published:
-    return dx, d_scale, reduce(dy), None
-  # The sum over all less that over what is inside, from two arrays that exist
-  # anyway; a third one of the terms outside takes longer. Where all are inside
-  # the sums are the same, and on a CPU the difference is exactly 0.
-  d_zero_point = -scale * (reduce(dy) - reduce(dx))
-  return dx, d_scale, d_zero_point, None
+  d_zero_point = reduce(dy)
+  if not published:
+    # The sum over all less that over what is inside, from two arrays that exist
+    # anyway; a third one of the terms outside takes longer. Where all are
+    # inside the sums are the same, and on a CPU the difference is exactly 0.
+    d_zero_point = -scale * (d_zero_point - reduce(dx))
+  return dx, reduce(jnp.where(mask, terms, 0)), d_zero_point, None
 
 
 _fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)

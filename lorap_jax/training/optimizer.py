@@ -116,8 +116,7 @@ def create_optimizer(
     'bit_logits': c.bit_logits_lr,
     'frozen': 0.0,
   }
-  decays = {**dict.fromkeys(rates, 0.0), 'base': c.weight_decay}
-  decays['prompt'] = c.prompt_weight_decay
+  decays = {'base': c.weight_decay, 'prompt': c.prompt_weight_decay}
   # One Adam for all groups, whose moments are alike, on one vector: kernels
   # take as long to compile for a bias as for a matrix.
   moments: dict[Hashable, optax.GradientTransformation] = {
@@ -126,7 +125,10 @@ def create_optimizer(
   }
 
   def decayed(grads, params):
-    add = lambda grad, leaf, group: grad + decays[group] * leaf
+    def add(grad, leaf, group):
+      decay = decays.get(group, 0)
+      return grad + decay * leaf if decay else grad
+
     return jax.tree.map(add, grads, params, param_groups(grads))
 
   def scaled(updates, params):

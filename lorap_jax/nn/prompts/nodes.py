@@ -46,6 +46,8 @@ class GPFPlusPrompt(nn.Module):
   num_prompts: int
   start: str
 
+  uniform = False
+
   @nn.compact
   def __call__(
     self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
