@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 from ml_collections import config_dict
 
 from lorap_jax.graphs import Batch
@@ -30,9 +30,7 @@ def begin(
 
 def compiled_step(run: Run) -> steps.Step:
   """The jitted training step of a run."""
-  return steps.make_train_step(
-    run.model, run.settings.scheme, run.task, run.settings.optimizer
-  )
+  return steps.make_train_step(run.model, run.settings.scheme, run.task)
 
 
 def stepper(
@@ -45,11 +43,12 @@ def stepper(
     data: its data set; every step is on its first batch.
   """
   run, batch = begin(config, data)
-  step, state, factor = compiled_step(run), run.state, jnp.float32(1)
+  step, state = compiled_step(run), run.state
+  rates = jax.device_put(run.settings.optimizer.rates())
 
   def call():
     nonlocal state
-    state, metrics = step(state, batch, factor)
+    state, metrics = step(state, batch, rates)
     return metrics
 
   return call

@@ -169,8 +169,8 @@ def _train() -> config_dict.ConfigDict:
   train.search_epochs = config_dict.placeholder(int)
   train.pretrain_epochs = 0
   train.finetune_lr = 1e-3
-  # Seeds that train in one program where the data is one graph, at most; 1 for
-  # one after the other. Memory grows with it.
+  # Seeds and rates that train in one program where the data is one graph, at
+  # most; 1 for one after the other. Memory grows with it.
   train.together = 10
   # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
   # found faster on the device.

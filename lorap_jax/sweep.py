@@ -1,4 +1,4 @@
-r"""Runs many cells one after the other, and goes on where it was stopped.
+r"""Runs many cells, and goes on where it was stopped.
 
     python -m lorap_jax.sweep OUT CONFIG [FIELD=VALUE|VALUE...]...
 
@@ -8,12 +8,14 @@ r"""Runs many cells one after the other, and goes on where it was stopped.
       seeds=20 'prompt.placement=pre|post|bypass' 'optim.prompt_factor=0.1|1.0'
 
 Braces and bars are choices; all combinations run, each in a folder of OUT named
-after its choices. What is finished is not run again. The table of
-`lorap_jax.report` ends the sweep.
+after its choices. On one graph, choices of seeds, learning rates, weight decays
+and schedules train side by side in one program, as the seeds of a run do. What
+is finished is not run again. The table of `lorap_jax.report` ends the sweep.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import itertools
 import pathlib
@@ -29,6 +31,8 @@ from lorap_jax import report
 from lorap_jax._huge_pages import restart_with_huge_pages
 from lorap_jax.training import compile_cache, protocol
 from lorap_jax.training.run import Interrupted
+
+Run = tuple[str, config_dict.ConfigDict, pathlib.Path]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,20 +59,39 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  failed = []
-  for number, (name, config) in enumerate(runs, start=1):
-    logging.info('[%d/%d] %s', number, len(runs), name)
+  kinds: dict[str, list[Run]] = {}
+  for name, config in runs:
+    member = name, config, (arguments.out / name).absolute()
+    kinds.setdefault(protocol.kind(config), []).append(member)
+  failed, done = [], 0
+  for members in kinds.values():
+    done += len(members)
+    logging.info('[%d/%d] %s', done, len(runs), members[-1][0])
     try:
-      protocol.run(config, (arguments.out / name).absolute())
+      failed += _run_kind(members)
     except (Interrupted, KeyboardInterrupt):
       print('Stopped; the same command goes on.', file=sys.stderr)
       return 130
-    except (ValueError, OSError) as error:
-      print(f'error: {name}: {error}', file=sys.stderr)
-      failed.append(name)
   if len(failed) < len(runs):
     report.main([str(arguments.out)])
   return 1 if failed else 0
+
+
+def _run_kind(runs: Sequence[Run]) -> list[str]:
+  """Runs what can train together; returns the names of those that failed."""
+  if len(runs) > 1:
+    # One that fails is found again below, and the others are not held up.
+    with contextlib.suppress(ValueError, OSError):
+      protocol.run_together([(config, folder) for _, config, folder in runs])
+      return []
+  failed = []
+  for name, config, folder in runs:
+    try:
+      protocol.run(config, folder)
+    except (ValueError, OSError) as error:
+      print(f'error: {name}: {error}', file=sys.stderr)
+      failed.append(name)
+  return failed
 
 
 def expand(

@@ -413,7 +413,7 @@ def test_every_variant_takes_two_steps(changes):
   with tiny_run.programs(**changes) as (state, batch, train_step, _):
     before = jax.device_get(state.params)
     for _ in range(2):
-      state, found = train_step(state, batch, jnp.float32(1))
+      state, found = train_step(state, batch, tiny_run.rates())
   assert np.isfinite(found.loss) and found.finite.all()
   assert int(state.step) == 2
   moved = jax.tree.map(lambda a, b: (a != b).any(), before, state.params)
@@ -426,15 +426,15 @@ def test_every_variant_takes_two_steps(changes):
 
 @pytest.mark.parametrize('schedule', ['cosine', 'plateau', 'constant'])
 def test_schedules_reach_the_steps(tmp_path, monkeypatch, schedule):
-  factors = []
+  factors, base = [], tiny_run.rates().learning['base']
   make = steps.make_train_step
 
   def make_recorded(*args):
     train_step = make(*args)
 
-    def call(state, batch, factor):
-      factors.append(float(factor))
-      return train_step(state, batch, factor)
+    def call(state, batch, rates):
+      factors.append(rates.learning['base'] / base)
+      return train_step(state, batch, rates)
 
     return call
 

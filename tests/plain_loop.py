@@ -17,13 +17,11 @@ def plain_loop(run, factors):
     States after each epoch, and their records.
   """
   chosen = run.settings
-  step = steps.make_train_step(
-    run.model, chosen.scheme, run.task, chosen.optimizer
-  )
+  step = steps.make_train_step(run.model, chosen.scheme, run.task)
   evaluate = steps.make_eval_step(run.model, run.task)
   state, states, records = run.state, [], []
   for factor in factors:
-    state, found = step(state, run.batch, jnp.float32(factor))
+    state, found = step(state, run.batch, chosen.optimizer.rates(float(factor)))
     count = float(found.count)
     record = {
       'epoch': len(states) + 1,

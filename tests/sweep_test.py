@@ -7,7 +7,7 @@ import tiny_run
 from run_folder import contents, read
 
 from lorap_jax import sweep
-from lorap_jax.training import loop, protocol
+from lorap_jax.training import loop, protocol, side_by_side
 
 CORA = 'configs/cora.py'
 
@@ -181,8 +181,10 @@ class TestMain:
       assert sweep.main(arguments) == 130
     captured = capsys.readouterr()
     assert 'Stopped; the same command goes on.' in captured.err
-    assert [p.name for p in out.iterdir()] == ['tiny_seed=4']
-    assert not (out / 'tiny_seed=4' / 'report.json').exists()
+    # Together, though one after the other would be the same to the folder.
+    for name in ('tiny_seed=4', 'tiny_seed=5'):
+      assert (out / name / 'checkpoints' / 'latest').exists()
+      assert not (out / name / 'report.json').exists()
     assert sweep.main(arguments) == 0
     assert len(list(out.glob('*/report.json'))) == 2
 
@@ -192,3 +194,33 @@ class TestMain:
 
     monkeypatch.setattr(protocol, 'run', stop)
     assert sweep.main([str(out), template]) == 130
+
+  def test_prompt_rates_of_all_seeds_share_a_program(
+    self, out, template, monkeypatch
+  ):
+    members = []
+    train = side_by_side.train
+    monkeypatch.setattr(
+      side_by_side,
+      'train',
+      lambda runs, stopped: members.append(len(runs)) or train(runs, stopped),
+    )
+    cell = f'{template}:gcn,fp32,{{none,lorap}}'
+    fields = ['optim.prompt_factor=0.1|1|10', 'seeds=2']
+    assert sweep.main([str(out), cell, *fields]) == 0
+    assert members == [6, 6]
+    tests = [
+      read(out / f'tiny_gcn_fp32_lorap_prompt_factor={rate}')['members']
+      for rate in ('0.1', '1', '10')
+    ]
+    assert [[m['seed'] for m in own] for own in tests] == [[0, 1]] * 3
+
+  def test_diverging_run_does_not_stop_the_others(self, out, template, capsys):
+    field = 'optim.learning_rate=0.01|1e38|0.02'
+    assert sweep.main([str(out), template, field]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    errors = [e for e in errors if e.startswith('error: ')]
+    assert len(errors) == 1
+    assert errors[0].startswith('error: tiny_learning_rate=1e+38: loss ')
+    done = {path.parent.name for path in out.glob('*/report.json')}
+    assert done == {'tiny_learning_rate=0.01', 'tiny_learning_rate=0.02'}

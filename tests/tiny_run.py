@@ -181,6 +181,11 @@ def _interrupted(make, count, number):
   return make_interrupted
 
 
+def rates(factor=1.0) -> optimizer.Rates:
+  """The rates of `config` at a place in the schedule."""
+  return settings.from_config(config()).optimizer.rates(factor)
+
+
 @contextlib.contextmanager
 def programs(**changes):
   """State, batch, training and evaluation step of a configuration."""
@@ -193,11 +198,11 @@ def programs(**changes):
   loader = pipeline.Loader(data.train, budget, layout=True)
   batch = jax.device_put(loader.batch(loader.ordered()[0]))
   model = chosen.model(data.num_classes)
-  adam = optimizer.create_optimizer(chosen.optimizer)
+  adam = optimizer.create_optimizer()
   first = state.init_state(model, adam, batch, jax.random.key(0))
   yield (
     first,
     batch,
-    steps.make_train_step(model, chosen.scheme, tasks.Task(), chosen.optimizer),
+    steps.make_train_step(model, chosen.scheme, tasks.Task()),
     steps.make_eval_step(model, tasks.Task()),
   )

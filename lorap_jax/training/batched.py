@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax.data import DataSplits, pipeline
@@ -32,7 +31,7 @@ class BatchedRun(Run):
       for name, split in splits.items()
     }
     self.train_step = steps.make_train_step(
-      self.model, chosen.scheme, self.task, chosen.optimizer
+      self.model, chosen.scheme, self.task
     )
     self.settle_step = steps.make_settle_step(self.model)
     self.eval_step = steps.make_eval_step(self.model, self.task)
@@ -67,8 +66,9 @@ class BatchedRun(Run):
     pending = None
     with contextlib.closing(loader.stream(plan[first:])) as batches:
       for number, batch in enumerate(batches, start=first):
-        factor = jnp.float32(self.factor(progress.epoch + number / len(plan)))
-        self.state, metrics = self.train_step(self.state, batch, factor)
+        factor = self.factor(progress.epoch + number / len(plan))
+        rates = self.settings.optimizer.rates(factor)
+        self.state, metrics = self.train_step(self.state, batch, rates)
         # Fetched one step late, so that the device never waits.
         if pending is not None:
           self._count(pending)

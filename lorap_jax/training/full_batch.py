@@ -15,8 +15,8 @@ from lorap_jax._typing import Array
 from lorap_jax.data import NodeDataset, pipeline
 from lorap_jax.graphs import Batch
 from lorap_jax.nn import schemes
-from lorap_jax.training import history, many_seeds, report, settings, steps
-from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
+from lorap_jax.training import history, report, settings, side_by_side, steps
+from lorap_jax.training.optimizer import Rates
 from lorap_jax.training.run import Run
 from lorap_jax.training.state import TrainState
 
@@ -41,14 +41,13 @@ def _epochs(
   model: nn.Module,
   scheme: schemes.Scheme,
   selection: history.Selection,
-  config: OptimizerConfig,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
   """`make_epochs` as a pure function."""
   task = selection.task
-  step = steps.train_step(model, scheme, task, create_optimizer(config))
+  step = steps.train_step(model, scheme, task)
 
-  def epoch(carry: Carry, batch, valid, test, factor):
-    state, metrics = step(carry.state, batch, factor)
+  def epoch(carry: Carry, batch, valid, test, rates):
+    state, metrics = step(carry.state, batch, rates)
     outputs: Any = model.apply(
       state.variables(), batch.graph, layout=batch.layout, train=False
     )
@@ -66,9 +65,9 @@ def _epochs(
     new = Carry(state, choose(state, carry.best), choose(score, carry.score))
     return new, record
 
-  def run(carry, batch, valid, test, factors):
+  def run(carry, batch, valid, test, rates):
     return jax.lax.scan(
-      lambda c, factor: epoch(c, batch, valid, test, factor), carry, factors
+      lambda c, r: epoch(c, batch, valid, test, r), carry, rates
     )
 
   return run
@@ -79,30 +78,28 @@ def make_epochs(
   model: nn.Module,
   scheme: schemes.Scheme,
   selection: history.Selection,
-  config: OptimizerConfig,
   *,
   joint: bool = False,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
   """The jitted program of several epochs: a step and an evaluation each.
 
-  Equal arguments give the same program, so that seeds share it.
+  Equal arguments give the same program, so that seeds and rates share it.
 
   Args:
     model: Linen module.
     scheme: for its penalty.
     selection: rule and task.
-    config: of the optimizer.
-    joint: for several seeds at once, mapped over their carries.
+    joint: for several runs at once, mapped over their carries and rates.
 
   Returns:
-    run(carry, batch, valid, test, factors [k]) -> (carry, records), where
-    `valid` and `test` are masks like `batch.targets`, and `records` holds
-    arrays [k]. The old carry is donated. If joint, the leaves of the carry have
-    a first axis [s], and records are [k, s].
+    run(carry, batch, valid, test, rates [k]) -> (carry, records), where
+    `valid` and `test` are masks like `batch.targets`, and `rates` and `records`
+    hold arrays [k]. The old carry is donated. If joint, the leaves of carry and
+    rates have a first axis [s], and records are [k, s].
   """
-  run = _epochs(model, scheme, selection, config)
+  run = _epochs(model, scheme, selection)
   if joint:
-    run = jax.vmap(run, (0, None, None, None, None), (0, 1))
+    run = jax.vmap(run, (0, None, None, None, 0), (0, 1))
   return jax.jit(run, donate_argnums=0)
 
 
@@ -138,8 +135,7 @@ class FullBatchRun(Run):
   @property
   def recipe(self) -> tuple[Any, ...]:
     """What `make_epochs` is made of; runs with equal ones share a program."""
-    chosen = self.settings
-    return self.model, chosen.scheme, self.selection, chosen.optimizer
+    return self.model, self.settings.scheme, self.selection
 
   def program(self, members: int) -> Callable[..., Any]:
     """The program of this many runs, see `make_epochs`."""
@@ -164,16 +160,16 @@ class FullBatchRun(Run):
     left = self.epochs - self.progress.epoch
     return max(k for k in range(1, most + 1) if left % k == 0)
 
-  def factors(self, size: int) -> Array:
-    """Learning-rate factors of the next `size` epochs."""
-    first = self.progress.epoch
-    return jnp.asarray(
-      [self.factor(first + i) for i in range(size)], jnp.float32
-    )
+  def rates(self, first: int, size: int) -> Rates:
+    """The rates of `size` epochs, from the epoch `first` on."""
+    factors = [self.factor(first + i) for i in range(size)]
+    return self.settings.optimizer.rates(factors)
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""
-    many_seeds.train([self], stopped)
+    errors = side_by_side.train([self], stopped)
+    if errors:
+      raise errors[self]
 
   def carry(self) -> Carry:
     """The carry at the present position."""

@@ -4,17 +4,17 @@ import contextlib
 import os
 import pathlib
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax.data import NodeDataset
-from lorap_jax.training import many_seeds, report, settings, workdir
+from lorap_jax.training import report, settings, side_by_side, workdir
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
-from lorap_jax.training.run import Run
+from lorap_jax.training.run import NonFiniteError, Run
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
 
@@ -49,10 +49,11 @@ def train_and_evaluate(
 def train_members(
   members: Sequence[Member], *, data: settings.Data | None = None
 ) -> list[dict[str, Any]]:
-  """Runs configurations that differ in their seed, and what follows from it.
+  """Runs configurations on the same data.
 
-  On one graph, up to `train.together` of them train in one program, see
-  `many_seeds`. On many graphs they run one after the other.
+  On one graph, up to `train.together` of those that differ in numbers only
+  (seed, learning rates, weight decays, schedule) train in one program, see
+  `side_by_side`. All others run one after the other.
 
   Args:
     members: configuration and work folder of each.
@@ -63,10 +64,11 @@ def train_members(
 
   Raises:
     ValueError: see `train_and_evaluate`; all folders are looked at first.
-    NonFiniteError: one diverged.
+    NonFiniteError: one diverged; the others are finished.
     Interrupted: see `train_and_evaluate`.
   """
   reports: dict[pathlib.Path, dict[str, Any]] = {}
+  errors: dict[pathlib.Path, NonFiniteError] = {}
   left = []
   folders = [folder.absolute() for _, folder in members]
   for (config, _), folder in zip(members, folders, strict=True):
@@ -82,7 +84,9 @@ def train_members(
     data = data or first.load_data()
     size = first.train.together if isinstance(data, NodeDataset) else 1
     for start in range(0, len(left), size):
-      _train(left[start : start + size], data, reports)
+      _train(left[start : start + size], data, reports, errors)
+  if errors:
+    raise _diverged(errors, len(members))
   return [reports[folder] for folder in folders]
 
 
@@ -90,8 +94,9 @@ def _train(
   members: Sequence[tuple[settings.Settings, pathlib.Path]],
   data: settings.Data,
   reports: dict[pathlib.Path, dict[str, Any]],
+  errors: dict[pathlib.Path, NonFiniteError],
 ) -> None:
-  """Trains members together and adds the report of each that is finished."""
+  """Trains members together and adds the report or the error of each."""
   seeds = ', '.join(str(chosen.config['seed']) for chosen, _ in members)
   logging.info('Training seed %s', seeds)
   runs: list[Any] = []
@@ -103,17 +108,43 @@ def _train(
     logging.info('Sums over neighbours: %s', runs[0].aggregation)
     for run in runs:
       run.restore()
-    for group in many_seeds.groups(runs) if len(runs) > 1 else [runs]:
+    for group in side_by_side.groups(runs) if len(runs) > 1 else [runs]:
       with _stop_signals() as stopped:
-        if len(group) > 1:
-          many_seeds.train(group, stopped)
-        else:
-          group[0].train(stopped)
+        failed = _train_group(group, stopped)
       for run in group:
-        reports[run.folder] = report.finish(run)
+        if run in failed:
+          errors[run.folder] = failed[run]
+        else:
+          reports[run.folder] = report.finish(run)
   finally:
     for run in runs:
       run.close()
+
+
+def _train_group(
+  group: list[Any], stopped: Callable[[], bool]
+) -> dict[Any, NonFiniteError]:
+  """Trains runs of one program; returns those that diverged."""
+  if len(group) > 1:
+    return side_by_side.train(group, stopped)
+  try:
+    group[0].train(stopped)
+  except NonFiniteError as error:
+    return {group[0]: error}
+  return {}
+
+
+def _diverged(
+  errors: dict[pathlib.Path, NonFiniteError], count: int
+) -> NonFiniteError:
+  """The error of one that diverged, with what became of the others."""
+  folder, error = next(iter(errors.items()))
+  if count == 1:
+    return error
+  return NonFiniteError(
+    f'{len(errors)} of {count} runs diverged, the others are finished; '
+    f'{folder.name}: {error}'
+  )
 
 
 def _finished(folder: pathlib.Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from lorap_jax._typing import PyTree
@@ -12,6 +14,18 @@ from lorap_jax._typing import PyTree
 _FEATURE_POINTS = ('features', 'input', 'aggregate')
 _MESSAGE_POINTS = ('message', 'logits')
 _WEIGHT_POINTS = ('weight', 'attention')
+
+
+class Rates(NamedTuple):
+  """What multiplies in an update, by parameter group.
+
+  Attributes:
+    learning: learning rates; a group without one is frozen.
+    decay: L2 weights; a group without one has none.
+  """
+
+  learning: dict[str, Any]
+  decay: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +41,7 @@ class OptimizerConfig:
   | message_scale   | scales of messages                  | message_scale_lr |
   | weight_scale    | scales of weights                   | weight_scale_lr  |
   | bit_logits      | MixQ's choices of bits              | bit_logits_lr    |
-  | frozen          | bits of messages and weights        | 0                |
+  | frozen          | bits of messages and weights        | none             |
 
   Attributes:
     learning_rate: of the base group.
@@ -56,6 +70,34 @@ class OptimizerConfig:
       value = getattr(self, field.name)
       if not 0 <= value < float('inf'):
         raise ValueError(f'`{field.name}` must be 0 or more, got {value}')
+
+  def rates(self, factor: float | Sequence[float] = 1.0) -> Rates:
+    """The rates of the groups at a place in the schedule.
+
+    Args:
+      factor: common to all learning rates; several for several places.
+
+    Returns:
+      float32 arrays, of one axis for several places.
+    """
+    factors = np.asarray(factor)
+    learning = {
+      'base': self.learning_rate,
+      'prompt': self.learning_rate * self.prompt_factor,
+      'feature_scale': self.feature_scale_lr,
+      'feature_bits': self.feature_bits_lr,
+      'message_scale': self.message_scale_lr,
+      'weight_scale': self.weight_scale_lr,
+      'bit_logits': self.bit_logits_lr,
+    }
+    decay = {'base': self.weight_decay, 'prompt': self.prompt_weight_decay}
+    return Rates(
+      {group: np.float32(rate * factors) for group, rate in learning.items()},
+      {
+        group: np.full(factors.shape, rate, np.float32)
+        for group, rate in decay.items()
+      },
+    )
 
 
 def group_of(path: tuple[str, ...]) -> str:
@@ -91,56 +133,37 @@ def param_groups(params: PyTree) -> PyTree:
 
 
 @functools.lru_cache
-def create_optimizer(
-  config: OptimizerConfig,
-) -> optax.GradientTransformation:
-  """Adam for every group, at the learning rates of the config.
+def create_optimizer() -> optax.GradientTransformationExtraArgs:
+  """Adam for every group, at rates that are given with each update.
 
-  Schedules are a factor common to all groups, applied to the updates by the
-  training step.
-
-  Args:
-    config: learning rates.
+  g' = g + decay p,  u = -rate Adam(g'),  rate and decay of the leaf's group.
+  No rate is part of the compiled program, so that runs which differ in nothing
+  else share it, one after the other or side by side.
 
   Returns:
-    An optax transformation.
+    An optax transformation; `update` takes `rates`, see `Rates`.
   """
-  c = config
-  rates = {
-    'base': c.learning_rate,
-    'prompt': c.learning_rate * c.prompt_factor,
-    'feature_scale': c.feature_scale_lr,
-    'feature_bits': c.feature_bits_lr,
-    'message_scale': c.message_scale_lr,
-    'weight_scale': c.weight_scale_lr,
-    'bit_logits': c.bit_logits_lr,
-    'frozen': 0.0,
-  }
-  decays = {'base': c.weight_decay, 'prompt': c.prompt_weight_decay}
   # One Adam for all groups, whose moments are alike, on one vector: kernels
   # take as long to compile for a bias as for a matrix.
   moments: dict[Hashable, optax.GradientTransformation] = {
     'trained': optax.flatten(optax.scale_by_adam()),
     'frozen': optax.set_to_zero(),
   }
+  adam = optax.partition(moments, _trained)
 
-  def decayed(grads, params):
-    def add(grad, leaf, group):
-      decay = decays.get(group, 0)
-      return grad + decay * leaf if decay else grad
+  def update(grads, state, params, *, rates: Rates):
+    def decayed(grad, leaf, group):
+      return grad + rates.decay[group] * leaf if group in rates.decay else grad
 
-    return jax.tree.map(add, grads, params, param_groups(grads))
+    def scaled(step, group):
+      return -rates.learning[group] * step if group in rates.learning else step
 
-  def scaled(updates, params):
-    del params
-    scale = lambda update, group: -rates[group] * update
-    return jax.tree.map(scale, updates, param_groups(updates))
+    groups = param_groups(grads)
+    grads = jax.tree.map(decayed, grads, params, groups)
+    updates, state = adam.update(grads, state, params)
+    return jax.tree.map(scaled, updates, groups), state
 
-  return optax.chain(
-    optax.stateless(decayed),
-    optax.partition(moments, _trained),
-    optax.stateless(scaled),
-  )
+  return optax.GradientTransformationExtraArgs(adam.init, update)  # pyrefly: ignore
 
 
 def _trained(params: PyTree) -> PyTree:

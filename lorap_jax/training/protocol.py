@@ -11,6 +11,7 @@ from ml_collections import config_dict
 from lorap_jax.training import loop, settings, workdir
 
 _AVERAGED = ('test', 'valid', 'best_test')
+_SCHEDULE = ('schedule', 'warmup', 'step_epochs', 'finetune_lr')
 
 
 def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -31,33 +32,95 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: see `loop.train_and_evaluate`; seeds or folds below 1, or fewer
       than those of the report that the folder has.
+    NonFiniteError: a member diverged; the others of its fold are finished.
     Interrupted: a signal came; the same call goes on.
   """
-  for name in ('seeds', 'folds'):
-    if config[name] < 1:
-      raise ValueError(f'config: `{name}` must be at least 1: {config[name]}')
-  if config.seeds == config.folds == 1:
-    return run_phases([(config, folder)])[0]
-  plain = settings.from_config(config).config
-  workdir.claim_group(folder, plain)
-  seeds = [config.seed + s for s in range(config.seeds)]
-  by_fold = []
-  for fold in range(config.data.fold, config.data.fold + config.folds):
-    logging.info('Fold %d, seeds %d to %d', fold, seeds[0], seeds[-1])
-    members = []
-    for seed in seeds:
-      own = {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
-      place = folder / f'seed_{seed}_fold_{fold}'
-      members.append((_changed(config, own), place))
-    by_fold.append(run_phases(members))
-  of_seeds = zip(*by_fold, strict=True)
-  report = summarize([r for folds in of_seeds for r in folds], plain)
-  workdir.write_json(folder / workdir.REPORT, report)
-  return report
+  return run_together([(config, folder)])[0]
+
+
+def run_together(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
+  """As `run`, for configurations of one kind, see `kind`.
+
+  Args:
+    members: configuration and work folder of each.
+
+  Returns:
+    The reports.
+
+  Raises:
+    See `run`.
+  """
+  for config, folder in members:
+    for name in ('seeds', 'folds'):
+      if config[name] < 1:
+        raise ValueError(f'config: `{name}` must be at least 1: {config[name]}')
+    if not _alone(config):
+      workdir.claim_group(folder, settings.from_config(config).config)
+  first, _ = members[0]
+  found = []
+  for number in range(first.folds):
+    if not _alone(first):
+      logging.info('Fold %d', first.data.fold + number)
+    # Of all configurations, so that their programs are shared.
+    of_fold = [own for member in members for own in _seeds(*member, number)]
+    found.append(run_phases(of_fold))
+  reports = []
+  for i, (config, folder) in enumerate(members):
+    place = slice(i * config.seeds, (i + 1) * config.seeds)
+    of_seeds = zip(*(of_fold[place] for of_fold in found), strict=True)
+    own = [report for folds in of_seeds for report in folds]
+    if _alone(config):
+      reports += own
+      continue
+    plain = settings.from_config(config).config
+    reports.append(summarize(own, plain))
+    workdir.write_json(folder / workdir.REPORT, reports[-1])
+  return reports
+
+
+def kind(config: config_dict.ConfigDict) -> str:
+  """What configurations of `run_together` have in common.
+
+  All but the seed, the optimizer's rates and the schedule, which are numbers
+  that a compiled program reads.
+
+  Args:
+    config: as `configs.default`.
+
+  Returns:
+    A key.
+  """
+  values = config.to_dict()
+  del values['seed'], values['optim']
+  train = {k: v for k, v in values['train'].items() if k not in _SCHEDULE}
+  return repr({**values, 'train': train})
+
+
+def _alone(config: config_dict.ConfigDict) -> bool:
+  """The work folder is that of the one run."""
+  return config.seeds == config.folds == 1
+
+
+def _seeds(
+  config: config_dict.ConfigDict, folder: pathlib.Path, number: int
+) -> list[loop.Member]:
+  """Configuration and folder of the seeds of a fold, given by its number."""
+  if _alone(config):
+    return [(config, folder)]
+  fold = config.data.fold + number
+  return [
+    (
+      _changed(
+        config, {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
+      ),
+      folder / f'seed_{seed}_fold_{fold}',
+    )
+    for seed in range(config.seed, config.seed + config.seeds)
+  ]
 
 
 def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
-  """Runs the phases of members that differ in their seed.
+  """Runs the phases of members that differ in seed, rates and schedule.
 
   MixQ searches bit-widths first (in `search`), trains the same network in full
   precision if `train.pretrain_epochs` is not 0 (in `pretrain`), and then
@@ -73,30 +136,36 @@ def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
   config, _ = members[0]
   if config.scheme.name != 'mixq' or config.scheme.assignment is not None:
     return loop.train_members(members)
-  for config, folder in members:
+  for own, folder in members:
     if not (folder / 'search').is_dir():
       # Before the search, not after it: the folder may be another run's.
-      workdir.claim(folder, settings.from_config(config).config)
+      workdir.claim(folder, settings.from_config(own).config)
   logging.info('MixQ, first phase: search')
   found = _run_phase(
     members, 'search', 'mixq_search', config.train.search_epochs
   )
-  last: dict[str, Any] = {}
   if config.train.pretrain_epochs:
     logging.info('MixQ: full precision')
     _run_phase(members, 'pretrain', 'fp32', config.train.pretrain_epochs)
-    # By its place in the folder, which may move.
-    last['train.init_from'] = 'pretrain'
-    last['optim.learning_rate'] = config.train.finetune_lr
-    last['optim.weight_decay'] = 0.0
   logging.info('MixQ, second phase: the bit-widths found')
-  assignments = [{'scheme.assignment': r['assignment']} for r in found]
   return loop.train_members(
     [
-      (_changed(own, last | assignment), folder)
-      for (own, folder), assignment in zip(members, assignments, strict=True)
+      (_second_phase(own, report['assignment']), folder)
+      for (own, folder), report in zip(members, found, strict=True)
     ]
   )
+
+
+def _second_phase(
+  config: config_dict.ConfigDict, assignment: dict[str, int]
+) -> config_dict.ConfigDict:
+  changes: dict[str, Any] = {'scheme.assignment': assignment}
+  if config.train.pretrain_epochs:
+    # By its place in the folder, which may move.
+    changes['train.init_from'] = 'pretrain'
+    changes['optim.learning_rate'] = config.train.finetune_lr
+    changes['optim.weight_decay'] = 0.0
+  return _changed(config, changes)
 
 
 def _run_phase(

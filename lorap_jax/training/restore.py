@@ -71,7 +71,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   )
   abstract = jax.eval_shape(
     lambda: state.init_state(
-      model, create_optimizer(chosen.optimizer), batch, jax.random.key(0)
+      model, create_optimizer(), batch, jax.random.key(0)
     )
   )
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)

@@ -82,7 +82,7 @@ class Run:
     )
     self.state = state_lib.init_state(
       self.model,
-      create_optimizer(self.settings.optimizer),
+      create_optimizer(),
       first,
       jax.random.key(self.settings.config['seed']),
       weights=self._weights(),

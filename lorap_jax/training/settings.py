@@ -42,7 +42,7 @@ class TrainConfig:
     search_epochs: of MixQ's first phase; None for `epochs`.
     pretrain_epochs: in full precision before its second; 0 for none.
     finetune_lr: learning rate of the second phase after them.
-    together: seeds that train in one program, where one graph is the data.
+    together: runs that train in one program, where one graph is the data.
     aggregation: how sums over neighbours run, see `graphs.layout`.
   """
 

@@ -13,7 +13,7 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array
 from lorap_jax.nn import prompts, schemes, telemetry
 from lorap_jax.training import accounting
-from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
+from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
 from lorap_jax.training.tasks import Task
 
@@ -47,7 +47,7 @@ class StepMetrics(NamedTuple):
 
 
 Step = Callable[
-  [TrainState, graphs.Batch, Array], tuple[TrainState, StepMetrics]
+  [TrainState, graphs.Batch, Rates], tuple[TrainState, StepMetrics]
 ]
 
 
@@ -55,7 +55,6 @@ def train_step(
   model: nn.Module,
   scheme: schemes.Scheme,
   task: Task,
-  optimizer: optax.GradientTransformation,
 ) -> Step:
   """One training step as a pure function.
 
@@ -63,12 +62,11 @@ def train_step(
     model: Linen module called as `model(graph, layout=..., train=...)`.
     scheme: for its penalty.
     task: for its loss.
-    optimizer: optax transformation.
 
   Returns:
-    step(state, batch, factor) -> (state, metrics), where `factor` is a
-    float32 array that multiplies all updates.
+    step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
   """
+  optimizer = create_optimizer()
   collections = [
     'batch_stats',
     'quant_stats',
@@ -95,12 +93,13 @@ def train_step(
     loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local
     return loss, (new, sums, memory)
 
-  def step(state, batch, factor):
+  def step(state, batch, rates):
     (loss, (new, sums, memory)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params, state, batch)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: factor * u, updates)
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params, rates=rates
+    )
     bits, elements = accounting.mean_bits(
       new.get(telemetry.COLLECTION, {}), scheme.stored
     )
@@ -141,23 +140,21 @@ def make_train_step(
   model: nn.Module,
   scheme: schemes.Scheme,
   task: Task,
-  config: OptimizerConfig,
 ) -> Step:
   """The jitted training step; the old state is donated.
 
-  Equal arguments give the same program, so that seeds and folds share one.
+  Equal arguments give the same program, so that seeds, folds and rates share
+  one.
 
   Args:
     model: see `train_step`.
     scheme: see `train_step`.
     task: see `train_step`.
-    config: of the optimizer.
 
   Returns:
     See `train_step`.
   """
-  step = train_step(model, scheme, task, create_optimizer(config))
-  return jax.jit(step, donate_argnums=0)
+  return jax.jit(train_step(model, scheme, task), donate_argnums=0)
 
 
 @functools.lru_cache(NUM_PROGRAMS)

@@ -215,9 +215,7 @@ def measure(batch, **changes):
   """The summary of one batch under the initial state of a model."""
   chosen = settings.from_config(tiny_run.config(**changes))
   model = chosen.model(3)
-  first = state.init_state(
-    model, create_optimizer(chosen.optimizer), batch, jax.random.key(0)
-  )
+  first = state.init_state(model, create_optimizer(), batch, jax.random.key(0))
   sums, fixed = steps.make_cost_step(model)(first.variables(), batch)
   count = int(np.sum(jraph.get_graph_padding_mask(batch.graph)))
   return accounting.summarize(

@@ -13,7 +13,7 @@ from lorap_jax.training.optimizer import (
   param_groups,
 )
 
-RATES = OptimizerConfig(
+CONFIG = OptimizerConfig(
   learning_rate=0.1,
   weight_decay=0.05,
   prompt_factor=3.0,
@@ -59,22 +59,22 @@ def nested(path, leaf):
 
 @pytest.mark.parametrize('path, group, rate, decay', TABLE, ids=IDS)
 def test_two_steps_of_adam(path, group, rate, decay):
-  """Against Adam written out; L2 is added to the gradient."""
+  """Against Adam written out, half-way down the schedule; L2 is added."""
   del group
   p = np.array([2.0, -3.0, 0.5])
   grads = [np.array([-0.05, 0.4, 1e-3]), np.array([0.2, 0.1, -1e-3])]
-  optimizer = create_optimizer(RATES)
+  optimizer, rates = create_optimizer(), CONFIG.rates(0.5)
   params = nested(path, jnp.asarray(p, jnp.float32))
   state = optimizer.init(params)
   m = v = np.zeros(3)
   for t, grad in enumerate(grads, start=1):
     given = nested(path, jnp.asarray(grad, jnp.float32))
-    updates, state = optimizer.update(given, state, params)
+    updates, state = optimizer.update(given, state, params, rates=rates)
     params = jax.tree.map(jnp.add, params, updates)
     g = grad + decay * p
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
     unbiased = m / (1 - 0.9**t), v / (1 - 0.999**t)
-    p = p - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+    p = p - 0.5 * rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
     # float32 rounds 1 - 0.999**t.
     np.testing.assert_allclose(jax.tree.leaves(params)[1], p, atol=1e-5)
   if rate == 0:  # Frozen: not by a hair.

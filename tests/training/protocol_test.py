@@ -227,3 +227,54 @@ def test_together_may_change(tmp_path):
   first = protocol.run(tiny_run.node_config(seeds=2), tmp_path)
   again = tiny_run.node_config(seeds=2, train__together=1)
   assert protocol.run(again, tmp_path)['members'] == first['members']
+
+
+class TestKind:
+  @pytest.mark.parametrize(
+    'changes',
+    [
+      {'seed': 5},
+      {'optim__prompt_factor': 0.1},
+      {'optim__learning_rate': 0.5, 'train__schedule': 'constant'},
+      {'train__warmup': 0.2, 'train__step_epochs': 3},
+    ],
+    ids=str,
+  )
+  def test_numbers_that_a_program_reads(self, changes):
+    config = tiny_run.node_config()
+    other = tiny_run.node_config(**changes)
+    assert protocol.kind(other) == protocol.kind(config)
+
+  @pytest.mark.parametrize(
+    'changes',
+    [
+      {'seeds': 3},
+      {'prompt__name': 'lorap'},
+      {'prompt__rank': 2},
+      {'scheme__bits': 3},
+      {'train__epochs': 5},
+      {'train__selection': 'last'},
+      {'data__fold': 1},
+    ],
+    ids=str,
+  )
+  def test_all_else_is_another(self, changes):
+    config = tiny_run.node_config()
+    other = tiny_run.node_config(**changes)
+    assert protocol.kind(other) != protocol.kind(config)
+
+
+def test_groups_together_are_as_alone(tmp_path):
+  given = [
+    (tiny_run.node_config(**GROUP, optim__learning_rate=rate), tmp_path / name)
+    for name, rate in (('slow', 0.01), ('fast', 0.1))
+  ]
+  reports = protocol.run_together(given)
+  for (config, place), report in zip(given, reports, strict=True):
+    assert read(place) == plain(report)
+    other = protocol.run(config, tmp_path / 'alone' / place.name)
+    for name in ('seed', 'fold', 'test', 'valid', 'epoch'):
+      assert [m[name] for m in report['members']] == [
+        m[name] for m in other['members']
+      ]
+  assert reports[0]['members'] != reports[1]['members']

@@ -16,7 +16,7 @@ def first_state(weights=None, *, seed=0, cell='gin,fp32,none'):
   config = tiny_run.node_config(cell, model__mlp_norm='each')
   chosen = settings.from_config(config)
   whole = pipeline.WholeGraph(tiny_run.node_data(), 'train', layout=False)
-  adam = optimizer.create_optimizer(chosen.optimizer)
+  adam = optimizer.create_optimizer()
   return state.init_state(
     chosen.model(3),
     adam,

@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
@@ -14,7 +13,7 @@ def stepped(request):
   with tiny_run.programs(**changes) as (state, batch, train, evaluate):
     states, metrics = [jax.device_get(state.variables())], []
     for _ in range(2):
-      state, found = train(state, batch, jnp.float32(1))
+      state, found = train(state, batch, tiny_run.rates())
       states.append(jax.device_get(state.variables()))
       metrics.append(found)
     sums = [evaluate(jax.device_put(s), batch) for s in states]
@@ -59,7 +58,7 @@ def test_statistics_move_and_frozen_bits_do_not(stepped):
 def test_factor_zero_moves_no_parameter():
   with tiny_run.programs(**FP32) as (state, batch, train, _):
     before = jax.device_get(state.params)
-    state, _ = train(state, batch, jnp.float32(0))
+    state, _ = train(state, batch, tiny_run.rates(0.0))
   for a, b in zip(
     jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True
   ):
@@ -69,7 +68,7 @@ def test_factor_zero_moves_no_parameter():
 def test_penalty_enters_the_loss():
   changes = {'scheme__memory_target': 0.0, 'scheme__memory_weight': 100.0}
   with tiny_run.programs(**changes) as (state, batch, train, _):
-    _, found = train(state, batch, jnp.float32(1))
+    _, found = train(state, batch, tiny_run.rates())
   penalty = 100 * float(found.memory) ** 2
   assert penalty > 0.1
   mean = float(found.task_loss) / 16

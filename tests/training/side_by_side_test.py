@@ -1,4 +1,4 @@
-"""Seeds that train side by side, each as if it were alone."""
+"""Seeds and rates that train side by side, each as if it were alone."""
 
 import types
 
@@ -14,8 +14,8 @@ from lorap_jax.training import (
   checkpointing,
   full_batch,
   loop,
-  many_seeds,
   settings,
+  side_by_side,
 )
 from lorap_jax.training.run import Interrupted, NonFiniteError, Run
 
@@ -108,7 +108,7 @@ def test_each_seed_is_as_if_alone(trained):
 def test_time_is_shared(monkeypatch, tmp_path):
   ticks = iter(range(0, 10**6, 12))
   clock = types.SimpleNamespace(monotonic=lambda: float(next(ticks)))
-  monkeypatch.setattr(many_seeds, 'time', clock)
+  monkeypatch.setattr(side_by_side, 'time', clock)
   loop.train_members(members(tmp_path))
   for _, folder in members(tmp_path):
     # 12 seconds of two epochs of three seeds.
@@ -139,7 +139,7 @@ class TestGroups:
       runs[-1].close()
     return [
       [run.settings.config['seed'] for run in group]
-      for group in many_seeds.groups(runs)
+      for group in side_by_side.groups(runs)
     ]
 
   def test_the_furthest_are_the_first(self, tmp_path):
@@ -147,6 +147,37 @@ class TestGroups:
 
   def test_all_at_one_place(self, tmp_path):
     assert self.groups(tmp_path, (0, 0)) == [[0, 1]]
+
+
+RATES = {
+  'plain': {},
+  'fast prompts': {'optim__prompt_factor': 20.0},
+  'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
+  'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
+  'warm': {'train__warmup': 0.5, 'optim__feature_scale_lr': 0.1},
+  'seed': {'seed': 1},
+}
+
+
+def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
+  full_batch.make_epochs.cache_clear()
+  found = sizes(monkeypatch)
+  cell = CELLS['a2q_node']
+  given = [
+    (config_of(**{'seed': 0, 'cell': cell, **changes}), tmp_path / name)
+    for name, changes in RATES.items()
+  ]
+  reports = loop.train_members(given)
+  assert found == [len(RATES)] * 3
+  assert full_batch.make_epochs.cache_info().misses == 1
+  for (config, place), report in zip(given, reports, strict=True):
+    alone = tmp_path / 'alone' / place.name
+    other = loop.train_and_evaluate(config, alone)
+    assert_same_run(place, alone, (report, other))
+  losses = {metrics(place)[-1]['valid_loss'] for _, place in given}
+  assert len(losses) == len(RATES)
+  # One for all of them together, one for each alone.
+  assert full_batch.make_epochs.cache_info().misses == 2
 
 
 def sizes(monkeypatch):
@@ -172,7 +203,7 @@ def test_at_most_so_many(tmp_path, monkeypatch, together, expected):
 
 def test_graphs_run_one_after_the_other(tmp_path, monkeypatch):
   tiny_run.feed(monkeypatch)
-  monkeypatch.delattr(many_seeds, 'train')
+  monkeypatch.delattr(side_by_side, 'train')
   started = tiny_run.starts(monkeypatch)
   changes = {'scheme__name': 'fp32', 'train__subset_epochs': 1}
   loop.train_members(
@@ -249,29 +280,78 @@ class TestDivergence:
 
     monkeypatch.setattr(Run, 'restore', damage)
 
-  def test_names_the_seed_and_saves_the_others(self, tmp_path, damaged):
+  def test_names_the_run_and_finishes_the_others(self, tmp_path, damaged):
     given = members(tmp_path)
     with pytest.raises(NonFiniteError) as caught:
       loop.train_members(given)
     text = str(caught.value)
-    assert text.startswith('seed 1: loss nan at step 0 (epoch 1);')
-    assert '2 of the 3 seeds are saved' in text and '\n' not in text
-    for i in (0, 2):
-      assert int(saved(given[i][1], 'latest')['step']) == 2
-      assert len(metrics(given[i][1])) == 2
-    assert not (given[1][1] / 'checkpoints' / 'latest').exists()
-
-  def test_others_are_finished_by_the_same_command(self, tmp_path, damaged):
-    given = members(tmp_path)
-    for _ in range(2):
-      with pytest.raises(NonFiniteError):
-        loop.train_members(given)
+    assert text.startswith(
+      '1 of 3 runs diverged, the others are finished; seed_1_fold_0: loss nan '
+      'at step 0 (epoch 1);'
+    )
+    assert '\n' not in text
     done = [(place / 'report.json').exists() for _, place in given]
     assert done == [True, False, True]
+    assert not (given[1][1] / 'checkpoints' / 'latest').exists()
     expected = members(tmp_path / 'alone', (0, 2))
     for (_, place), member in zip(given[::2], expected, strict=True):
       report = loop.train_and_evaluate(*member)
       assert_same_run(place, member[1], (read(place), report))
+
+  def test_same_command_runs_it_alone(self, tmp_path, monkeypatch, damaged):
+    given = members(tmp_path)
+    with pytest.raises(NonFiniteError):
+      loop.train_members(given)
+    started = tiny_run.starts(monkeypatch)
+    with pytest.raises(NonFiniteError, match='^1 of 3 runs diverged'):
+      loop.train_members(given)
+    assert list(started) == ['seed_1_fold_0']
+
+  def test_later_than_the_first_dispatch(self, tmp_path, monkeypatch):
+    file = full_batch.FullBatchRun.file
+
+    def damage(run, records, seconds):
+      if run.settings.config['seed'] == 1 and run.progress.epoch == 2:
+        records = {**records, 'loss': records['loss'] * np.nan}
+      file(run, records, seconds)
+
+    monkeypatch.setattr(full_batch.FullBatchRun, 'file', damage)
+    found = sizes(monkeypatch)
+    given = members(tmp_path)
+    with pytest.raises(NonFiniteError, match='^1 of 3 .* seed_1_fold_0: .*at'):
+      loop.train_members(given)
+    assert found == [3] * 3
+    assert [len(metrics(place)) for _, place in given] == [6, 2, 6]
+
+  def test_all(self, tmp_path):
+    given = members(tmp_path, optim__learning_rate=1e38)
+    with pytest.raises(NonFiniteError, match='^3 of 3 runs diverged'):
+      loop.train_members(given)
+
+  def test_one_that_is_too_fast(self, tmp_path, monkeypatch):
+    given = [
+      (config_of(0, optim__learning_rate=rate), tmp_path / str(rate))
+      for rate in (0.01, 1e38, 0.02)
+    ]
+    found = sizes(monkeypatch)
+    with pytest.raises(NonFiniteError, match='^1 of 3 .*; 1e[+]38: loss .* at'):
+      loop.train_members(given)
+    assert found == [3] * 3
+    for config, place in given[::2]:
+      alone = tmp_path / 'alone' / place.name
+      report = loop.train_and_evaluate(config, alone)
+      assert_same_run(place, alone, (read(place), report))
+
+  def test_graphs_after_it_are_run(self, tmp_path, monkeypatch):
+    tiny_run.feed(monkeypatch)
+    changes = {'scheme__name': 'fp32', 'train__subset_epochs': 1}
+    given = [
+      (tiny_run.config(**changes, optim__learning_rate=rate), tmp_path / name)
+      for name, rate in (('fast', 1e38), ('slow', 0.01))
+    ]
+    with pytest.raises(NonFiniteError, match='^1 of 2 .*; fast: loss'):
+      loop.train_members(given)
+    assert (tmp_path / 'slow' / 'report.json').exists()
 
   def test_one_alone_has_the_plain_message(self, tmp_path, damaged):
     with pytest.raises(NonFiniteError, match='^loss nan at step 0'):
@@ -279,21 +359,21 @@ class TestDivergence:
 
 
 def test_data_is_held_once(tmp_path, monkeypatch):
-  held, train = [], many_seeds.train
+  held, train = [], side_by_side.train
 
   def look(runs, stopped):
     held.extend(id(run.batch) for run in runs)
-    train(runs, stopped)
+    return train(runs, stopped)
 
-  monkeypatch.setattr(many_seeds, 'train', look)
+  monkeypatch.setattr(side_by_side, 'train', look)
   loop.train_members(members(tmp_path))
   assert len(held) == 3 and len(set(held)) == 1
 
 
 def test_stacked_and_taken_apart():
   trees = [(jnp.arange(3) + i, jax.random.key(i)) for i in range(2)]
-  joined = many_seeds._join(trees)
+  joined = side_by_side._join(trees)
   for i, (numbers, key) in enumerate(trees):
-    found = many_seeds._part(joined, i, 2)
+    found = side_by_side._part(joined, i, 2)
     np.testing.assert_array_equal(found[0], numbers)
     assert found[1].dtype == key.dtype and (found[1] == key).all()

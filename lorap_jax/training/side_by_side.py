@@ -1,4 +1,4 @@
-"""Runs that differ in their seed, trained side by side in one program."""
+"""Runs that differ in numbers only, trained in one program."""
 
 import contextlib
 import time
@@ -23,16 +23,19 @@ def groups(runs: Sequence[Any]) -> list[list[Any]]:
     runs: `full_batch.FullBatchRun`s on the same data, restored.
 
   Returns:
-    Runs of one program at the same epoch, the furthest first: what is nearly
-    done does not wait for a run that starts again.
+    Runs of one program and length at the same epoch, the furthest first: what
+    is nearly done does not wait for a run that starts again.
   """
   found: dict[Any, list[Any]] = {}
   for run in runs:
-    found.setdefault((run.recipe, run.progress.epoch), []).append(run)
+    key = run.recipe, run.epochs, run.progress.epoch
+    found.setdefault(key, []).append(run)
   return sorted(found.values(), key=lambda group: -group[0].progress.epoch)
 
 
-def train(runs: Sequence[Any], stopped: Callable[[], bool]) -> None:
+def train(
+  runs: Sequence[Any], stopped: Callable[[], bool]
+) -> dict[Any, NonFiniteError]:
   """Trains the epochs that are left, of all runs in each dispatch.
 
   Each run files its records and saves its checkpoints as if it were alone. The
@@ -40,67 +43,67 @@ def train(runs: Sequence[Any], stopped: Callable[[], bool]) -> None:
   the number of runs.
 
   Args:
-    runs: one of `groups`. A single one trains in its own program; of several
-      the states are stacked, and data and learning rate are shared.
+    runs: one of `groups`: other seeds, learning rates, weight decays or
+      schedules. A single one trains in its own program; of several the states
+      and rates are stacked, and the data is shared.
     stopped: callable, True once a signal asked to stop.
+
+  Returns:
+    The runs that diverged, with their errors. The others do not wait for them.
 
   Raises:
     Interrupted: after saving all.
-    NonFiniteError: one diverged, after saving the others.
   """
-  first = runs[0]
-  if first.progress.epoch >= first.epochs:
-    return
-  program, inputs = first.program(len(runs)), first.inputs()
+  errors: dict[Any, NonFiniteError] = {}
+  lead, count = runs[0], len(runs)
+  if lead.progress.epoch >= lead.epochs:
+    return errors
+  program, inputs = lead.program(count), lead.inputs()
   carry = _join([run.carry() for run in runs])
-  size = first.dispatch_size(len(runs))
-  display = writers.create_display(first.epochs)
+  size = lead.dispatch_size(count)
+  display = writers.create_display(lead.epochs)
   saved = time.monotonic()
   with contextlib.closing(display):
-    while first.progress.epoch < first.epochs:
-      started, factors = time.monotonic(), first.factors(size)
-      carry, records = program(carry, *inputs, factors)
+    for first in range(lead.progress.epoch, lead.epochs, size):
+      started = time.monotonic()
+      rates = _join([run.rates(first, size) for run in runs])
+      carry, records = program(carry, *inputs, rates)
       records = jax.device_get(records)
-      seconds = (time.monotonic() - started) / len(factors) / len(runs)
-      _file(runs, records, seconds, carry)
-      display.step(first.shown(_mean_record(runs)), first.progress.epoch)
-      done = first.progress.epoch >= first.epochs
+      seconds = (time.monotonic() - started) / size / count
+      _file(runs, records, seconds, errors)
+      # Those that have diverged stay in the program, which has their shape.
+      going = [run for run in runs if run not in errors]
+      if not going:
+        return errors
+      mean = _mean_record(going)
+      display.step(going[0].shown(mean), first + size)
       stop = stopped()  # Asked once: what is interrupted has been saved.
-      since = time.monotonic() - saved
-      if done or stop or since > _SAVE_SECONDS * len(runs):
-        for i, run in enumerate(runs):
-          run.save(_part(carry, i, len(runs)))
+      due = time.monotonic() - saved > _SAVE_SECONDS * count
+      if due or stop or first + size == lead.epochs:
+        for run in going:
+          run.save(_part(carry, runs.index(run), count))
         saved = time.monotonic()
       if stop:
         raise Interrupted
-    display.epoch(
-      report.epoch_line(first.task, _mean_record(runs), first.epochs)
-    )
+      if first + size == lead.epochs:
+        display.epoch(report.epoch_line(lead.task, mean, lead.epochs))
+  return errors
 
 
 def _file(
-  runs: Sequence[Any], records: PyTree, seconds: float, carry: PyTree
+  runs: Sequence[Any],
+  records: PyTree,
+  seconds: float,
+  errors: dict[Any, NonFiniteError],
 ) -> None:
-  """Files a dispatch; saves those that did not diverge if one did."""
-  errors = {}
+  """Files a dispatch; adds those that diverge in it to the errors."""
   for i, run in enumerate(runs):
+    if run in errors:
+      continue
     try:
       run.file(_part(records, i, len(runs)), seconds)
     except NonFiniteError as error:
-      errors[i] = error
-  if not errors:
-    return
-  for i, run in enumerate(runs):
-    if i not in errors:
-      run.save(_part(carry, i, len(runs)))
-  at, error = next(iter(errors.items()))
-  if len(runs) == 1:
-    raise error
-  seed = runs[at].settings.config['seed']
-  raise NonFiniteError(
-    f'seed {seed}: {error}; {len(runs) - len(errors)} of the {len(runs)} '
-    'seeds are saved, and the same command goes on with these first'
-  ) from error
+      errors[run] = error
 
 
 def _mean_record(runs: Sequence[Any]) -> dict[str, Any]:
