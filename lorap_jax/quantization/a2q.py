@@ -317,13 +317,13 @@ def _fake_quant(x, scale, bits, mask, rule):
 
 
 def _fake_quant_fwd(x, scale, bits, mask, rule):
-  return _fake_quant(x, scale, bits, mask, rule), (x, scale, bits, mask)
+  y = _fake_quant(x, scale, bits, mask, rule)
+  return y, (x, y, scale, bits, mask)
 
 
 def _fake_quant_bwd(rule, residuals, dy):
-  x, scale, bits, mask = residuals
+  x, y, scale, bits, mask = residuals
   parts = _parts(x, scale, bits, rule)
-  x_hat = parts.codes * parts.scale
   clipped = ~(jnp.abs(x) <= parts.threshold)
   dx = dy
   if rule.clip_input_grad:
@@ -331,7 +331,34 @@ def _fake_quant_bwd(rule, residuals, dy):
   elif rule.aliased_mask:
     live = (parts.ratio >= -parts.qmax) & (parts.ratio <= parts.qmax)
     dx = dy = jnp.where(live, dy, 0)
+  axes = tuple(i for i in (0, 1) if scale.shape[i] == 1)
+  corrected_task = rule.chain_sign and rule.scale_grad == 'task'
+  if corrected_task and rule.bits_grad == 'task' and axes == (1,):
+    ds, db = _row_sums(x, y, dy, clipped, parts)
+  else:
+    ds, db = _sums(x, dy, mask, clipped, parts, rule, axes)
+  if rule.chain_sign:
+    ds = jnp.where(scale < 0, -ds, ds)
+    db = jnp.where(bits < 0, -db, db)
+  return dx, ds, db, None
 
+
+def _row_sums(x, y, dy, clipped, parts: _Parts):
+  """sum_j dy_j D_j of rows, without the arrays D_s and D_b.
+
+  On C D_s is x^ / s and D_b is x^ (qmax + 1) ln(2) / qmax; off C D_s is
+  (x^ - x) / s. What is summed exists already, or is the dx of the rule.
+  """
+  off = numerics.pass_where(~clipped, dy)
+  on_c = jnp.sum((dy - off) * y, 1, keepdims=True)
+  off_c = jnp.sum(off * (y - x), 1, keepdims=True)
+  ds = (on_c + off_c) / parts.scale
+  return ds, on_c * ((parts.qmax + 1) * _LN2 / parts.qmax)
+
+
+def _sums(x, dy, mask, clipped, parts: _Parts, rule: Rule, axes):
+  """The sums of all other rules and shapes, before the signs of s and b."""
+  x_hat = parts.codes * parts.scale
   # As a comparison, because x_hat - x may be contracted to one fused
   # multiply-add, whose sign is not that of the rounded difference.
   sign_of = {'x': jnp.sign(x), 'ratio': jnp.sign(parts.ratio)}
@@ -341,8 +368,6 @@ def _fake_quant_bwd(rule, residuals, dy):
   )
   slope = (parts.qmax + 1) * _LN2 * parts.scale
   d_bits = jnp.where(clipped, sign_of[rule.bits_sign] * slope, 0)
-
-  axes = tuple(i for i in (0, 1) if scale.shape[i] == 1)
   weights = mask.astype(x.dtype).T
 
   def reduce(kind, derivative):
@@ -356,12 +381,7 @@ def _fake_quant_bwd(rule, residuals, dy):
     rows = jnp.maximum(jnp.sum(weights), 1) if 0 in axes else 1
     return total / (rows * (x.shape[1] if 1 in axes else 1))
 
-  ds = reduce(rule.scale_grad, d_scale)
-  db = reduce(rule.bits_grad, d_bits)
-  if rule.chain_sign:
-    ds = jnp.where(scale < 0, -ds, ds)
-    db = jnp.where(bits < 0, -db, db)
-  return dx, ds, db, None
+  return reduce(rule.scale_grad, d_scale), reduce(rule.bits_grad, d_bits)
 
 
 _fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)
