@@ -128,6 +128,19 @@ def test_hub_of_50000(kind, weighted):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_a_value_without_number_stays_in_its_column(kind):
+  graph = cases()['random']
+  nodes = np.array(graph.nodes)
+  nodes[0, 0] = np.nan
+  out = graphs.aggregate(jnp.asarray(nodes), graph, layout_of(graph, 12, kind))
+  matrix = adjacency(graph, 12)
+  assert matrix[:, 0].any()
+  np.testing.assert_array_equal(np.isnan(out[:, 0]), matrix[:, 0] > 0)
+  expected = matrix @ graph.nodes
+  np.testing.assert_allclose(out[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_permutation_equivariance(kind):
   graph = cases()['random']
   order = np.random.default_rng(4).permutation(12)
