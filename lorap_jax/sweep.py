@@ -15,7 +15,6 @@ is finished is not run again. The table of `lorap_jax.report` ends the sweep.
 
 import argparse
 import ast
-import contextlib
 import importlib.util
 import itertools
 import pathlib
@@ -29,10 +28,8 @@ from ml_collections import config_dict
 
 from lorap_jax import report
 from lorap_jax._huge_pages import restart_with_huge_pages
-from lorap_jax.training import compile_cache, protocol
+from lorap_jax.training import compile_cache, loop, protocol
 from lorap_jax.training.run import Interrupted
-
-Run = tuple[str, config_dict.ConfigDict, pathlib.Path]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,41 +53,56 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = parser.parse_args(argv)
   try:
     runs = list(expand(arguments.config, arguments.fields))
+    _check_names([name for name, _ in runs])
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  kinds: dict[str, list[Run]] = {}
-  for name, config in runs:
-    member = name, config, (arguments.out / name).absolute()
-    kinds.setdefault(protocol.kind(config), []).append(member)
-  failed, done = [], 0
-  for members in kinds.values():
-    done += len(members)
-    logging.info('[%d/%d] %s', done, len(runs), members[-1][0])
+  failed, done = 0, 0
+  for batch in _batches(runs, arguments.out.absolute()):
+    names = ', '.join(folder.name for _, folder in batch)
+    logging.info('[%d-%d/%d] %s', done + 1, done + len(batch), len(runs), names)
+    done += len(batch)
     try:
-      failed += _run_kind(members)
+      failed += _run_batch(batch)
     except (Interrupted, KeyboardInterrupt):
       print('Stopped; the same command goes on.', file=sys.stderr)
       return 130
-  if len(failed) < len(runs):
+  if failed < len(runs):
     report.main([str(arguments.out)])
   return 1 if failed else 0
 
 
-def _run_kind(runs: Sequence[Run]) -> list[str]:
-  """Runs what can train together; returns the names of those that failed."""
-  if len(runs) > 1:
-    # One that fails is found again below, and the others are not held up.
-    with contextlib.suppress(ValueError, OSError):
-      protocol.run_together([(config, folder) for _, config, folder in runs])
-      return []
-  failed = []
-  for name, config, folder in runs:
-    try:
-      protocol.run(config, folder)
-    except (ValueError, OSError) as error:
-      print(f'error: {name}: {error}', file=sys.stderr)
-      failed.append(name)
+def _batches(
+  runs: Sequence[tuple[str, config_dict.ConfigDict]], out: pathlib.Path
+) -> list[list[loop.Member]]:
+  """Sorts runs into those that train together, on one graph."""
+  batches: dict[Any, list[loop.Member]] = {}
+  for name, config in runs:
+    # Batches of graphs run one after the other.
+    key = protocol.kind(config) if config.model.pool == 'none' else name
+    batches.setdefault(key, []).append((config, out / name))
+  # No more than train in one program, so that reports do not wait for others.
+  split = []
+  for batch in batches.values():
+    first, _ = batch[0]
+    size = max(first.train.together // max(first.seeds, 1), 1)
+    split += [batch[i : i + size] for i in range(0, len(batch), size)]
+  return split
+
+
+def _run_batch(batch: Sequence[loop.Member]) -> int:
+  """Runs what trains together; says which failed, and returns how many."""
+  try:
+    outcomes: list[Any] = protocol.run_together(batch)
+  except (ValueError, OSError) as error:
+    if len(batch) > 1:  # The others are not held up by one.
+      return sum(_run_batch([member]) for member in batch)
+    outcomes = [error]
+  failed = 0
+  for (_, folder), outcome in zip(batch, outcomes, strict=True):
+    if isinstance(outcome, Exception):
+      print(f'error: {folder.name}: {outcome}', file=sys.stderr)
+      failed += 1
   return failed
 
 
@@ -119,6 +131,15 @@ def expand(
         if len(values) > 1:
           names.append(f'{path.rsplit(".", 1)[-1]}={value}')
       yield '_'.join(names), config
+
+
+def _check_names(names: Sequence[str]) -> None:
+  for name in names:
+    if names.count(name) > 1:
+      raise ValueError(
+        f'two runs would have the folder {name!r}; give every choice once, and '
+        'configuration files of one name in sweeps of their own'
+      )
 
 
 def _axis(field: str) -> tuple[str, list[Any]]:

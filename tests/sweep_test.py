@@ -1,4 +1,4 @@
-"""Many cells one after the other."""
+"""Many cells from one command."""
 
 import textwrap
 
@@ -123,6 +123,11 @@ MISTAKES = {
   ),
   'unknown top field': ((CORA, 'seed_s=1'), 'config.seed_s: no such field'),
   'unknown group': ((CORA, 'optm.x=1'), 'config.optm.x: no such field'),
+  'a choice twice': ((CORA, 'seed=4|4'), "folder 'cora_seed=4'; give every"),
+  'files of one name': (
+    (CORA.replace('configs', '{configs,configs/../configs}'),),
+    "two runs would have the folder 'cora'",
+  ),
   'below a field': ((CORA, 'seed.x=1'), 'config.seed.x: no such field'),
   'wrong type': ((CORA, 'train.epochs=many'), 'config.train.epochs: '),
   'a group': ((CORA, 'train=3'), 'config.train: '),
@@ -169,6 +174,17 @@ class TestMain:
     assert (out / 'tiny_weight_decay=0.02' / 'report.json').exists()
     assert 'fp32' in captured.out
 
+  def test_reports_do_not_wait_for_all(self, out, template, monkeypatch):
+    fields = ['optim.prompt_factor=0.1|1|10', 'seeds=2', 'train.together=4']
+    with monkeypatch.context() as patch:
+      # Two of the rates train together, with two seeds each.
+      tiny_run.interrupt_after_dispatch(patch, 2)
+      assert sweep.main([str(out), template, *fields]) == 130
+    done = {path.parent.name for path in out.glob('*/report.json')}
+    assert done == {'tiny_prompt_factor=0.1', 'tiny_prompt_factor=1'}
+    assert sweep.main([str(out), template, *fields]) == 0
+    assert len(list(out.glob('*/report.json'))) == 3
+
   def test_no_table_if_all_fail(self, out, template, capsys):
     assert sweep.main([str(out), template, 'optim.weight_decay=-1.0']) == 1
     captured = capsys.readouterr()
@@ -189,10 +205,10 @@ class TestMain:
     assert len(list(out.glob('*/report.json'))) == 2
 
   def test_second_ctrl_c(self, out, template, monkeypatch):
-    def stop(config, folder):
+    def stop(members):
       raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocol, 'run', stop)
+    monkeypatch.setattr(protocol, 'run_together', stop)
     assert sweep.main([str(out), template]) == 130
 
   def test_prompt_rates_of_all_seeds_share_a_program(

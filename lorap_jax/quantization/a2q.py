@@ -34,7 +34,7 @@ forward and gradients:
 3. The clipped set uses |s| qmax. The published graph-level weight and message
    rules use s qmax with the signed s, so that a scale which turned negative
    marks every element as clipped.
-4. A scale of 0 is read as the smallest normal float instead of dividing by 0.
+4. A scale below 1e-20 is read as 1e-20 instead of dividing by 0.
 5. dx = 0 for clipped elements, which do not change x^. The published code means
    to mask them, but tests the already clipped ratio, so that its mask only ever
    acts at b^ = 0, and passes dx = dy, which has no bound for what moves x: a
@@ -65,6 +65,7 @@ from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
 _LN2 = 0.6931471805599453
+_MIN_SCALE = 1e-20  # Times a code and a gradient it is a number yet.
 
 Level = Literal['node', 'graph']
 Gradient = Literal['clipped', 'plain']
@@ -81,7 +82,8 @@ class Rule:
     max_bits: upper clamp on round(|b|), None for no clamp.
     clip_input_grad: dx = 0 on C; False passes dy through.
     signed_threshold: C compares |x| with s qmax, sign of s kept.
-    chain_sign: multiply ds by sign(s) and db by sign(b).
+    chain_sign: multiply ds by sign(s) and db by sign(b); with it the rest is
+      as corrected, too.
     aliased_mask: the mask of the published backward, which acts at b^ = 0
       only, and there zeroes dx and the dy inside the task sums alike.
     scale_sign: `x` or `ratio`, whose sign enters D_s on C. They differ at
@@ -236,7 +238,7 @@ def _parts(x: Array, scale: Array, bits: Array, rule: Rule) -> _Parts:
     qmax = numerics.computed_once(qmax)
   step = jnp.abs(scale)
   if rule.chain_sign:  # The published code divides by a scale of 0.
-    step = jnp.maximum(step, jnp.finfo(x.dtype).tiny)
+    step = jnp.maximum(step, _MIN_SCALE)
   threshold = qmax * (scale if rule.signed_threshold else step)
   # Two clips in this order, as published: they differ from one at qmax < 0.
   ratio = x / step
@@ -278,7 +280,7 @@ def fake_quant(
   """Puts x on the grid of the A2Q quantizer: x^ = |s| q.
 
   Args:
-    x: values [n, f].
+    x: finite values [n, f].
     scale: step sizes s, [n, 1] per row, [1, f] per column or [1, 1].
     bits: learned bit-widths b, the shape of scale.
     rule: from `a2q_rule`.
@@ -344,10 +346,10 @@ def _fake_quant_bwd(rule, residuals, dy):
 
 
 def _row_sums(x, y, dy, clipped, parts: _Parts):
-  """sum_j dy_j D_j of rows, without the arrays D_s and D_b.
+  """sum_j dy_j D_j of rows, without writing D_s and D_b out.
 
-  On C D_s is x^ / s and D_b is x^ (qmax + 1) ln(2) / qmax; off C D_s is
-  (x^ - x) / s. What is summed exists already, or is the dx of the rule.
+  s D_s is x^ on C and x^ - x off C, and D_b is x^ (qmax + 1) ln(2) / qmax on C.
+  dy off C is the dx of the rule, which exists.
   """
   off = numerics.pass_where(~clipped, dy)
   on_c = jnp.sum((dy - off) * y, 1, keepdims=True)

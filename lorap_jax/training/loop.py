@@ -14,9 +14,10 @@ from lorap_jax.data import NodeDataset
 from lorap_jax.training import report, settings, side_by_side, workdir
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
-from lorap_jax.training.run import NonFiniteError, Run
+from lorap_jax.training.run import Interrupted, NonFiniteError, Run
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
+Outcome = dict[str, Any] | NonFiniteError  # A report, or how it diverged.
 
 
 def train_and_evaluate(
@@ -43,12 +44,20 @@ def train_and_evaluate(
     NonFiniteError: training diverged.
     Interrupted: a signal came; the same call goes on from the checkpoint.
   """
-  return train_members([(config, pathlib.Path(folder))], data=data)[0]
+  (outcome,) = train_members([(config, pathlib.Path(folder))], data=data)
+  return report_of(outcome)
+
+
+def report_of(outcome: Outcome) -> dict[str, Any]:
+  """The report; raises the error of a run that diverged."""
+  if isinstance(outcome, NonFiniteError):
+    raise outcome
+  return outcome
 
 
 def train_members(
   members: Sequence[Member], *, data: settings.Data | None = None
-) -> list[dict[str, Any]]:
+) -> list[Outcome]:
   """Runs configurations on the same data.
 
   On one graph, up to `train.together` of those that differ in numbers only
@@ -60,22 +69,25 @@ def train_members(
     data: see `train_and_evaluate`; the same for all.
 
   Returns:
-    The reports.
+    The report of each, or the error of one that diverged: it does not stop the
+    others.
 
   Raises:
-    ValueError: see `train_and_evaluate`; all folders are looked at first.
-    NonFiniteError: one diverged; the others are finished.
+    ValueError: see `train_and_evaluate`, or two members of one folder; all
+      folders are looked at first.
     Interrupted: see `train_and_evaluate`.
   """
-  reports: dict[pathlib.Path, dict[str, Any]] = {}
-  errors: dict[pathlib.Path, NonFiniteError] = {}
+  outcomes: dict[pathlib.Path, Outcome] = {}
   left = []
   folders = [folder.absolute() for _, folder in members]
+  for folder in folders:
+    if folders.count(folder) > 1:
+      raise ValueError(f'{folder} is the work folder of two runs')
   for (config, _), folder in zip(members, folders, strict=True):
     chosen = settings.from_config(config)
     workdir.claim(folder, chosen.config)
     if (folder / workdir.REPORT).exists():
-      reports[folder] = _finished(folder)
+      outcomes[folder] = _finished(folder)
     else:
       left.append((chosen, folder))
   if left:
@@ -84,21 +96,19 @@ def train_members(
     data = data or first.load_data()
     size = first.train.together if isinstance(data, NodeDataset) else 1
     for start in range(0, len(left), size):
-      _train(left[start : start + size], data, reports, errors)
-  if errors:
-    raise _diverged(errors, len(members))
-  return [reports[folder] for folder in folders]
+      outcomes |= _train(left[start : start + size], data)
+  return [outcomes[folder] for folder in folders]
 
 
 def _train(
   members: Sequence[tuple[settings.Settings, pathlib.Path]],
   data: settings.Data,
-  reports: dict[pathlib.Path, dict[str, Any]],
-  errors: dict[pathlib.Path, NonFiniteError],
-) -> None:
-  """Trains members together and adds the report or the error of each."""
-  seeds = ', '.join(str(chosen.config['seed']) for chosen, _ in members)
-  logging.info('Training seed %s', seeds)
+) -> dict[pathlib.Path, Outcome]:
+  """Trains members together; returns what became of each folder's."""
+  seeds = [chosen.config['seed'] for chosen, _ in members]
+  names = [folder.name for _, folder in members]
+  logging.info('Training %s (seed %s)', _listed(names), _listed(seeds))
+  outcomes: dict[pathlib.Path, Outcome] = {}
   runs: list[Any] = []
   try:
     for chosen, folder in members:
@@ -111,14 +121,19 @@ def _train(
     for group in side_by_side.groups(runs) if len(runs) > 1 else [runs]:
       with _stop_signals() as stopped:
         failed = _train_group(group, stopped)
+        stop = failed and stopped()  # Those that diverge do not ask.
       for run in group:
-        if run in failed:
-          errors[run.folder] = failed[run]
-        else:
-          reports[run.folder] = report.finish(run)
+        outcomes[run.folder] = failed.get(run) or report.finish(run)
+      if stop:
+        raise Interrupted
   finally:
     for run in runs:
       run.close()
+  return outcomes
+
+
+def _listed(values: Sequence[Any]) -> str:
+  return ', '.join(str(value) for value in dict.fromkeys(values))
 
 
 def _train_group(
@@ -130,21 +145,9 @@ def _train_group(
   try:
     group[0].train(stopped)
   except NonFiniteError as error:
-    return {group[0]: error}
+    # Without the frames, which hold all arrays.
+    return {group[0]: error.with_traceback(None)}
   return {}
-
-
-def _diverged(
-  errors: dict[pathlib.Path, NonFiniteError], count: int
-) -> NonFiniteError:
-  """The error of one that diverged, with what became of the others."""
-  folder, error = next(iter(errors.items()))
-  if count == 1:
-    return error
-  return NonFiniteError(
-    f'{len(errors)} of {count} runs diverged, the others are finished; '
-    f'{folder.name}: {error}'
-  )
 
 
 def _finished(folder: pathlib.Path) -> dict[str, Any]:

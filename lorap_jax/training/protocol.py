@@ -1,7 +1,8 @@
 """Seeds, folds and phases: what several runs make of one configuration."""
 
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax.training import loop, settings, workdir
+from lorap_jax.training.run import NonFiniteError
 
 _AVERAGED = ('test', 'valid', 'best_test')
-_SCHEDULE = ('schedule', 'warmup', 'step_epochs', 'finetune_lr')
+_RATES = ('schedule', 'warmup', 'step_epochs', 'finetune_lr')
 
 
 def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -32,57 +34,54 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: see `loop.train_and_evaluate`; seeds or folds below 1, or fewer
       than those of the report that the folder has.
-    NonFiniteError: a member diverged; the others of its fold are finished.
+    NonFiniteError: a member diverged; the others are finished.
     Interrupted: a signal came; the same call goes on.
   """
-  return run_together([(config, folder)])[0]
+  return loop.report_of(run_together([(config, folder)])[0])
 
 
-def run_together(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
+def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
   """As `run`, for configurations of one kind, see `kind`.
 
   Args:
     members: configuration and work folder of each.
 
   Returns:
-    The reports.
+    The report of each, or the error of the first of its runs that diverged.
 
   Raises:
-    See `run`.
+    ValueError: see `run`; configurations of different kinds.
+    Interrupted: see `run`.
   """
+  if len({kind(config) for config, _ in members}) > 1:
+    raise ValueError('`members` must be of one kind, see `protocol.kind`')
+  (first, _), *_ = members
+  for name in ('seeds', 'folds'):
+    if first[name] < 1:
+      raise ValueError(f'config: `{name}` must be at least 1: {first[name]}')
+  if first.seeds == first.folds == 1:
+    return run_phases(members)
   for config, folder in members:
-    for name in ('seeds', 'folds'):
-      if config[name] < 1:
-        raise ValueError(f'config: `{name}` must be at least 1: {config[name]}')
-    if not _alone(config):
-      workdir.claim_group(folder, settings.from_config(config).config)
-  first, _ = members[0]
-  found = []
-  for number in range(first.folds):
-    if not _alone(first):
-      logging.info('Fold %d', first.data.fold + number)
-    # Of all configurations, so that their programs are shared.
-    of_fold = [own for member in members for own in _seeds(*member, number)]
-    found.append(run_phases(of_fold))
-  reports = []
-  for i, (config, folder) in enumerate(members):
-    place = slice(i * config.seeds, (i + 1) * config.seeds)
-    of_seeds = zip(*(of_fold[place] for of_fold in found), strict=True)
-    own = [report for folds in of_seeds for report in folds]
-    if _alone(config):
-      reports += own
-      continue
-    plain = settings.from_config(config).config
-    reports.append(summarize(own, plain))
-    workdir.write_json(folder / workdir.REPORT, reports[-1])
-  return reports
+    workdir.claim_group(folder, settings.from_config(config).config)
+  outcomes: list[list[loop.Outcome]] = [[] for _ in members]
+  for fold in range(first.data.fold, first.data.fold + first.folds):
+    logging.info('Fold %d', fold)
+    # Of all configurations, so that they share programs.
+    seeds = [seed for member in members for seed in _seeds(member, fold)]
+    of_fold = iter(run_phases(seeds))
+    for own in outcomes:
+      own += itertools.islice(of_fold, first.seeds)
+  return [
+    _group_outcome(member, own)
+    for member, own in zip(members, outcomes, strict=True)
+  ]
 
 
 def kind(config: config_dict.ConfigDict) -> str:
   """What configurations of `run_together` have in common.
 
-  All but the seed, the optimizer's rates and the schedule, which are numbers
-  that a compiled program reads.
+  All but the seed, the optimizer's rates and the schedule, of which compiled
+  programs see no more than numbers.
 
   Args:
     config: as `configs.default`.
@@ -92,34 +91,51 @@ def kind(config: config_dict.ConfigDict) -> str:
   """
   values = config.to_dict()
   del values['seed'], values['optim']
-  train = {k: v for k, v in values['train'].items() if k not in _SCHEDULE}
+  train = {k: v for k, v in values['train'].items() if k not in _RATES}
   return repr({**values, 'train': train})
 
 
-def _alone(config: config_dict.ConfigDict) -> bool:
-  """The work folder is that of the one run."""
-  return config.seeds == config.folds == 1
+def _seeds(member: loop.Member, fold: int) -> list[loop.Member]:
+  """The members that are the seeds of one, on a fold."""
+  config, folder = member
+  seeds = []
+  for seed in range(config.seed, config.seed + config.seeds):
+    own = {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
+    place = folder / f'seed_{seed}_fold_{fold}'
+    seeds.append((_changed(config, own), place))
+  return seeds
 
 
-def _seeds(
-  config: config_dict.ConfigDict, folder: pathlib.Path, number: int
-) -> list[loop.Member]:
-  """Configuration and folder of the seeds of a fold, given by its number."""
-  if _alone(config):
-    return [(config, folder)]
-  fold = config.data.fold + number
-  return [
-    (
-      _changed(
-        config, {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
-      ),
-      folder / f'seed_{seed}_fold_{fold}',
+def _group_outcome(
+  member: loop.Member, outcomes: Sequence[loop.Outcome]
+) -> loop.Outcome:
+  """Writes the report of a group, if none of its runs diverged.
+
+  Args:
+    member: configuration and folder of the group.
+    outcomes: of all seeds of the first fold, then of the next.
+  """
+  config, folder = member
+  errors = [o for o in outcomes if isinstance(o, NonFiniteError)]
+  if errors:
+    at = outcomes.index(errors[0])
+    seed, fold = at % config.seeds, at // config.seeds
+    return NonFiniteError(
+      f'{len(errors)} of {len(outcomes)} runs diverged, the others are '
+      f'finished; seed {config.seed + seed}, fold {config.data.fold + fold}: '
+      f'{errors[0]}'
     )
-    for seed in range(config.seed, config.seed + config.seeds)
+  by_seed = [
+    loop.report_of(outcome)
+    for seed in range(config.seeds)
+    for outcome in outcomes[seed :: config.seeds]
   ]
+  report = summarize(by_seed, settings.from_config(config).config)
+  workdir.write_json(folder / workdir.REPORT, report)
+  return report
 
 
-def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
+def run_phases(members: Sequence[loop.Member]) -> list[loop.Outcome]:
   """Runs the phases of members that differ in seed, rates and schedule.
 
   MixQ searches bit-widths first (in `search`), trains the same network in full
@@ -131,7 +147,7 @@ def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
     members: configuration and folder of each.
 
   Returns:
-    The reports of the last phase.
+    The report of the last phase of each, or the error of one that diverged.
   """
   config, _ = members[0]
   if config.scheme.name != 'mixq' or config.scheme.assignment is not None:
@@ -141,19 +157,39 @@ def run_phases(members: Sequence[loop.Member]) -> list[dict[str, Any]]:
       # Before the search, not after it: the folder may be another run's.
       workdir.claim(folder, settings.from_config(own).config)
   logging.info('MixQ, first phase: search')
-  found = _run_phase(
-    members, 'search', 'mixq_search', config.train.search_epochs
-  )
-  if config.train.pretrain_epochs:
+  epochs = config.train.search_epochs
+  outcomes = _run_phase(members, 'search', 'mixq_search', epochs)
+  found = {
+    folder: o['assignment']
+    for (_, folder), o in zip(members, outcomes, strict=True)
+    if isinstance(o, dict)
+  }
+  epochs = config.train.pretrain_epochs
+  if epochs:
     logging.info('MixQ: full precision')
-    _run_phase(members, 'pretrain', 'fp32', config.train.pretrain_epochs)
+    outcomes = _carry_on(
+      members, outcomes, lambda m: _run_phase(m, 'pretrain', 'fp32', epochs)
+    )
   logging.info('MixQ, second phase: the bit-widths found')
-  return loop.train_members(
-    [
-      (_second_phase(own, report['assignment']), folder)
-      for (own, folder), report in zip(members, found, strict=True)
-    ]
+  return _carry_on(
+    members,
+    outcomes,
+    lambda left: loop.train_members(
+      [(_second_phase(own, found[folder]), folder) for own, folder in left]
+    ),
   )
+
+
+def _carry_on(
+  members: Sequence[loop.Member],
+  outcomes: Sequence[loop.Outcome],
+  phase: Callable[[list[loop.Member]], list[loop.Outcome]],
+) -> list[loop.Outcome]:
+  """Outcomes of the next phase; those that diverged before keep theirs."""
+  pairs = list(zip(members, outcomes, strict=True))
+  left = [m for m, o in pairs if not isinstance(o, NonFiniteError)]
+  after = iter(phase(left) if left else [])
+  return [o if isinstance(o, NonFiniteError) else next(after) for _, o in pairs]
 
 
 def _second_phase(
@@ -170,7 +206,7 @@ def _second_phase(
 
 def _run_phase(
   members: Sequence[loop.Member], name: str, scheme: str, epochs: int | None
-) -> list[dict[str, Any]]:
+) -> list[loop.Outcome]:
   """Runs a phase before the last, in a folder `name` of each member."""
   changes: dict[str, Any] = {'scheme.name': scheme}
   if epochs:  # On a subset as well.

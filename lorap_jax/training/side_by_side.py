@@ -49,10 +49,11 @@ def train(
     stopped: callable, True once a signal asked to stop.
 
   Returns:
-    The runs that diverged, with their errors. The others do not wait for them.
+    The runs that diverged, with their errors; the others are trained to the
+    end.
 
   Raises:
-    Interrupted: after saving all.
+    Interrupted: after saving all that did not diverge.
   """
   errors: dict[Any, NonFiniteError] = {}
   lead, count = runs[0], len(runs)
@@ -103,7 +104,8 @@ def _file(
     try:
       run.file(_part(records, i, len(runs)), seconds)
     except NonFiniteError as error:
-      errors[run] = error
+      # Without the frames, which hold all arrays.
+      errors[run] = error.with_traceback(None)
 
 
 def _mean_record(runs: Sequence[Any]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class TestForward:
     out, grads = pull_back(x, full(scale), full(4.0), 1.0, rule=rule)
     for value in (out, *grads):
       assert np.all(np.isfinite(value))
-    np.testing.assert_allclose(out, 0, atol=1e-30)
+    np.testing.assert_allclose(out, 0, atol=1e-18)
 
 
 class TestGradient:
@@ -208,6 +208,19 @@ class TestGradient:
     np.testing.assert_array_equal(dx, np.where(np.abs(x) > 1.5, 0, 2))
     # The mask does not reach the scale.
     np.testing.assert_array_equal(ds, 2 * d_scale)
+
+  @pytest.mark.parametrize('scale', [0.0, 1e-35, -1e-35, 1e-19])
+  @pytest.mark.parametrize('level', ['node', 'graph'])
+  def test_tiny_scale_is_trained(self, level, scale):
+    rule = a2q.a2q_rule(level, 'feature')
+    x = jnp.asarray([[-1.0, 0.5, 2.0]])
+    _, (_, ds, db) = pull_back(
+      x, full(scale), full(4.0), jnp.asarray([[1e-3, 2e-3, 4e-3]]), rule=rule
+    )
+    # All is clipped: sum or mean of dy sign(x) qmax.
+    expected = {'graph': (-1e-3 + 2e-3 + 4e-3) * 7, 'node': -7}[level]
+    np.testing.assert_allclose(ds[0, 0], np.sign(scale or 1) * expected, 1e-5)
+    assert np.isfinite(db[0, 0])
 
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
   def test_signs_are_chained(self, level, tensor):

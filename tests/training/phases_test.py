@@ -6,8 +6,8 @@ import pytest
 import tiny_run
 from run_folder import contents, plain, read
 
-from lorap_jax.training import protocol, state, workdir
-from lorap_jax.training.run import Interrupted
+from lorap_jax.training import full_batch, protocol, state, workdir
+from lorap_jax.training.run import Interrupted, NonFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +190,22 @@ def test_phases_of_several_seeds(tmp_path, monkeypatch):
   assert given == alone['config']['scheme']['assignment']
   assert member['result']['test'] == pytest.approx(alone['result']['test'])
   assert report['result']['count'] == 2
+
+
+@pytest.mark.parametrize('phase', ['search', 'pretrain', 'seed_1_fold_0'])
+def test_seeds_beside_one_that_diverges(tmp_path, monkeypatch, phase):
+  file = full_batch.FullBatchRun.file
+
+  def damage(run, records, seconds):
+    if run.settings.config['seed'] == 1 and run.folder.name == phase:
+      records = {**records, 'loss': records['loss'] * np.nan}
+    file(run, records, seconds)
+
+  monkeypatch.setattr(full_batch.FullBatchRun, 'file', damage)
+  with pytest.raises(
+    NonFiniteError, match='^1 of 2 runs diverged, .*; seed 1, fold 0: loss nan'
+  ) as caught:
+    protocol.run(mixq_config(seeds=2), tmp_path)
+  assert f'/{phase}/checkpoints' in str(caught.value)
+  assert read(tmp_path / 'seed_0_fold_0')['epochs'] == 6
+  assert not (tmp_path / 'seed_1_fold_0' / 'report.json').exists()

@@ -7,8 +7,14 @@ import pytest
 import tiny_run
 from run_folder import contents, plain, read
 
-from lorap_jax.training import loop, protocol, settings, workdir
-from lorap_jax.training.run import Interrupted
+from lorap_jax.training import (
+  full_batch,
+  loop,
+  protocol,
+  settings,
+  workdir,
+)
+from lorap_jax.training.run import Interrupted, NonFiniteError
 
 # Seeds 3 and 4, folds 1 and 2.
 GROUP = {'seed': 3, 'seeds': 2, 'data__fold': 1, 'folds': 2}
@@ -278,3 +284,45 @@ def test_groups_together_are_as_alone(tmp_path):
         m[name] for m in other['members']
       ]
   assert reports[0]['members'] != reports[1]['members']
+
+
+class TestDivergence:
+  @pytest.fixture
+  def damaged(self, monkeypatch):
+    """Seed 4 of fold 1 diverges in its first dispatch."""
+    file = full_batch.FullBatchRun.file
+
+    def damage(run, records, seconds):
+      if run.folder.name == 'seed_4_fold_1':
+        records = {**records, 'loss': records['loss'] * np.nan}
+      file(run, records, seconds)
+
+    monkeypatch.setattr(full_batch.FullBatchRun, 'file', damage)
+
+  def test_other_seeds_and_folds_are_finished(self, tmp_path, damaged):
+    with pytest.raises(
+      NonFiniteError,
+      match='^1 of 4 runs diverged, the others are finished; seed 4, fold 1: '
+      'loss nan at step 0',
+    ):
+      protocol.run(tiny_run.node_config(**GROUP), tmp_path)
+    done = {path.parent.name for path in tmp_path.glob('*/report.json')}
+    assert done == {'seed_3_fold_1', 'seed_3_fold_2', 'seed_4_fold_2'}
+    assert not (tmp_path / 'report.json').exists()
+
+  def test_other_configurations_are_finished(self, tmp_path, damaged):
+    changes = {**GROUP, 'seeds': 1}
+    given = [
+      (tiny_run.node_config(**changes | {'seed': seed}), tmp_path / str(seed))
+      for seed in (3, 4)
+    ]
+    report, error = protocol.run_together(given)
+    assert read(tmp_path / '3') == plain(report)
+    assert str(error).startswith('1 of 2 runs diverged')
+
+
+def test_kinds_do_not_mix(tmp_path):
+  given = [(tiny_run.node_config(seeds=n), tmp_path / str(n)) for n in (1, 2)]
+  with pytest.raises(ValueError, match='must be of one kind'):
+    protocol.run_together(given)
+  assert not list(tmp_path.iterdir())
