@@ -15,7 +15,6 @@ from lorap_jax._typing import PyTree
 from lorap_jax.graphs import Budget, batch_graphs
 from lorap_jax.training import settings, state, workdir
 from lorap_jax.training.checkpointing import Checkpoints
-from lorap_jax.training.optimizer import create_optimizer
 
 
 class LoadedRun(NamedTuple):
@@ -70,9 +69,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     [graph], np.zeros(1, np.int32), Budget(count + 1, 1, 2, 0), layout=False
   )
   abstract = jax.eval_shape(
-    lambda: state.init_state(
-      model, create_optimizer(), batch, jax.random.key(0)
-    )
+    lambda: state.init_state(model, batch, jax.random.key(0))
   )
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
   try:

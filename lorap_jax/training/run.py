@@ -17,7 +17,6 @@ from lorap_jax.training import (
 )
 from lorap_jax.training import state as state_lib
 from lorap_jax.training.checkpointing import Checkpoints
-from lorap_jax.training.optimizer import create_optimizer
 
 
 class Interrupted(Exception):
@@ -82,7 +81,6 @@ class Run:
     )
     self.state = state_lib.init_state(
       self.model,
-      create_optimizer(),
       first,
       jax.random.key(self.settings.config['seed']),
       weights=self._weights(),

@@ -79,14 +79,15 @@ def train(
       mean = _mean_record(going)
       display.step(going[0].shown(mean), first + size)
       stop = stopped()  # Asked once: what is interrupted has been saved.
-      due = time.monotonic() - saved > _SAVE_SECONDS * count
-      if due or stop or first + size == lead.epochs:
+      done = first + size == lead.epochs
+      since = time.monotonic() - saved
+      if done or stop or since > _SAVE_SECONDS * count:
         for run in going:
           run.save(_part(carry, runs.index(run), count))
         saved = time.monotonic()
       if stop:
         raise Interrupted
-      if first + size == lead.epochs:
+      if done:
         display.epoch(report.epoch_line(lead.task, mean, lead.epochs))
   return errors
 

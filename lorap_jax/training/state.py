@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import traverse_util
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.quantization import mixq_search
 from lorap_jax.training import checkpointing, workdir
+from lorap_jax.training.optimizer import create_optimizer
 
 
 class TrainState(NamedTuple):
@@ -47,7 +47,6 @@ class TrainState(NamedTuple):
 
 def init_state(
   model: nn.Module,
-  optimizer: optax.GradientTransformation,
   batch: graphs.Batch,
   key: Array,
   *,
@@ -57,7 +56,6 @@ def init_state(
 
   Args:
     model: Linen module called as `model(graph, layout=..., train=...)`.
-    optimizer: optax transformation.
     batch: a real batch; quantizers start from its ranges.
     key: typed random key.
     weights: `params` and `batch_stats` to start from, see `weights_of`; what
@@ -71,12 +69,12 @@ def init_state(
   Raises:
     ValueError: weights of other shapes.
   """
-  return _create(model, optimizer, key, batch, weights)
+  return _create(model, key, batch, weights)
 
 
-# Equal models and optimizers share the program: seeds compile it once.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _create(model, optimizer, key, batch, weights):
+# Equal models share the program: seeds compile it once.
+@functools.partial(jax.jit, static_argnums=0)
+def _create(model, key, batch, weights):
   init_key, run_key = jax.random.split(key)
   # train=True, because quantizers start from the ranges they see, and batch
   # norm has no useful running statistics yet.
@@ -96,7 +94,7 @@ def _create(model, optimizer, key, batch, weights):
     params=params,
     batch_stats=variables.get('batch_stats', {}),
     quant_stats=variables.get('quant_stats', {}),
-    opt_state=optimizer.init(params),
+    opt_state=create_optimizer().init(params),
     key=run_key,
   )
   return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)

@@ -8,7 +8,6 @@ import tiny_run
 from lorap_jax.data import pipeline
 from lorap_jax.nn import schemes, telemetry
 from lorap_jax.training import accounting, settings, state, steps
-from lorap_jax.training.optimizer import create_optimizer
 
 REAL = jnp.array([True, True, True, False])  # The last node is padding.
 
@@ -215,7 +214,7 @@ def measure(batch, **changes):
   """The summary of one batch under the initial state of a model."""
   chosen = settings.from_config(tiny_run.config(**changes))
   model = chosen.model(3)
-  first = state.init_state(model, create_optimizer(), batch, jax.random.key(0))
+  first = state.init_state(model, batch, jax.random.key(0))
   sums, fixed = steps.make_cost_step(model)(first.variables(), batch)
   count = int(np.sum(jraph.get_graph_padding_mask(batch.graph)))
   return accounting.summarize(

@@ -8,7 +8,7 @@ import pytest
 import tiny_run
 
 from lorap_jax.data import pipeline
-from lorap_jax.training import checkpointing, optimizer, settings, state
+from lorap_jax.training import checkpointing, settings, state
 
 
 def first_state(weights=None, *, seed=0, cell='gin,fp32,none'):
@@ -16,10 +16,8 @@ def first_state(weights=None, *, seed=0, cell='gin,fp32,none'):
   config = tiny_run.node_config(cell, model__mlp_norm='each')
   chosen = settings.from_config(config)
   whole = pipeline.WholeGraph(tiny_run.node_data(), 'train', layout=False)
-  adam = optimizer.create_optimizer()
   return state.init_state(
     chosen.model(3),
-    adam,
     jax.device_put(whole.batch()),
     jax.random.key(seed),
     weights=weights,
