@@ -43,6 +43,7 @@ class Finished(NamedTuple):
   folder: pathlib.Path
   report: dict
   run: run_lib.Run
+  compilations: list
 
 
 @pytest.fixture(scope='module')
@@ -51,13 +52,17 @@ def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run') / 'a' / 'b'
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch)
+    tiny_run.forget_programs()
     runs = []
     finish = report.finish
     monkeypatch.setattr(
       report, 'finish', lambda run: finish(runs.append(run) or run)
     )
     result = loop.train_and_evaluate(tiny_run.config(), folder)
-  return Finished(folder, result, runs[0])
+  (run,) = runs
+  programs = run.train_step, run.eval_step
+  compilations = [program._cache_size() for program in programs]
+  return Finished(folder, result, run, compilations)
 
 
 def metrics(folder):
@@ -186,8 +191,7 @@ class TestReport:
 def test_one_compilation_serves_the_run(finished):
   batches = finished.run.loaders['train'].shuffled(0, 0)
   assert [len(batch) for batch in batches] == [16, 16, 8]
-  assert finished.run.train_step._cache_size() == 1
-  assert finished.run.eval_step._cache_size() == 1
+  assert finished.compilations == [1, 1]
 
 
 def test_learns(finished):

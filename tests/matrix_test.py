@@ -69,6 +69,7 @@ def config_of(backbone, quantizer, prompt, task):
 
 
 def train(tmp_path, cell):
+  tiny_run.forget_programs()
   chosen = settings.from_config(config_of(*cell))
   data = tiny_run.node_data() if cell[-1] == 'node' else tiny_run.splits()
   run = loop.create_run(chosen, data, tmp_path)

@@ -197,7 +197,7 @@ class TestMain:
       assert sweep.main(arguments) == 130
     captured = capsys.readouterr()
     assert 'Stopped; the same command goes on.' in captured.err
-    # Together, though one after the other would be the same to the folder.
+    # Both had begun: they train together.
     for name in ('tiny_seed=4', 'tiny_seed=5'):
       assert (out / name / 'checkpoints' / 'latest').exists()
       assert not (out / name / 'report.json').exists()

@@ -186,20 +186,24 @@ def rates(factor=1.0) -> optimizer.Rates:
   return settings.from_config(config()).optimizer.rates(factor)
 
 
+def forget_programs() -> None:
+  """Drops compiled programs: other tests share them, with other shapes."""
+  steps.make_train_step.cache_clear()
+  steps.make_eval_step.cache_clear()
+  full_batch.make_epochs.cache_clear()
+
+
 @contextlib.contextmanager
 def programs(**changes):
   """State, batch, training and evaluation step of a configuration."""
-  # Programs of other tests may have met other shapes.
-  steps.make_train_step.cache_clear()
-  steps.make_eval_step.cache_clear()
+  forget_programs()
   chosen = settings.from_config(config(**changes))
   data = splits()
   budget = pipeline.joint_budget(data[:3], batch_size=chosen.train.batch_size)
   loader = pipeline.Loader(data.train, budget, layout=True)
   batch = jax.device_put(loader.batch(loader.ordered()[0]))
   model = chosen.model(data.num_classes)
-  adam = optimizer.create_optimizer()
-  first = state.init_state(model, adam, batch, jax.random.key(0))
+  first = state.init_state(model, batch, jax.random.key(0))
   yield (
     first,
     batch,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import helpers
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_run
 from plain_loop import plain_loop
@@ -219,6 +220,17 @@ class TestInterruption:
       state, _ = saved(folder, kind, config)
       expected, _ = saved(tmp_path / 'whole', kind, config)
       helpers.assert_trees_close(state.params, expected.params)
+
+
+def test_rates_change_inside_a_dispatch(tmp_path):
+  config = tiny_run.node_config(
+    train__schedule='cosine', train__warmup=1 / 3, optim__learning_rate=0.1
+  )
+  fall = 0.5 + 0.5 * np.cos(np.pi * np.arange(4) / 4)
+  states, _ = plain_loop(new_run(config, tmp_path / 'plain'), [0, 0.5, *fall])
+  loop.train_and_evaluate(config, tmp_path / 'run')
+  state, _ = saved(tmp_path / 'run', 'latest', config)
+  helpers.assert_trees_close(state.params, states[-1].params, atol=1e-6)
 
 
 def test_seeds_share_one_compilation(tmp_path):
