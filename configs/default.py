@@ -32,7 +32,8 @@ def _data() -> config_dict.ConfigDict:
   # (train, valid, test) graphs to keep; all without it.
   data.limit = config_dict.placeholder(tuple)
   data.fold = 0  # TUDatasets: fold whose graphs are the test set.
-  data.normalize = 'none'  # Planetoid: none or row.
+  # Planetoid: none or row; superpixels: none, center or standard.
+  data.normalize = 'none'
   data.tu_name = config_dict.placeholder(str)  # For the data set `tu`.
   data.path = config_dict.placeholder(str)  # For the data set `custom`.
   return data
@@ -44,6 +45,8 @@ def _model() -> config_dict.ConfigDict:
   model.features = 110
   model.num_layers = 4
   model.encoder = 'dense'  # none, dense or embedding.
+  # Raw features in front of the dense encoder: signed, non_negative or int8.
+  model.encoder_operand = 'signed'
   model.num_types = 28  # Rows of the embedding.
   model.norm = False  # Batch norm after GCN and GAT layers.
   model.residual = False

@@ -15,6 +15,7 @@ from lorap_jax.data import (
   cifar10_files,
   images,
   limits,
+  normalization,
   parallel,
   sources,
   splits,
@@ -23,6 +24,7 @@ from lorap_jax.data import (
 )
 from lorap_jax.data.dataset import DataSplits
 from lorap_jax.data.images import ImageSplits
+from lorap_jax.data.normalization import Normalize
 from lorap_jax.data.slic_graphs import CIFAR10_RECIPE
 from lorap_jax.data.store import PathLike
 
@@ -38,6 +40,7 @@ def load_cifar10_superpixels(
   offline: bool = False,
   workers: int | None = None,
   limit: Sequence[int] | None = None,
+  normalize: Normalize = 'none',
   cache_dir: PathLike | None = None,
 ) -> DataSplits:
   """Loads CIFAR-10 superpixel graphs, building those that are not cached.
@@ -49,6 +52,7 @@ def load_cifar10_superpixels(
     workers: processes that build graphs; None takes one per processor. The
       graphs do not depend on it.
     limit: numbers of training, validation and test graphs; None means all.
+    normalize: of the node features, see `normalization.normalized`.
     cache_dir: folder of the cache; `store.cache_dir()` by default.
 
   Returns:
@@ -59,6 +63,7 @@ def load_cifar10_superpixels(
     DataError: the images cannot be had, or the cache cannot be written.
   """
   workers = parallel.check_workers(workers)
+  normalization.check(normalize)
   cache = pathlib.Path(cache_dir or store.cache_dir())
   whole = load_cifar10(
     source=source,
@@ -74,6 +79,7 @@ def load_cifar10_superpixels(
     num_classes=NUM_CLASSES,
     published_nodes=117.6,
     workers=workers,
+    normalize=normalize,
   )
 
 

@@ -15,9 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from lorap_jax.data import idx, mnist, parallel, progress, slic_graphs, store
+from lorap_jax.data import (
+  idx,
+  mnist,
+  normalization,
+  parallel,
+  progress,
+  slic_graphs,
+  store,
+)
 from lorap_jax.data.dataset import DataSplits, GraphDataset
 from lorap_jax.data.images import Images, ImageSplits
+from lorap_jax.data.normalization import Normalize
 from lorap_jax.data.slic_graphs import MNIST_RECIPE, Recipe
 from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError, PathLike
@@ -50,6 +59,7 @@ def load_mnist_superpixels(
   offline: bool = False,
   workers: int | None = None,
   limit: Sequence[int] | None = None,
+  normalize: Normalize = 'none',
   cache_dir: PathLike | None = None,
 ) -> DataSplits:
   """Loads MNIST superpixel graphs, building those that are not cached.
@@ -61,6 +71,7 @@ def load_mnist_superpixels(
     workers: processes that build graphs; None takes one per processor. The
       graphs do not depend on it.
     limit: numbers of training, validation and test graphs; None means all.
+    normalize: of the node features, see `normalization.normalized`.
     cache_dir: folder of the cache; `store.cache_dir()` by default.
 
   Returns:
@@ -71,6 +82,7 @@ def load_mnist_superpixels(
     DataError: the digits cannot be had, or the cache cannot be written.
   """
   workers = parallel.check_workers(workers)
+  normalization.check(normalize)
   cache = pathlib.Path(cache_dir or store.cache_dir())
   digits = mnist.load_mnist(
     source=source,
@@ -86,6 +98,7 @@ def load_mnist_superpixels(
     num_classes=mnist.NUM_CLASSES,
     published_nodes=70.57,
     workers=workers,
+    normalize=normalize,
   )
 
 
@@ -97,6 +110,7 @@ def image_graphs(
   num_classes: int,
   published_nodes: float,
   workers: int,
+  normalize: Normalize = 'none',
 ) -> DataSplits:
   """Turns the images of each split into graphs.
 
@@ -108,6 +122,7 @@ def image_graphs(
     published_nodes: mean number of nodes of the published graphs, for the
       record.
     workers: processes to use.
+    normalize: see `normalization.normalized`.
 
   Raises:
     DataError: the cache cannot be written.
@@ -130,7 +145,8 @@ def image_graphs(
     'mean_nodes': _mean(parts, 'n_node'),
     'mean_edges': _mean(parts, 'n_edge'),
   }
-  return DataSplits(**parts, num_classes=num_classes, source=record)
+  splits = DataSplits(**parts, num_classes=num_classes, source=record)
+  return normalization.normalized(splits, normalize)
 
 
 def cached_graphs(

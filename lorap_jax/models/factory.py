@@ -21,6 +21,7 @@ SCHEMES = {
 BACKBONES = {'gcn': gcn.GCN, 'gin': gin.GIN, 'gat': gat.GAT}
 _CHOICES = {
   'encoder': ('none', 'dense', 'embedding'),
+  'encoder_operand': ('signed', 'non_negative', 'int8'),
   'pool': ('none', 'mean', 'sum', 'max'),
   'mlp_norm': ('each', 'last', 'none'),
   'existing_loops': ('remaining', 'keep'),
@@ -85,7 +86,7 @@ def create_model(
   kind = _choose(BACKBONES, values, 'model')
   _check_model(values)
   fields = {'features', 'num_layers', 'num_types', 'norm', 'residual'}
-  fields |= {'encoder', 'dropout', 'input_dropout', 'pool'}
+  fields |= {'encoder', 'encoder_operand', 'dropout', 'input_dropout', 'pool'}
   fields |= {'normalize_pooled', 'readout', 'readout_dropout'}
   return network.Network(
     outputs=outputs,

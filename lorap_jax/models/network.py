@@ -22,6 +22,7 @@ from lorap_jax.nn.telemetry import Quantized
 
 Encoder = Literal['none', 'dense', 'embedding']
 Pool = Literal['none', 'mean', 'sum', 'max']
+EncoderOperand = Literal['signed', 'non_negative', 'int8']
 
 
 _POOLS = {
@@ -91,6 +92,9 @@ class Network(nn.Module):
     num_layers: convolutions.
     encoder: `none`, a `dense` layer, or an `embedding` of integer types in
       full precision.
+    encoder_operand: grid of the raw features that enter the `dense` encoder:
+      the scheme's for `signed` or for `non_negative` values, or 8 bits by the
+      observed range (`int8`).
     num_types: rows of the embedding.
     norm: batch norm after each convolution but a node task's last.
     residual: add the input of a convolution to its output.
@@ -110,6 +114,7 @@ class Network(nn.Module):
   features: int = 110
   num_layers: int = 4
   encoder: Encoder = 'dense'
+  encoder_operand: EncoderOperand = 'signed'
   num_types: int = 28
   norm: bool = False
   residual: bool = False
@@ -167,7 +172,14 @@ class Network(nn.Module):
     if node_prompt is not None:
       x = node_prompt(x, rows=rows)
     if self.encoder == 'dense':
-      layer = linear.QuantDense(self.features, self.scheme, name='embedding')
+      if self.encoder_operand == 'int8':
+        x = schemes.quantize(schemes.QAT(bits=8), 'input', x, rows=rows)
+      layer = linear.QuantDense(
+        self.features,
+        self.scheme,
+        non_negative=self.encoder_operand == 'non_negative',
+        name='embedding',
+      )
       x = layer(x, rows=rows)
     if self.encoder == 'none':
       x = self._drop(self.input_dropout, x, rows.train)

@@ -13,11 +13,11 @@ SOURCES = ('auto', 'data_dir', 'download', 'embedded')
 _LOADERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
   'mnist_superpixels': (
     data_lib.load_mnist_superpixels,
-    ('workers', 'limit'),
+    ('workers', 'limit', 'normalize'),
   ),
   'cifar10_superpixels': (
     data_lib.load_cifar10_superpixels,
-    ('workers', 'limit'),
+    ('workers', 'limit', 'normalize'),
   ),
   'zinc': (data_lib.load_zinc, ('limit',)),
   'reddit_binary': (

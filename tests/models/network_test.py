@@ -129,6 +129,20 @@ class TestFrame:
     )
     assert 'features' not in calls
 
+  def test_operand_of_the_encoder(self):
+    """Its grid is the scheme's, one without negative codes, or 8 bits."""
+    found = {}
+    for operand in ('signed', 'non_negative', 'int8'):
+      scheme = schemes.A2QGraph(num_groups=4)
+      model = networks.make('gin', scheme, encoder_operand=operand)
+      variables = networks.variables_of(model)
+      found[operand] = variables['params']['embedding']
+      if operand == 'int8':
+        assert 'range' in variables['quant_stats']['input']
+    mean = lambda name: float(found[name]['input']['bits'].mean())
+    assert abs(mean('non_negative') - mean('signed') - 1) < 1e-6
+    assert 'input' not in found['int8']
+
   @pytest.mark.parametrize('encoder', ['none', 'dense', 'embedding'])
   @ALL_BACKBONES
   def test_points_at_the_entrance(self, backbone, encoder):
