@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jraph
 import numpy as np
+
+from lorap_jax.nn import telemetry
 
 
 def random_graph(
@@ -72,6 +75,22 @@ def tree_spec(tree) -> dict[str, tuple[int, ...]]:
   return {'/'.join(key.key for key in path): v.shape for path, v in leaves}
 
 
+class _Reporter(nn.Module):
+  point: str
+
+  @nn.compact
+  def __call__(self, x, y, rows):
+    telemetry.report_feature(self, self.point, x, y, rows)
+
+
+def feature_report(x, y, rows, point='input'):
+  """What a quantization point reports of a tensor x that became y."""
+  _, sown = _Reporter(point).apply(
+    {}, x, y, rows, mutable=[telemetry.COLLECTION]
+  )
+  return sown[telemetry.COLLECTION]['feature']
+
+
 def records(tree, kind: type) -> dict[str, list]:
   """Telemetry records of one kind, by the path of their module."""
   leaves = jax.tree_util.tree_leaves_with_path(
@@ -80,7 +99,7 @@ def records(tree, kind: type) -> dict[str, list]:
   found = {}
   for path, leaf in leaves:
     if isinstance(leaf, kind):
-      module = '/'.join(key.key for key in path[:-2])
+      module = '/'.join(key.key for key in path[:-1])
       found.setdefault(module, []).append(leaf)
   return found
 

@@ -140,12 +140,10 @@ class Loader:
 
 
 class WholeGraph:
-  """The one batch of a node task, seen from one of its splits.
-
-  The graph gets one padding node, as every batch.
+  """The one batch of a node task, without padding, seen from one split.
 
   Attributes:
-    targets: bool [n + 1], the nodes of the split.
+    targets: bool [n], the nodes of the split.
   """
 
   def __init__(
@@ -169,14 +167,12 @@ class WholeGraph:
     """
     self._data, self._layout, self._weighted = data, layout, weighted
     self._sparse_features = sparse_features
-    self.targets = np.append(getattr(data, f'{split}_mask'), False)
+    self.targets = getattr(data, f'{split}_mask')
 
   def batch(self) -> batching.Batch:
-    """The padded graph, on the host."""
+    """The graph, on the host."""
     data = self._data
-    budget = batching.Budget(
-      data.num_nodes + 1, len(data.senders), 2, len(data.senders)
-    )
+    budget = whole_budget(data)
     batch = batching.pad_batch(
       data.nodes,
       data.senders,
@@ -191,7 +187,7 @@ class WholeGraph:
     if self._sparse_features:
       features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
       batch = batch._replace(graph=batch.graph._replace(nodes=features))
-    labels = np.append(data.labels, -1).astype(np.int32)
+    labels = data.labels.astype(np.int32)
     return batch._replace(labels=labels, targets=self.targets)
 
   def ordered(self) -> list[None]:
@@ -202,6 +198,20 @@ class WholeGraph:
     """The batch, on the device, as often as the plan says."""
     for _ in plan:
       yield jax.device_put(self.batch())
+
+
+def whole_budget(data: NodeDataset | GraphDataset) -> batching.Budget:
+  """The shape of a batch of all there is, without padding.
+
+  Args:
+    data: one graph, or graphs.
+
+  Returns:
+    The budget.
+  """
+  num_graphs = data.num_graphs if isinstance(data, GraphDataset) else 1
+  num_edges = len(data.senders)
+  return batching.Budget(len(data.nodes), num_edges, num_graphs, num_edges)
 
 
 def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from lorap_jax.graphs.normalize import (
   self_loop_weights,
 )
 from lorap_jax.graphs.segment import (
+  RealGraphs,
   edge_mask,
   graph_mask,
   in_degree,
@@ -47,6 +48,7 @@ __all__ = [
   'Existing',
   'Features',
   'Layout',
+  'RealGraphs',
   'SparseRows',
   'Table',
   'add_self_loops',

@@ -15,10 +15,13 @@ from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 class Budget(NamedTuple):
   """The static shape of every batch, padding included.
 
+  A batch has a padding graph of at least one node, unless its graphs are
+  exactly as large as the budget.
+
   Attributes:
-    num_nodes: n; at least one node is padding.
+    num_nodes: n.
     num_edges: e.
-    num_graphs: g; at least one graph is padding.
+    num_graphs: g.
     max_out_degree: bound on the edges a node sends, for the layout.
   """
 
@@ -33,7 +36,8 @@ class Batch(NamedTuple):
 
   Attributes:
     graph: jraph.GraphsTuple with nodes [n, f] and int32 indices, padded as by
-      `jraph.pad_with_graphs`; edges are sorted by receiver.
+      `jraph.pad_with_graphs`, with `segment.RealGraphs` as its globals; edges
+      are sorted by receiver.
     labels: int32 or float32 [g], 0 for padding graphs; [n] for node tasks.
     layout: of the graph, or None where segment_sum serves.
     targets: bool like labels, those that count; None for all real graphs.
@@ -207,7 +211,8 @@ def pad_batch(
     budget.num_edges - len(senders),
     budget.num_graphs - len(n_node),
   )
-  if free[0] < 1 or free[1] < 0 or free[2] < 1:
+  padded = free != (0, 0, 0)
+  if padded and (free[0] < 1 or free[1] < 0 or free[2] < 1):
     raise ValueError(
       f'{len(n_node)} graphs with {len(nodes)} nodes and {len(senders)} edges '
       f'do not fit the budget {budget}, which keeps one node and one graph '
@@ -228,19 +233,23 @@ def pad_batch(
   senders = incoming.indices
   receivers = np.repeat(np.arange(budget.num_nodes, dtype=np.int32), degree)
   first_padding = len(nodes)
+  if padded:
+    n_node, n_edge = np.append(n_node, free[0]), np.append(n_edge, free[1])
+  more_graphs = budget.num_graphs - len(n_node)
+  real = np.arange(budget.num_graphs) < budget.num_graphs - free[2]
   graph = jraph.GraphsTuple(
     nodes=_pad(nodes.astype(np.float32), free[0]),
     edges=None,
     senders=_pad(senders, free[1], first_padding),
     receivers=_pad(receivers, free[1], first_padding),
-    n_node=_pad(np.append(n_node, free[0]).astype(np.int32), free[2] - 1),
-    n_edge=_pad(np.append(n_edge, free[1]).astype(np.int32), free[2] - 1),
-    globals=None,
+    n_node=_pad(n_node.astype(np.int32), more_graphs),
+    n_edge=_pad(n_edge.astype(np.int32), more_graphs),
+    globals=segment.RealGraphs(real) if padded else None,
   )
-  padded = Layout(*(_pad_side(side, free[1]) for side in lay))
+  lay = Layout(*(_pad_side(side, free[1]) for side in lay))
   kind = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
   labels = _pad(labels.astype(kind), free[2])
-  return Batch(graph, labels, padded if layout else None)
+  return Batch(graph, labels, lay if layout else None)
 
 
 def _pad(a: Any, count: int, value: int = 0) -> Any:

@@ -1,10 +1,12 @@
-"""Masks, degrees and pooling of padded jraph batches.
+"""Masks, degrees and pooling of jraph batches, padded or not.
 
-Padding follows `jraph.pad_with_graphs`: the first padding graph owns all
-padding nodes and edges, further padding graphs are empty.
+A batch says itself which of its graphs are padding: its `globals` are
+`RealGraphs`. Any other graph has none. Our batches are padded as by
+`jraph.pad_with_graphs`: the first padding graph owns all padding nodes and
+edges, further padding graphs are empty.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +17,47 @@ from lorap_jax.graphs.aggregate import gather_sum
 from lorap_jax.graphs.layout import Csr, Table
 
 
+class RealGraphs(NamedTuple):
+  """The `globals` of a padded batch: which of its graphs are real.
+
+  For a batch padded elsewhere, such as by `jraph.pad_with_graphs`:
+
+      mask = jraph.get_graph_padding_mask(padded)
+      padded = padded._replace(globals=RealGraphs(mask))
+
+  Attributes:
+    mask: bool [g], True for real graphs.
+  """
+
+  mask: Any
+
+
 def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'n']:
-  """True for real nodes of a batch that has padding."""
-  mask: Any = jraph.get_node_padding_mask(graph)
-  return mask
+  """True for real nodes: all, unless `globals` is `RealGraphs`."""
+  nodes: Any = graph.nodes
+  return _of_real_graphs(graph, graph.n_node, nodes.shape[0])
 
 
 def edge_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'e']:
-  """True for real edges of a batch that has padding."""
-  mask: Any = jraph.get_edge_padding_mask(graph)
-  return mask
+  """True for real edges: all, unless `globals` is `RealGraphs`."""
+  senders: Any = graph.senders
+  return _of_real_graphs(graph, graph.n_edge, senders.shape[0])
 
 
 def graph_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'g']:
-  """True for real graphs of a batch that has padding."""
-  mask: Any = jraph.get_graph_padding_mask(graph)
-  return mask
+  """True for real graphs: all, unless `globals` is `RealGraphs`."""
+  if isinstance(graph.globals, RealGraphs):
+    return jnp.asarray(graph.globals.mask)
+  return jnp.ones(graph.n_node.shape[0], bool)
+
+
+def _of_real_graphs(
+  graph: jraph.GraphsTuple, counts: Any, size: int
+) -> Bool[Array, '_']:
+  """True for what belongs to real graphs, `counts` in each."""
+  if not isinstance(graph.globals, RealGraphs):
+    return jnp.ones(size, bool)
+  return jnp.repeat(graph_mask(graph), counts, total_repeat_length=size)
 
 
 def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:

@@ -98,12 +98,20 @@ class SparseRows(NamedTuple):
     return total + (added if self.left is None else self.left @ added)
 
   def __sub__(self, other: 'SparseRows') -> 'SparseRows':
-    """The difference to a matrix with the same nonzeros and the same L."""
-    assert self.left is other.left
-    right = self.right
-    if other.right is not None:
-      right = -other.right if right is None else right - other.right
-    return self._replace(values=self.values - other.values, right=right)
+    """The difference to a matrix with the same nonzeros."""
+    difference = self._replace(values=self.values - other.values)
+    if other.right is None:
+      return difference
+    if self.right is None:
+      return difference._replace(left=other.left, right=-other.right)
+    if self.left is other.left:
+      return difference._replace(right=self.right - other.right)
+    ones = jnp.ones((self.shape[0], 1))
+    lefts = [ones if m.left is None else m.left for m in (self, other)]
+    return difference._replace(
+      left=jnp.concatenate(lefts, axis=1),
+      right=jnp.concatenate([self.right, -other.right]),
+    )
 
   def square_sums(self) -> Float[Array, 'n']:
     """The sum of squares of each row: |s|^2 + 2 s.(l R) + l R R^T l^T."""

@@ -125,6 +125,8 @@ class Network(nn.Module):
   readout: int = 2
   readout_dropout: float = 0.0
 
+  param_groups = 'base'
+
   @nn.compact
   def __call__(
     self,
@@ -183,7 +185,7 @@ class Network(nn.Module):
       x = layer(x, rows=rows)
     if self.encoder == 'none':
       x = self._drop(self.input_dropout, x, rows.train)
-      x = Quantized(x) if quantizer is None else quantizer(x, rows=rows)
+      x = schemes.run_quantizer(quantizer, 'features', x, rows=rows)
     return x
 
   def _takes_all(self, node_prompt: Any, quantizer: Any) -> bool:

@@ -77,7 +77,7 @@ class QuantDense(nn.Module):
       jnp.asarray(weight.bits, jnp.float32),
       jnp.float32(weight.metadata_bytes + bias_bytes),
     )
-    self.sow(telemetry.COLLECTION, 'weight_matrix', report)
+    telemetry.sow(self, telemetry.COLLECTION, 'weight_matrix', report)
 
 
 def uniform_init(bound: float) -> nn.initializers.Initializer:

@@ -1,13 +1,16 @@
 """What a forward pass reports about its bits and its cost.
 
-Layers and quantizers `sow` these records into the collection `telemetry`.
+Layers `sow` these records into the collection `telemetry`: `schemes.quantize`
+one for each feature tensor, layers and prompts one for each product and sum.
 jit removes them from a program that does not read them. `training/accounting`
 turns them into average bits, bytes and bit operations.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import flax.struct
+import jax
 import jax.numpy as jnp
 import jraph
 
@@ -26,12 +29,14 @@ class Quantized(NamedTuple):
     values: [n, f], on the grid of its quantizer; `graphs.SparseRows` where
       that are raw features of few nonzeros.
     bits: bits per element, [n, 1] or a scalar; 32 for full precision.
-    metadata_bytes: what the quantizer stores beside the codes of a weight.
+    metadata_bytes: what the quantizer stores beside the codes, once.
+    row_metadata_bits: what it stores beside the codes of each row.
   """
 
   values: Array
   bits: Array | float = FULL_BITS
   metadata_bytes: int = 0
+  row_metadata_bits: int = 0
 
 
 def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
@@ -39,10 +44,12 @@ def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
   return jnp.ones((x.shape[0], 1), bool) if rows.mask is None else rows.mask
 
 
-class FeatureReport(NamedTuple):
+@flax.struct.dataclass
+class FeatureReport:
   """One feature tensor [n, f] at one quantization point.
 
   Attributes:
+    point: the point's name, see `schemes.Point`.
     bits: stored bits per element of each row [n].
     error: sum of squared quantization errors of each row [n].
     energy: sum of squares of each row before quantization [n].
@@ -52,6 +59,7 @@ class FeatureReport(NamedTuple):
     table_bytes: bytes that the quantizer's own parameters take.
   """
 
+  point: str = flax.struct.field(pytree_node=False)
   bits: Array
   error: Array
   energy: Array
@@ -61,14 +69,20 @@ class FeatureReport(NamedTuple):
   table_bytes: Array
 
 
-class ProductReport(NamedTuple):
+Role = Literal['layer', 'prompt']
+
+
+@flax.struct.dataclass
+class ProductReport:
   """One matrix product, over the real rows of the batch.
 
   Attributes:
+    role: whether a `layer` computes it, or a `prompt`.
     macs: multiply-accumulates.
     bit_ops: macs times the bits of both operands.
   """
 
+  role: Role = flax.struct.field(pytree_node=False)
   macs: Array
   bit_ops: Array
 
@@ -111,38 +125,60 @@ class SideReport(NamedTuple):
   mask: Array
 
 
+def sow(module: nn.Module, collection: str, name: str, value: Any) -> None:
+  """Writes a value that describes one forward pass.
+
+  Nothing is written while a module is initialized, and what an earlier pass
+  wrote is replaced: variables that come from `init`, or from a pass before,
+  carry nothing into the next.
+
+  Args:
+    module: whose variable it is.
+    collection: of the variable.
+    name: of the variable.
+    value: a tree of arrays.
+  """
+  if not module.is_initializing():
+    module.sow(
+      collection,
+      name,
+      value,
+      reduce_fn=lambda old, new: new,
+      init_fn=lambda: None,
+    )
+
+
 def report_feature(
   module: nn.Module,
+  point: str,
   x: Array | SparseRows,
-  y: Array | SparseRows,
-  bits: Array,
-  mask: Array,
-  *,
-  row_metadata_bits: int,
-  table_bytes: int,
+  y: Quantized,
+  rows: Rows,
 ) -> None:
   """Sows the report of a feature tensor x stored as y.
 
   Args:
     module: the quantizer.
+    point: the point's name.
     x: [n, f] before quantization.
-    y: [n, f] after it.
-    bits: stored bits, broadcast to [n].
-    mask: [n, 1].
-    row_metadata_bits: see FeatureReport.
-    table_bytes: see FeatureReport.
+    y: what the quantizer made of it.
+    rows: of x.
   """
-  rows = x.shape[0]
+  count = x.shape[0]
+  bits = jnp.asarray(jax.lax.stop_gradient(y.bits), jnp.float32)
+  same = y.values is x
+  error: Any = None if same else y.values - x  # pyrefly: ignore
   report = FeatureReport(
-    bits=jnp.broadcast_to(bits, (rows,)),
-    error=jnp.zeros(rows) if y is x else _square_sums(y - x),  # pyrefly: ignore
+    point=point,
+    bits=jnp.broadcast_to(bits[:, 0] if bits.ndim else bits, (count,)),
+    error=jnp.zeros(count) if same else _square_sums(error),
     energy=_square_sums(x),
-    mask=mask[:, 0],
+    mask=real_rows(x, rows)[:, 0],
     width=jnp.float32(x.shape[1]),
-    row_metadata_bits=jnp.float32(row_metadata_bits),
-    table_bytes=jnp.float32(table_bytes),
+    row_metadata_bits=jnp.float32(y.row_metadata_bits),
+    table_bytes=jnp.float32(y.metadata_bytes),
   )
-  module.sow(COLLECTION, 'feature', report)
+  sow(module, COLLECTION, 'feature', report)
 
 
 def _square_sums(x: Array | SparseRows) -> Array:
@@ -157,6 +193,8 @@ def report_product(
   weight_bits: Array | float | int,
   mask: Array,
   macs: int,
+  *,
+  role: Role = 'layer',
 ) -> None:
   """Sows a product of `macs` multiply-accumulates per row.
 
@@ -166,13 +204,15 @@ def report_product(
     weight_bits: bits of the right operand, a scalar.
     mask: [n, 1].
     macs: multiply-accumulates per row.
+    role: see ProductReport.
   """
   bits = jnp.broadcast_to(jnp.asarray(operand.bits, jnp.float32), mask.shape)
   report = ProductReport(
+    role=role,
     macs=macs * jnp.sum(mask, dtype=jnp.float32),
     bit_ops=macs * weight_bits * jnp.sum(bits * mask),
   )
-  module.sow(COLLECTION, 'product', report)
+  sow(module, COLLECTION, 'product', report)
 
 
 def report_sum(
@@ -195,4 +235,4 @@ def report_sum(
   bits = jnp.asarray(message.bits, jnp.float32)
   if bits.ndim:
     bits = jnp.sum(bits[:, 0] * mask) / jnp.maximum(jnp.sum(mask), 1)
-  module.sow(COLLECTION, 'sum', SumReport(additions, additions * bits))
+  sow(module, COLLECTION, 'sum', SumReport(additions, additions * bits))

@@ -20,6 +20,7 @@ times the bits of both operands; a neighbour sum has no second operand and is
 listed apart. Batch norms, activations and pooling are not counted.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.schemes import Point, name_of
+from lorap_jax.nn.schemes import Point
 from lorap_jax.quantization import mixq_search
 
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.
@@ -47,35 +48,63 @@ def reports(tree: PyTree, kind: type) -> dict[str, Any]:
   is_record = lambda leaf: isinstance(leaf, kind)
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_record)
   return {
-    '/'.join(key.key for key in path[:-2]): leaf
+    '/'.join(key.key for key in path[:-1]): leaf
     for path, leaf in leaves
     if is_record(leaf)
   }
 
 
 def stored_features(
-  features: dict[str, Any], stored: tuple[Point, ...]
+  features: Mapping[str, Mapping[str, Any]], stored: tuple[Point, ...]
 ) -> dict[str, Any]:
   """Those entries that belong to tensors which the network stores.
 
   Args:
-    features: by path of the quantizer.
+    features: by quantization point, and then by path of the quantizer.
     stored: see `Scheme.stored`.
 
   Returns:
-    Those of the raw features if the network stores nothing else.
+    By path; those of the raw features if the network stores nothing else.
   """
-  point = lambda path: path.rsplit('/', 1)[-1]
-  names = {name_of(p) for p in stored}
-  hidden = {path: r for path, r in features.items() if point(path) in names}
-  raw = {path: r for path, r in features.items() if point(path) == 'features'}
-  return hidden or raw
+  return joined(features, stored) or joined(features, ('features',))
+
+
+def joined(
+  grouped: Mapping[str, Mapping[str, Any]],
+  keys: Collection[str] | None = None,
+) -> dict[str, Any]:
+  """The entries of some groups, or of all, by path.
+
+  Args:
+    grouped: entries by group, and then by path.
+    keys: the groups; None for all.
+
+  Returns:
+    Entries by path, in the order of paths.
+  """
+  entries = {
+    path: entry
+    for key, group in grouped.items()
+    if keys is None or key in keys
+    for path, entry in group.items()
+  }
+  return dict(sorted(entries.items()))
+
+
+def _grouped(
+  entries: Mapping[str, Any], field: str
+) -> dict[str, dict[str, Any]]:
+  """Records by the value of a field, and then by path."""
+  groups: dict[str, dict[str, Any]] = {}
+  for path, entry in entries.items():
+    groups.setdefault(getattr(entry, field), {})[path] = entry
+  return groups
 
 
 def mean_bits(tree: PyTree, stored: tuple[Point, ...]) -> tuple[Array, Array]:
   """Sum of bits over stored features, and the number of their elements."""
   total = count = jnp.float32(0)
-  features = reports(tree, telemetry.FeatureReport)
+  features = _grouped(reports(tree, telemetry.FeatureReport), 'point')
   for r in stored_features(features, stored).values():
     total += r.width * jnp.sum(r.bits * r.mask)
     count += r.width * jnp.sum(r.mask)
@@ -90,15 +119,17 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
     graph: the batch.
 
   Returns:
-    Nested dict of scalars and of [MAX_DEGREE + 1] arrays.
+    Nested dict of scalars and of [MAX_DEGREE + 1] arrays: `features` by
+    quantization point and path, `products` by role and path, `sums` and
+    `side_bits` by path.
   """
   num_nodes = graph.nodes.shape[0]
   degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
   by_degree = lambda v: jax.ops.segment_sum(v, degree, MAX_DEGREE + 1)
-  features = {}
-  for path, r in reports(tree, telemetry.FeatureReport).items():
+
+  def totals_of(r: telemetry.FeatureReport) -> dict[str, Any]:
     rows = jnp.sum(r.mask, dtype=jnp.float32)
-    entry = {
+    entry: dict[str, Any] = {
       'rows': rows,
       'elements': rows * r.width,
       'bits': r.width * jnp.sum(r.bits * r.mask),
@@ -113,18 +144,27 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
         'error': by_degree(r.error * r.mask),
         'energy': by_degree(r.energy * r.mask),
       }
-    features[path] = entry
-  by_path = lambda kind: {
-    path: r._asdict() for path, r in reports(tree, kind).items()
+    return entry
+
+  by_group = lambda kind, field, entry_of: {
+    key: {path: entry_of(r) for path, r in group.items()}
+    for key, group in _grouped(reports(tree, kind), field).items()
   }
   sides = {
     path: r.row_bits * jnp.sum(r.mask)
     for path, r in reports(tree, telemetry.SideReport).items()
   }
   return {
-    'features': features,
-    'products': by_path(telemetry.ProductReport),
-    'sums': by_path(telemetry.SumReport),
+    'features': by_group(telemetry.FeatureReport, 'point', totals_of),
+    'products': by_group(
+      telemetry.ProductReport,
+      'role',
+      lambda r: {'macs': r.macs, 'bit_ops': r.bit_ops},
+    ),
+    'sums': {
+      path: r._asdict()
+      for path, r in reports(tree, telemetry.SumReport).items()
+    },
     'side_bits': sides,
   }
 
@@ -171,13 +211,13 @@ def summarize(
   with_raw = stored_features(sums['features'], (*stored, 'features')).values()
   add = lambda entries, key: sum(float(e[key]) for e in entries)
   operands = features.values()
-  everything = sums['features'].values()
+  everything = joined(sums['features']).values()
   per_point = {p: float(r['bits'] / r['elements']) for p, r in features.items()}
   side_bits = sum(float(v) for v in sums['side_bits'].values())
   elements = add(operands, 'elements')
   to_bytes = lambda bits: bits / 8 / num_graphs
-  prompts = [v for p, v in sums['products'].items() if p.endswith('prompt')]
-  dense = [v for p, v in sums['products'].items() if not p.endswith('prompt')]
+  prompts = sums['products'].get('prompt', {}).values()
+  dense = sums['products'].get('layer', {}).values()
   neighbors = sums['sums'].values()
   return {
     'average_bits': {
@@ -237,7 +277,7 @@ def mixq_cost(
   """
   operations = {
     **{path: r['additions'] for path, r in sums['sums'].items()},
-    **{path: r['macs'] for path, r in sums['products'].items()},
+    **{path: r['macs'] for path, r in joined(sums['products']).items()},
   }
   modules: dict[str, list[int]] = {path: [] for path in operations}
   first = 'conv_0/dense' if 'conv_0/dense' in operations else 'conv_0'

@@ -1,7 +1,6 @@
-"""Adam with parameter groups chosen by path."""
+"""Adam with the parameter groups that modules declare, see `nn.groups`."""
 
 import dataclasses
-import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +9,6 @@ import numpy as np
 import optax
 
 from lorap_jax._typing import PyTree
-
-_FEATURE_POINTS = ('features', 'input', 'aggregate')
-_MESSAGE_POINTS = ('message', 'logits')
-_WEIGHT_POINTS = ('weight', 'attention')
 
 
 class Rates(NamedTuple):
@@ -100,45 +95,17 @@ class OptimizerConfig:
     )
 
 
-def group_of(path: tuple[str, ...]) -> str:
-  """The parameter group of a path, by the table of OptimizerConfig.
-
-  Args:
-    path: module names and the parameter's name, outermost first.
-
-  Returns:
-    The group's name.
-  """
-  if any(name in ('prompt', 'node_prompt') for name in path[:-1]):
-    return 'prompt'
-  point, name = path[-2:] if len(path) > 1 else ('', path[-1])
-  if name == 'bits':
-    return 'feature_bits' if point in _FEATURE_POINTS else 'frozen'
-  if name == 'scale' and point in _FEATURE_POINTS:
-    return 'feature_scale'
-  if name == 'scale' and point in _MESSAGE_POINTS:
-    return 'message_scale'
-  if name == 'scale' and point in _WEIGHT_POINTS:
-    return 'weight_scale'
-  if name == 'logits' and len(path) > 1:
-    return 'bit_logits'
-  return 'base'
-
-
-def param_groups(params: PyTree) -> PyTree:
-  """A tree like params with the group of each leaf."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: group_of(tuple(key.key for key in path)), params
-  )
-
-
-@functools.lru_cache
-def create_optimizer() -> optax.GradientTransformationExtraArgs:
+def create_optimizer(
+  labels: PyTree,
+) -> optax.GradientTransformationExtraArgs:
   """Adam for every group, at rates that are given with each update.
 
   g' = g + decay p,  u = -rate Adam(g'),  rate and decay of the leaf's group.
   No rate is part of the compiled program, so that runs which differ in nothing
   else share it, one after the other or side by side.
+
+  Args:
+    labels: the group of each parameter, see `nn.groups`.
 
   Returns:
     An optax transformation; `update` takes `rates`, see `Rates`.
@@ -149,7 +116,10 @@ def create_optimizer() -> optax.GradientTransformationExtraArgs:
     'trained': optax.flatten(optax.scale_by_adam()),
     'frozen': optax.set_to_zero(),
   }
-  adam = optax.partition(moments, _trained)
+  kinds = jax.tree.map(
+    lambda group: 'frozen' if group == 'frozen' else 'trained', labels
+  )
+  adam = optax.partition(moments, kinds)
 
   def update(grads, state, params, *, rates: Rates):
     def decayed(grad, leaf, group):
@@ -158,16 +128,8 @@ def create_optimizer() -> optax.GradientTransformationExtraArgs:
     def scaled(step, group):
       return -rates.learning[group] * step if group in rates.learning else step
 
-    groups = param_groups(grads)
-    grads = jax.tree.map(decayed, grads, params, groups)
+    grads = jax.tree.map(decayed, grads, params, labels)
     updates, state = adam.update(grads, state, params)
-    return jax.tree.map(scaled, updates, groups), state
+    return jax.tree.map(scaled, updates, labels), state
 
   return optax.GradientTransformationExtraArgs(adam.init, update)  # pyrefly: ignore
-
-
-def _trained(params: PyTree) -> PyTree:
-  return jax.tree.map(
-    lambda group: 'frozen' if group == 'frozen' else 'trained',
-    param_groups(params),
-  )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.training import accounting, history, plots, steps, workdir
 from lorap_jax.training import state as state_lib
-from lorap_jax.training.optimizer import group_of
 from lorap_jax.training.tasks import Task
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -79,7 +79,7 @@ def finish(run: Any) -> dict[str, Any]:
   report = {
     'result': _result(run.selection, records),
     'cost': _cost(run, sums, fixed),
-    'parameters': _parameters(state.params),
+    'parameters': _parameters(state.params, run.labels),
     'epochs': run.epochs,
     'steps': latest_step,
     'seconds': {
@@ -99,7 +99,7 @@ def finish(run: Any) -> dict[str, Any]:
   scheme = run.settings.scheme
   if isinstance(scheme, schemes.MixQSearch):
     report['assignment'] = state_lib.chosen_bits(
-      state.params, scheme.candidates
+      state.params, run.labels, scheme.candidates
     )
   workdir.write_json(run.folder / workdir.REPORT, report)
   if run.settings.config['train']['plots']:
@@ -117,7 +117,7 @@ def _cost(run: Any, sums: Any, fixed: Any) -> dict[str, Any]:
     sums, fixed, num_graphs=count, stored=scheme.stored
   )
   cost['average_bits']['published_print_out'] = _published_bits(
-    run.state.params
+    run.state.params, run.labels
   )
   if isinstance(scheme, schemes.MixQ) and scheme.assignment:
     cost['mixq'] = accounting.mixq_cost(
@@ -174,10 +174,9 @@ def _result(
   }
 
 
-def _parameters(params) -> dict[str, Any]:
+def _parameters(params, labels) -> dict[str, Any]:
   counts: dict[str, int] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    group = group_of(tuple(key.key for key in path))
+  for group, leaf in _with_groups(params, labels):
     counts[group] = counts.get(group, 0) + leaf.size
   base, prompt = counts['base'], counts.get('prompt', 0)
   return {
@@ -188,11 +187,15 @@ def _parameters(params) -> dict[str, Any]:
   }
 
 
-def _published_bits(params) -> float | None:
+def _with_groups(params, labels) -> Iterator[tuple[str, Any]]:
+  return zip(jax.tree.leaves(labels), jax.tree.leaves(params), strict=True)
+
+
+def _published_bits(params, labels) -> float | None:
   """A2Q's print-out over all feature tables; None without any."""
   tables = [
     leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    if group_of(tuple(key.key for key in path)) == 'feature_bits'
+    for group, leaf in _with_groups(params, labels)
+    if group == 'feature_bits'
   ]
   return a2q_groups.published_average_bits(tables) if tables else None

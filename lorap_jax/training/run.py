@@ -43,6 +43,7 @@ class Run:
     checkpoints: saved states.
     epochs: length of the run.
     aggregation: how sums over neighbours are computed, in words.
+    labels: group of each parameter, see `nn.groups`.
   """
 
   loaders: dict[str, Any]
@@ -68,6 +69,7 @@ class Run:
       num_features: columns of the node features.
     """
     self.aggregation = layout.describe(first.layout)
+    self.labels = state_lib.labels_of(self.model, first)
     source = self.data.source
     workdir.claim_data(
       self.folder,

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
+from lorap_jax.nn import groups
 from lorap_jax.quantization import mixq_search
 from lorap_jax.training import checkpointing, workdir
 from lorap_jax.training.optimizer import create_optimizer
@@ -80,7 +81,8 @@ def _create(model, key, batch, weights):
   # norm has no useful running statistics yet.
   streams = dict.fromkeys(('params', 'dropout', 'quantization'), init_key)
   inputs = {'layout': batch.layout, 'train': True}
-  variables = model.init(streams, batch.graph, **inputs)
+  with groups.recording() as declared:
+    variables = model.init(streams, batch.graph, **inputs)
   if weights is not None:
     given = _fitting(weights, variables)
     _, variables = model.apply(
@@ -94,10 +96,32 @@ def _create(model, key, batch, weights):
     params=params,
     batch_stats=variables.get('batch_stats', {}),
     quant_stats=variables.get('quant_stats', {}),
-    opt_state=create_optimizer().init(params),
+    opt_state=create_optimizer(groups.label(params, declared)).init(params),
     key=run_key,
   )
   return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
+
+
+_LABELS: dict[Any, PyTree] = {}
+
+
+def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:
+  """`nn.groups.param_labels` of a model, traced once for equal models.
+
+  Args:
+    model: see `init_state`.
+    batch: see `init_state`.
+
+  Returns:
+    The group of each parameter.
+  """
+  leaves, structure = jax.tree.flatten((batch.graph, batch.layout))
+  key = model, structure, tuple((a.shape, a.dtype) for a in leaves)
+  if key not in _LABELS:
+    _LABELS[key] = groups.param_labels(
+      model, batch.graph, layout=batch.layout, train=True
+    )
+  return _LABELS[key]
 
 
 def _fitting(
@@ -140,19 +164,23 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
   return {name: saved[name] for name in names if saved.get(name)}
 
 
-def chosen_bits(params: PyTree, candidates: tuple[int, ...]) -> dict[str, int]:
+def chosen_bits(
+  params: PyTree, labels: PyTree, candidates: tuple[int, ...]
+) -> dict[str, int]:
   """The bit-width that MixQ's search prefers at each quantizer.
 
   Args:
     params: of a network with `MixQSearch`.
+    labels: their groups, see `nn.groups`.
     candidates: bit-widths.
 
   Returns:
     Path of the quantizer to its bits.
   """
   chosen = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    *module, name = (key.key for key in path)
-    if name == 'logits':
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  for (path, leaf), group in zip(leaves, jax.tree.leaves(labels), strict=True):
+    *module, _ = (key.key for key in path)
+    if group == 'bit_logits':
       chosen['/'.join(module)] = int(mixq_search.select_bits(leaf, candidates))
   return chosen

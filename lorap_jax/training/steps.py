@@ -11,7 +11,7 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
-from lorap_jax.nn import prompts, schemes, telemetry
+from lorap_jax.nn import groups, prompts, schemes, telemetry
 from lorap_jax.training import accounting
 from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
@@ -66,7 +66,6 @@ def train_step(
   Returns:
     step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
   """
-  optimizer = create_optimizer()
   collections = [
     'batch_stats',
     'quant_stats',
@@ -94,9 +93,11 @@ def train_step(
     return loss, (new, sums, memory)
 
   def step(state, batch, rates):
-    (loss, (new, sums, memory)), grads = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(state.params, state, batch)
+    with groups.recording() as declared:
+      (loss, (new, sums, memory)), grads = jax.value_and_grad(
+        loss_fn, has_aux=True
+      )(state.params, state, batch)
+    optimizer = create_optimizer(groups.label(state.params, declared))
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, rates=rates
     )

@@ -146,17 +146,20 @@ class TestWholeGraph:
     whole = pipeline.WholeGraph(data, 'train', layout=True, **kwargs)
     return data.nodes, whole.batch().graph.nodes
 
-  def test_one_padding_node_without_features(self):
+  def test_nothing_is_padding(self):
     nodes, found = self.nodes_of(1)
-    np.testing.assert_array_equal(found[:-1], nodes)
-    assert found.shape == (25, 5) and not found[-1].any()
+    np.testing.assert_array_equal(found, nodes)
+    batch = pipeline.WholeGraph(
+      tiny_run.node_data(), 'test', layout=True
+    ).batch()
+    assert batch.graph.globals is None and len(batch.graph.n_node) == 1
+    assert batch.labels.shape == batch.targets.shape == (24,)
 
   def test_few_nonzeros_in_both_forms_if_wanted(self):
     nodes, found = self.nodes_of(0.1, sparse_features=True)
     assert isinstance(found, graphs.Features)
-    assert found.sparse.shape == found.shape == (25, 5)
-    np.testing.assert_array_equal(found.dense[:-1], nodes)
-    assert not found.dense[-1].any() and found.sparse.rows.max() < 24
+    assert found.sparse.shape == found.shape == (24, 5)
+    np.testing.assert_array_equal(found.dense, nodes)
 
   @pytest.mark.parametrize(
     ('share', 'wanted'), [(0.1, False), (1, True)], ids=['unwanted', 'many']

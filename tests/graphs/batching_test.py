@@ -40,7 +40,10 @@ class TestBatchGraphs:
         getattr(batch.graph, name), getattr(expected, name), err_msg=name
       )
     assert sorted_edges(batch.graph) == sorted_edges(expected)
-    assert batch.graph.edges is None and batch.graph.globals is None
+    assert batch.graph.edges is None
+    np.testing.assert_array_equal(
+      batch.graph.globals.mask, jraph.get_graph_padding_mask(batch.graph)
+    )
 
   def test_dtypes_and_shapes(self):
     batch = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET)

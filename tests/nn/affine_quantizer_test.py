@@ -242,24 +242,18 @@ class TestProtection:
     assert not new['quant_stats']['range']['initialized']
 
 
-class TestReports:
-  @pytest.mark.parametrize('per_column', [False, True])
-  def test_feature(self, x, per_column):
-    module = make(per_column=per_column)
-    out, sown = apply(module, started(module, x), x, TRAIN)
-    (report,) = sown[telemetry.COLLECTION]['feature']
-    np.testing.assert_array_equal(report.bits, 4)
-    np.testing.assert_allclose(
-      report.error[:8], np.sum((out.values - x)[:8] ** 2, 1), rtol=1e-5
-    )
-    np.testing.assert_array_equal(report.mask, MASK[:, 0])
-    assert (report.width, report.row_metadata_bits) == (3, 0)
-    assert report.table_bytes == 8 * (3 if per_column else 1)
-
-  def test_weights_are_not_features(self, x):
-    module = make(feature=False)
-    _, sown = apply(module, started(module, x), x, Rows(train=True))
-    assert telemetry.COLLECTION not in sown
+@pytest.mark.parametrize('per_column', [False, True])
+def test_report(x, per_column):
+  module = make(per_column=per_column)
+  out, _ = apply(module, started(module, x), x, TRAIN)
+  report = helpers.feature_report(x, out, TRAIN)
+  np.testing.assert_array_equal(report.bits, 4)
+  np.testing.assert_allclose(
+    report.error[:8], np.sum((out.values - x)[:8] ** 2, 1), rtol=1e-5
+  )
+  np.testing.assert_array_equal(report.mask, MASK[:, 0])
+  assert (report.width, report.row_metadata_bits) == (3, 0)
+  assert report.table_bytes == 8 * (3 if per_column else 1)
 
 
 def test_sparse_rows_move_the_range_as_dense_ones_do(key):

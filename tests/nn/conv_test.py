@@ -58,7 +58,7 @@ def test_neighbor_sum_is_reported_over_real_edges(key, scheme, bits):
     rows=rows,
     mutable=[telemetry.COLLECTION],
   )
-  (report,) = sown[telemetry.COLLECTION]['sum']
+  report = sown[telemetry.COLLECTION]['sum']
   assert report.additions == 54 * 4  # 54 edges, 4 features.
   assert report.bit_ops == 54 * 4 * bits
 

@@ -64,13 +64,13 @@ def test_quantized_input_is_not_quantized_again(key):
   expected = dense(x.values, q_w.values, params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
   # 4 real rows times 15 products, of 3 bits by 4 bits.
-  (product,) = tree['product']
+  product = tree['product']
   assert product.macs == 60 and product.bit_ops == 60 * 12
 
 
 def test_reports_in_full_precision(key):
   _, _, tree = run(linear.QuantDense(5, schemes.FP32()), jnp.ones((6, 3)), key)
-  (product,), (weight,) = tree['product'], tree['weight_matrix']
+  product, weight = tree['product'], tree['weight_matrix']
   assert product.macs == 60 and product.bit_ops == 60 * 32 * 32
   assert (weight.elements, weight.bits) == (15, 32)
   assert weight.metadata_bytes == 4 * 5  # The bias.
@@ -79,8 +79,8 @@ def test_reports_in_full_precision(key):
 def test_reports_of_a2q(key):
   x = jnp.abs(jax.random.normal(key, (6, 3)))
   _, _, tree = run(linear.QuantDense(5, A2Q, non_negative=True), x, key)
-  (product,), (weight,) = tree['product'], tree['weight_matrix']
-  (feature,) = tree['input']['feature']
+  product, weight = tree['product'], tree['weight_matrix']
+  feature = tree['input']['feature']
   np.testing.assert_array_equal(feature.bits, 4)  # Five inside, less one.
   assert product.bit_ops == 60 * 4 * 4
   assert (weight.elements, weight.bits) == (15, 4)

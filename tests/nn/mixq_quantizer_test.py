@@ -114,7 +114,7 @@ class TestRelaxed:
   def test_weight_is_quantized_per_input_feature(self, key):
     """Each row of [in, out] on a grid of its own."""
     kernel = jax.random.normal(key, (4, 6)) * 10.0 ** jnp.arange(4)[:, None]
-    module = relaxed(candidates=(4,), transposed=True, feature=False)
+    module = relaxed(candidates=(4,), transposed=True)
     params, out, sown = run(module, kernel, Rows(train=True))
     assert params['range_scale'].shape == (1, 1, 4)
     codes = (
@@ -124,7 +124,6 @@ class TestRelaxed:
     error = np.abs(out.values - kernel)
     assert np.all(error <= 1.01 * params['range_scale'][0, 0][:, None])
     assert out.metadata_bytes == 8 * 4
-    assert telemetry.COLLECTION not in sown
 
   @pytest.mark.parametrize('depth', [1, 2])
   def test_memory_of_real_rows(self, x, depth):
@@ -136,19 +135,19 @@ class TestRelaxed:
     )
     # 8 rows of 3 numbers, 2/2 + 4/4 + 8/4 = 4 bits each.
     np.testing.assert_allclose(
-      sown['memory']['kib'][0], 24 * 4 / 8192**depth, rtol=1e-6
+      sown['memory']['kib'], 24 * 4 / 8192**depth, rtol=1e-6
     )
     np.testing.assert_allclose(out.bits, 4, rtol=1e-6)
-    (report,) = sown[telemetry.COLLECTION]['feature']
+    report = helpers.feature_report(x, out, ROWS)
     np.testing.assert_allclose(report.bits, 4, rtol=1e-6)
     assert (report.width, report.table_bytes) == (3, 8 * 3)
 
   def test_memory_of_a_weight(self, key):
     kernel = jax.random.normal(key, (4, 6))
-    module = relaxed(transposed=True, feature=False)
+    module = relaxed(transposed=True)
     _, _, sown = run(module, kernel, Rows(train=True))
     np.testing.assert_allclose(
-      sown['memory']['kib'][0], 24 * _start()[1] / 8192, rtol=1e-6
+      sown['memory']['kib'], 24 * _start()[1] / 8192, rtol=1e-6
     )
 
   def test_price_reaches_the_logits(self, x):
@@ -159,7 +158,7 @@ class TestRelaxed:
       _, sown = module.apply(
         {'params': params}, x, rows=ROWS, mutable=['memory']
       )
-      return sown['memory']['kib'][0]
+      return sown['memory']['kib']
 
     grad = jax.grad(kib)(params)
     p, mean = _start()
@@ -226,13 +225,12 @@ class TestFixed:
 
   def test_weight_is_quantized_per_input_feature(self, key):
     kernel = jax.random.normal(key, (4, 6)) * 10.0 ** jnp.arange(4)[:, None]
-    module = fixed(transposed=True, feature=False)
+    module = fixed(transposed=True)
     params, out, sown = run(module, kernel, Rows(train=True))
     columns, transposed, _ = run(fixed(), kernel.T, Rows(train=True))
     helpers.assert_trees_close(params, columns)
     np.testing.assert_array_equal(out.values, transposed.values.T)
     assert out.metadata_bytes == 8 * 4
-    assert telemetry.COLLECTION not in sown
 
   def test_bits_by_path(self, x):
     """The path from the root; what is not assigned has the default."""
@@ -250,7 +248,7 @@ class TestFixed:
 
   def test_report(self, x):
     _, out, sown = run(fixed(), x)
-    (report,) = sown[telemetry.COLLECTION]['feature']
+    report = helpers.feature_report(x, out, ROWS)
     np.testing.assert_array_equal(report.bits, 4)
     np.testing.assert_array_equal(report.mask, MASK[:, 0])
     assert (report.width, report.table_bytes) == (3, 8 * 3)

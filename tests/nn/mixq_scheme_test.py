@@ -26,7 +26,6 @@ class TestMixQ:
     assert type(module) is quantizers.RelaxedQuantizer
     assert helpers.fields_of(module) == {
       'candidates': (3, 5),
-      'feature': point not in ('weight', 'attention'),
       'transposed': point == 'weight',
       'published': published,
       # The published code divides twice in a convolution, not in the readout.
@@ -45,7 +44,6 @@ class TestMixQ:
     assert helpers.fields_of(module) == {
       'bits': assignment,
       'default_bits': 6,
-      'feature': point not in ('weight', 'attention'),
       'transposed': point == 'weight',
       'published': False,
     }

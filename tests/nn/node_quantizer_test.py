@@ -159,14 +159,14 @@ class TestMemory:
     params, _, sown = run(module, nodes(key), key)
     width = memory_width or 5
     expected = width / 8192 * np.asarray(params['bits'], np.float64)[:10].sum()
-    np.testing.assert_allclose(sown['memory']['kib'][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(sown['memory']['kib'], expected, rtol=1e-6)
 
   def test_gradient_is_the_width(self, key):
     module, x = make(), nodes(key)
     params, _, _ = run(module, x, key)
     # Above the upper clamp the charge goes on, below the lower one it stops.
     params['bits'] = params['bits'].at[:3].set(jnp.asarray([9.7, 1.2, -5.0]))
-    grad = jax.grad(lambda p: self.kib(module, p, x)[0])(params)['bits']
+    grad = jax.grad(lambda p: self.kib(module, p, x))(params)['bits']
     expected = np.full(12, 5 / 8192)
     expected[1] = 0
     expected[2] *= -1
@@ -191,8 +191,8 @@ class TestMemory:
 
 def test_report(key):
   x = nodes(key, non_negative=True)
-  _, out, sown = run(make(non_negative=True), x, key)
-  (report,) = sown[telemetry.COLLECTION]['feature']
+  _, out, _ = run(make(non_negative=True), x, key)
+  report = helpers.feature_report(x, out, ROWS)
   np.testing.assert_array_equal(report.bits, 4)
   np.testing.assert_allclose(
     report.error, np.sum((out.values - x) ** 2, 1), rtol=1e-5

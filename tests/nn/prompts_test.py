@@ -161,7 +161,7 @@ class TestPlacement:
     if placement == 'pre':
       assert 'side_path' not in sown
       return
-    (report,) = sown['side_path']
+    report = sown['side_path']
     assert report.row_bits == 32 * 2  # The rank.
     np.testing.assert_array_equal(report.mask, MASK[:, 0])
 
@@ -192,7 +192,7 @@ class TestModules:
     np.testing.assert_array_equal(out, pure.lorap_prompt(p, s, bits=bits))
     count = pure.num_lorap_params(6, num_prompts=5, rank=2, low_rank=low_rank)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
-    (product,) = tree['product']
+    product = tree['product']
     assert product.bit_ops == product.macs * 32 * bits
 
   def test_factors_are_drawn_independently(self, key):
@@ -227,7 +227,7 @@ class TestModules:
       x, params['prompt'], params['kernel'], params['bias']
     )
     np.testing.assert_array_equal(out, expected)
-    (product,) = tree['product']
+    product = tree['product']
     assert product.macs == 6 * 2 * 4 * 6  # 6 real rows.
 
   @pytest.mark.parametrize('name', ['gpf', 'gpf_plus'])

@@ -29,7 +29,6 @@ class TestQAT:
     assert helpers.fields_of(module) == {
       'bits': 5,
       'signed': not non_negative,
-      'feature': not parameter,
       'per_column': True,
       'symmetric': True,
       'percentile': 0.02,

@@ -114,7 +114,7 @@ class TestGrouped:
       jnp.abs(x).max(1), params['scale'], params['bits']
     )
     expected = 5 / 8192 * params['bits'][np.unique(group[:10])].sum()
-    np.testing.assert_allclose(sown['memory']['kib'][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(sown['memory']['kib'], expected, rtol=1e-6)
 
   def test_gradients_reach_the_groups_in_use(self, key):
     x = rows(key)
@@ -146,9 +146,8 @@ class TestGrouped:
 
   def test_telemetry(self, key):
     x = rows(key, non_negative=True)
-    params, out, sown = run(grouped(non_negative=True), x, key, rows=Rows(MASK))
-    del params
-    (report,) = sown[telemetry.COLLECTION]['feature']
+    _, out, _ = run(grouped(non_negative=True), x, key, rows=Rows(MASK))
+    report = helpers.feature_report(x, out, Rows(MASK))
     np.testing.assert_array_equal(report.bits, out.bits[:, 0])
     np.testing.assert_allclose(
       report.error, np.sum((out.values - x) ** 2, 1), rtol=1e-5
@@ -162,9 +161,8 @@ class TestGrouped:
   @pytest.mark.parametrize('num_groups, index_bits', [(1, 1), (1000, 10)])
   def test_index_bits(self, key, num_groups, index_bits):
     module = grouped(num_groups=num_groups)
-    _, _, sown = run(module, rows(key), key, rows=Rows(MASK))
-    (report,) = sown[telemetry.COLLECTION]['feature']
-    assert report.row_metadata_bits == index_bits
+    _, out, _ = run(module, rows(key), key, rows=Rows(MASK))
+    assert out.row_metadata_bits == index_bits
 
 
 class TestColumn:
@@ -267,11 +265,9 @@ class TestChannel:
 class TestIdentity:
   def test_reports_full_precision(self, key):
     x = rows(key)
-    out, sown = quantizers.Identity().apply(
-      {}, x, rows=Rows(MASK), mutable=COLLECTIONS
-    )
+    out = quantizers.Identity().apply({}, x, rows=Rows(MASK))
     np.testing.assert_array_equal(out.values, x)
     assert out.bits == 32
-    (report,) = sown[telemetry.COLLECTION]['feature']
+    report = helpers.feature_report(x, out, Rows(MASK))
     np.testing.assert_array_equal(report.bits, 32)
     np.testing.assert_array_equal(report.error, 0)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from lorap_jax import graphs
 from lorap_jax.data import pipeline
 from lorap_jax.nn import schemes, telemetry
 from lorap_jax.training import accounting, settings, state, steps
@@ -12,27 +13,29 @@ from lorap_jax.training import accounting, settings, state, steps
 REAL = jnp.array([True, True, True, False])  # The last node is padding.
 
 
-def feature(bits, mask, *, width, metadata=0, table=0, error=None):
+def feature(point, bits, mask, *, width, metadata=0, table=0, error=None):
   bits = jnp.asarray(bits, jnp.float32)
   error = jnp.zeros_like(bits) if error is None else jnp.asarray(error)
   return {
-    'feature': (
-      telemetry.FeatureReport(
-        bits=bits,
-        error=error,
-        energy=10 * error,
-        mask=jnp.asarray(mask),
-        width=jnp.float32(width),
-        row_metadata_bits=jnp.float32(metadata),
-        table_bytes=jnp.float32(table),
-      ),
+    'feature': telemetry.FeatureReport(
+      point=point,
+      bits=bits,
+      error=error,
+      energy=10 * error,
+      mask=jnp.asarray(mask),
+      width=jnp.float32(width),
+      row_metadata_bits=jnp.float32(metadata),
+      table_bytes=jnp.float32(table),
     )
   }
 
 
-def product(macs, bit_ops):
-  report = telemetry.ProductReport(jnp.float32(macs), jnp.float32(bit_ops))
-  return {'product': (report,)}
+def product(role, macs, bit_ops):
+  return {
+    'product': telemetry.ProductReport(
+      role, jnp.float32(macs), jnp.float32(bit_ops)
+    )
+  }
 
 
 @pytest.fixture
@@ -44,6 +47,7 @@ def tree():
   return {
     'conv_0': {
       'aggregate': feature(
+        'aggregate',
         [2, 4, 6, 8],
         REAL,
         width=2,
@@ -51,13 +55,13 @@ def tree():
         table=40,
         error=[1.0, 2.0, 3.0, 99.0],
       ),
-      'message': feature([4, 4, 4, 4], REAL, width=2, table=8),
-      'prompt': {**product(30, 30 * 1024), 'side_path': (side,)},
-      'dense_0': {**product(12, 12 * 16), 'weight_matrix': (weight,)},
-      'sum': (summed,),
+      'message': feature('message', [4, 4, 4, 4], REAL, width=2, table=8),
+      'prompt': {**product('prompt', 30, 30 * 1024), 'side_path': side},
+      'dense_0': {**product('layer', 12, 12 * 16), 'weight_matrix': weight},
+      'sum': summed,
     },
     'readout_0': {
-      'input': feature([8, 3], [True, False], width=5, metadata=7),
+      'input': feature('readout', [8, 3], [True, False], width=5, metadata=7),
     },
   }
 
@@ -135,7 +139,7 @@ def test_mean_bits_of_a_training_step(tree):
 
 def test_by_in_degree(tree, graph):
   features = accounting.totals(tree, graph)['features']
-  degree = features['conv_0/aggregate']['degree']
+  degree = features['aggregate']['conv_0/aggregate']['degree']
   expected = {  # Of in-degree 0, 1 and 2: nodes 0, 2 and 1.
     'rows': [1, 1, 1],
     'bits': [2, 6, 4],
@@ -145,10 +149,10 @@ def test_by_in_degree(tree, graph):
   for name, values in expected.items():
     np.testing.assert_array_equal(degree[name][:3], values, name)
     assert not degree[name][3:].any()
-  assert 'degree' not in features['readout_0/input']
+  assert 'degree' not in features['readout']['readout_0/input']
 
 
-RAW = {'features': feature([32] * 4, REAL, width=3)}
+RAW = {'features': feature('features', [32] * 4, REAL, width=3)}
 
 
 def summary_of(tree, graph, stored=schemes.HIDDEN_OPERANDS):
@@ -206,7 +210,7 @@ def test_high_in_degrees_share_the_last_bin(tree, graph):
     receivers=jnp.concatenate([jnp.ones(many, jnp.int32), padding]),
   )
   features = accounting.totals(tree, graph)['features']
-  rows = features['conv_0/aggregate']['degree']['rows']
+  rows = features['aggregate']['conv_0/aggregate']['degree']['rows']
   assert rows[-1] == 1 and rows[0] == 2
 
 
@@ -216,7 +220,7 @@ def measure(batch, **changes):
   model = chosen.model(3)
   first = state.init_state(model, batch, jax.random.key(0))
   sums, fixed = steps.make_cost_step(model)(first.variables(), batch)
-  count = int(np.sum(jraph.get_graph_padding_mask(batch.graph)))
+  count = int(np.sum(graphs.graph_mask(batch.graph)))
   return accounting.summarize(
     sums, fixed, num_graphs=count, stored=chosen.scheme.stored
   )

@@ -167,11 +167,17 @@ def test_chosen_bits():
         'weight': logits(-3.0, -2.0, -1.0) | {'range_scale': jnp.ones((3, 2))},
         'output': logits(1.0, 1.0, 0.0),  # Of equal ones the first.
       },
+      'logits': jnp.ones(3),  # No quantizer's, whatever it is called.
     },
   }
-  assert state.chosen_bits(params, (2, 4, 8)) == {
+  labels = jax.tree.map(lambda _: 'base', params)
+  dense = labels['conv_0']['dense']
+  for quantizer in (labels['features'], dense['weight'], dense['output']):
+    quantizer['logits'] = 'bit_logits'
+  assert state.chosen_bits(params, labels, (2, 4, 8)) == {
     'features': 4,
     'conv_0/dense/weight': 8,
     'conv_0/dense/output': 2,
   }
-  assert state.chosen_bits({'conv_0': {'eps': jnp.zeros(())}}, (2, 4)) == {}
+  eps = {'conv_0': {'eps': jnp.zeros(())}}
+  assert state.chosen_bits(eps, {'conv_0': {'eps': 'base'}}, (2, 4)) == {}

@@ -29,6 +29,8 @@ class LoRAPPrompt(nn.Module):
     implementation: of `inject`, see `PromptSpec`.
   """
 
+  param_groups = 'prompt'
+
   num_prompts: int
   rank: int
   start: lorap_lib.Init
@@ -82,7 +84,7 @@ class LoRAPPrompt(nn.Module):
       low_rank=self.low_rank,
     )
     telemetry.report_product(
-      self, Quantized(s), self.bits, real_rows(s, rows), macs
+      self, Quantized(s), self.bits, real_rows(s, rows), macs, role='prompt'
     )
     return lorap_lib.LoRAPParams(**values)
 
@@ -99,6 +101,8 @@ class LoRAPPrompt(nn.Module):
 
 class BiasPrompt(nn.Module):
   """One vector for all nodes: the control without input. Parameter `prompt`."""
+
+  param_groups = 'prompt'
 
   @nn.compact
   def __call__(self, s: Float[Array, 'n d'], *, rows: Rows) -> Array:
@@ -121,6 +125,8 @@ class AdapterPrompt(nn.Module):
     rank: r of it.
   """
 
+  param_groups = 'prompt'
+
   num_prompts: int
   rank: int
 
@@ -138,7 +144,9 @@ class AdapterPrompt(nn.Module):
       up=self.param('up', nn.initializers.zeros, (hidden, width)),
     )
     macs = 2 * width * hidden
-    telemetry.report_product(self, Quantized(s), 32, real_rows(s, rows), macs)
+    telemetry.report_product(
+      self, Quantized(s), 32, real_rows(s, rows), macs, role='prompt'
+    )
     return controls.relu_adapter(params, s)
 
   def side_width(self) -> int:

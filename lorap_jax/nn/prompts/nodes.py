@@ -19,6 +19,8 @@ class GPFPrompt(nn.Module):
     start: `zero` or `glorot`.
   """
 
+  param_groups = 'prompt'
+
   start: str
 
   uniform = True  # Adds the same to every node.
@@ -43,6 +45,8 @@ class GPFPlusPrompt(nn.Module):
     start: `zero` or `glorot`, of the prompts.
   """
 
+  param_groups = 'prompt'
+
   num_prompts: int
   start: str
 
@@ -64,6 +68,7 @@ class GPFPlusPrompt(nn.Module):
       32,
       real_rows(x, rows),
       2 * k * width,
+      role='prompt',
     )
     if isinstance(x, SparseRows):
       return x.plus(gpf_lib.gpf_plus_weights(x, kernel, bias), basis)

@@ -67,8 +67,8 @@ def prompted(
     share = jnp.sum(jnp.where(mask, error, 0) ** 2) / jnp.maximum(
       jnp.sum(target**2), 1e-12
     )
-    prompt.sow(LOCAL_LOSS, 'share', share)
+    telemetry.sow(prompt, LOCAL_LOSS, 'share', share)
   row_bits = jnp.float32(telemetry.FULL_BITS * prompt.side_width())
   report = telemetry.SideReport(row_bits, mask[:, 0])
-  prompt.sow(telemetry.COLLECTION, 'side_path', report)
+  telemetry.sow(prompt, telemetry.COLLECTION, 'side_path', report)
   return y._replace(values=y.values + delta)

@@ -1,6 +1,7 @@
 """Quantizer modules: where the variables of the pure quantizers live.
 
-All are called as `module(x, rows=rows)` and return `telemetry.Quantized`.
+All are called as `module(x, rows=rows)`, return `telemetry.Quantized` and
+declare their parameter groups, see `nn.groups`.
 """
 
 from lorap_jax.nn.quantizers.a2q import (

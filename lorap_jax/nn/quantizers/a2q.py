@@ -1,6 +1,7 @@
 """A2Q: where learned scales and bit-widths live."""
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,9 @@ from lorap_jax.quantization import a2q, a2q_groups
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
 _BITS_JITTER = 0.49  # Equal bits would cross a half all at once.
+# Parameter groups of learned and of fixed bits.
+_LEARNED = {'scale': 'feature_scale', 'bits': 'feature_bits'}
+_FIXED = {'scale': 'message_scale', 'bits': 'frozen'}
 
 
 class GroupedQuantizer(nn.Module):
@@ -36,6 +40,7 @@ class GroupedQuantizer(nn.Module):
     published: compute exactly what the published code computes.
     exact_range: see `a2q_groups.nearest_group`.
     gradient: see `a2q.a2q_rule`.
+    fixed_bits: bits are not trained, as for the logits of GAT.
   """
 
   bits: int
@@ -45,6 +50,12 @@ class GroupedQuantizer(nn.Module):
   published: bool
   exact_range: bool
   gradient: a2q.Gradient = 'clipped'
+  fixed_bits: bool = False
+
+  @property
+  def param_groups(self) -> dict[str, str]:
+    """As messages, if the bits are fixed."""
+    return _FIXED if self.fixed_bits else _LEARNED
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
@@ -87,18 +98,14 @@ class GroupedQuantizer(nn.Module):
       min_bits=rule.min_bits,
       max_bits=None,  # What lies above the clamp is pulled back.
     )
-    self.sow('memory', 'kib', memory)
+    telemetry.sow(self, 'memory', 'kib', memory)
     stored = used_bits[group] - sign_bit
-    telemetry.report_feature(
-      self,
-      x,
+    return Quantized(
       y,
-      stored,
-      mask,
+      stored[:, None],
+      metadata_bytes=self.num_groups * 5,  # float32 scale, one byte of bits
       row_metadata_bits=math.ceil(math.log2(max(self.num_groups, 2))),
-      table_bytes=self.num_groups * 5,  # float32 scale, one byte of bits
     )
-    return Quantized(y, stored[:, None])
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
     start = jnp.full((self.num_groups,), float(self.bits + sign_bit))
@@ -153,6 +160,11 @@ class NodeQuantizer(nn.Module):
   memory_width: int | None = None
   gradient: a2q.Gradient = 'clipped'
 
+  @property
+  def param_groups(self) -> dict[str, str]:
+    """As messages, if the bits are fixed."""
+    return _FIXED if self.fixed_bits else _LEARNED
+
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each row of x on its own grid.
@@ -186,15 +198,12 @@ class NodeQuantizer(nn.Module):
         min_bits=rule.min_bits,
         max_bits=None,  # What lies above the clamp is pulled back.
       )
-      self.sow('memory', 'kib', memory)
+      telemetry.sow(self, 'memory', 'kib', memory)
     stored = (
       a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
       - sign_bit
     )
-    telemetry.report_feature(
-      self, x, y, stored, mask, row_metadata_bits=32 + 8, table_bytes=0
-    )
-    return Quantized(y, stored[:, None])
+    return Quantized(y, stored[:, None], row_metadata_bits=32 + 8)
 
   def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
     start = jnp.full((num_rows,), float(self.bits + sign_bit))
@@ -235,6 +244,8 @@ class ColumnQuantizer(nn.Module):
   normal: tuple[float, float] = (0.01, 0.01)
   gradient: a2q.Gradient = 'clipped'
 
+  param_groups: ClassVar[dict[str, str]] = _FIXED
+
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each column of x on its own grid.
@@ -255,16 +266,7 @@ class ColumnQuantizer(nn.Module):
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
     bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
     y = a2q.fake_quant(x, scale[None], bits[None], rule=rule, mask=mask)
-    telemetry.report_feature(
-      self,
-      x,
-      y,
-      jnp.float32(self.bits),
-      mask,
-      row_metadata_bits=0,
-      table_bytes=4 * width,
-    )
-    return Quantized(y, float(self.bits))
+    return Quantized(y, float(self.bits), 4 * width)
 
   def _init_scale(self, key: Array, x: Array, mask: Array) -> Array:
     if self.start != 'data':
@@ -293,6 +295,11 @@ class ChannelQuantizer(nn.Module):
   published: bool
   normal: tuple[float, float] = (0.01, 0.1)
   gradient: a2q.Gradient = 'clipped'
+
+  param_groups: ClassVar[dict[str, str]] = {
+    'scale': 'weight_scale',
+    'bits': 'frozen',
+  }
 
   @nn.compact
   def __call__(self, kernel: Float[Array, 'i o'], *, rows: Rows) -> Quantized:

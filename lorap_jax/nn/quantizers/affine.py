@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
-from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
 from lorap_jax.quantization import affine, observers
@@ -28,7 +27,6 @@ class AffineQuantizer(nn.Module):
   Attributes:
     bits: bits per element.
     signed: codes are signed.
-    feature: x is a feature tensor, to be reported; False for weights.
     per_column: one range per column.
     symmetric: zero point 0.
     percentile: share of the values cut off at either end of a batch's range.
@@ -41,7 +39,6 @@ class AffineQuantizer(nn.Module):
 
   bits: int
   signed: bool
-  feature: bool = True
   per_column: bool = False
   symmetric: bool = False
   percentile: float = 0.0
@@ -50,6 +47,8 @@ class AffineQuantizer(nn.Module):
   gradient: affine.Gradient = 'plain'
   protects: bool = False
   stride: int = 1
+
+  param_groups: ClassVar[dict[str, str]] = {}
 
   @property
   def takes_sparse(self) -> bool:
@@ -103,20 +102,10 @@ class AffineQuantizer(nn.Module):
       gradient=self.gradient,
     )
     if isinstance(x, SparseRows):
-      x, y = _sparse_on_grid(x, put_on_grid, keep)
+      y = _sparse_on_grid(x, put_on_grid, keep)
     else:
       y = put_on_grid(x, keep=keep)
     metadata = _METADATA_BYTES * max(1, qparams.scale.size)
-    if self.feature:
-      telemetry.report_feature(
-        self,
-        x,
-        y,
-        jnp.float32(self.bits),
-        mask,
-        row_metadata_bits=0,
-        table_bytes=metadata,
-      )
     return Quantized(y, float(self.bits), metadata)
 
   def _batch_range(
@@ -145,25 +134,22 @@ class AffineQuantizer(nn.Module):
 
 def _sparse_on_grid(
   x: SparseRows, put_on_grid: Callable[..., Array], keep: Array | None
-) -> tuple[Any, Any]:
-  """The matrix and its grid values, with the same left factor."""
+) -> Any:
+  """The grid values of the matrix, but for the rows `keep`."""
   of_nonzeros = lambda rows: rows[x.rows, 0]
   elements = put_on_grid(
     x.elements, keep=None if keep is None else of_nonzeros(keep)
   )
   if x.right is None:  # 0 is on every grid.
-    return x, x._replace(values=elements)
+    return x._replace(values=elements)
   row = put_on_grid(x.row)
   if keep is None:
-    return x, x.of_elements(elements, row)
+    return x.of_elements(elements, row)
   # Rows that are kept, and the others.
   left = jnp.concatenate([keep, ~keep], axis=1).astype(row.dtype)
   beside = jnp.where(of_nonzeros(keep), x.row[0, x.columns], row[0, x.columns])
-  return (
-    x._replace(left=left, right=jnp.concatenate([x.row, x.row])),
-    x._replace(
-      values=elements - beside,
-      left=left,
-      right=jnp.concatenate([x.row, row]),
-    ),
+  return x._replace(
+    values=elements - beside,
+    left=left,
+    right=jnp.concatenate([x.row, row]),
   )

@@ -2,10 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
@@ -26,7 +25,6 @@ class RelaxedQuantizer(nn.Module):
 
   Attributes:
     candidates: m bit-widths.
-    feature: x is a feature tensor, to be reported; False for weights.
     transposed: x is a weight [in, out], quantized per input feature.
     published: the published arithmetic, see `quantization.mixq`.
     depth: how often the published code divides this cost, see
@@ -34,10 +32,15 @@ class RelaxedQuantizer(nn.Module):
   """
 
   candidates: tuple[int, ...]
-  feature: bool = True
   transposed: bool = False
   published: bool = False
   depth: int = 1
+
+  param_groups: ClassVar[dict[str, str]] = {
+    'logits': 'bit_logits',
+    'range_scale': 'base',
+    'range_zero_point': 'base',
+  }
 
   @property
   def takes_sparse(self) -> bool:
@@ -80,13 +83,14 @@ class RelaxedQuantizer(nn.Module):
     )
     y = y.T if self.transposed else y
     elements = x.shape[1] * jnp.sum(real_rows(x, rows), dtype=jnp.float32)
-    self.sow(
+    telemetry.sow(
+      self,
       'memory',
       'kib',
       mixq_search.bit_cost(elements, logits, self.candidates, depth=self.depth),
     )
     bits = mixq_search.expected_bits(logits, self.candidates)
-    return _reported(self, x, y, rows, bits, t.shape[1])
+    return Quantized(y, bits, _SCALE_BYTES * t.shape[1])
 
 
 class FixedQuantizer(nn.Module):
@@ -98,16 +102,19 @@ class FixedQuantizer(nn.Module):
     bits: of the module at each path, from the search; `default_bits` for
       others.
     default_bits: see `bits`.
-    feature: x is a feature tensor, to be reported; False for weights.
     transposed: x is a weight [in, out], quantized per input feature.
     published: the published arithmetic, see `quantization.mixq`.
   """
 
   bits: tuple[tuple[str, int], ...]
   default_bits: int
-  feature: bool = True
   transposed: bool = False
   published: bool = False
+
+  param_groups: ClassVar[dict[str, str]] = {
+    'range_scale': 'base',
+    'range_zero_point': 'base',
+  }
 
   @property
   def takes_sparse(self) -> bool:
@@ -140,7 +147,7 @@ class FixedQuantizer(nn.Module):
       mask,
     )
     y = y.T if self.transposed else y
-    return _reported(self, x, y, rows, jnp.float32(bits), t.shape[1])
+    return Quantized(y, float(bits), _SCALE_BYTES * t.shape[1])
 
 
 def _oriented(x: Any, rows: Rows, transposed: bool):
@@ -171,18 +178,3 @@ def _range_params(module: nn.Module, start) -> tuple[Array, Array]:
     module.param('range_scale', lambda _: scale),
     module.param('range_zero_point', lambda _: zero_point),
   )
-
-
-def _reported(module, x, y, rows: Rows, bits: Array, columns: int) -> Quantized:
-  metadata = _SCALE_BYTES * columns
-  if module.feature:
-    telemetry.report_feature(
-      module,
-      x,
-      y,
-      jax.lax.stop_gradient(bits),
-      real_rows(x, rows),
-      row_metadata_bits=0,
-      table_bytes=metadata,
-    )
-  return Quantized(y, bits, metadata)

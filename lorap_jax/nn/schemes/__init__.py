@@ -4,11 +4,13 @@ from lorap_jax.nn.schemes.a2q import A2QGraph, A2QNode
 from lorap_jax.nn.schemes.base import (
   HIDDEN_OPERANDS,
   OPERANDS,
+  PARAMETERS,
   Point,
   Protection,
   Scheme,
   name_of,
   quantize,
+  run_quantizer,
 )
 from lorap_jax.nn.schemes.fp32 import FP32
 from lorap_jax.nn.schemes.mixq import MixQ, MixQSearch
@@ -23,10 +25,12 @@ __all__ = [
   'MixQ',
   'MixQSearch',
   'OPERANDS',
+  'PARAMETERS',
   'Point',
   'Protection',
   'QAT',
   'Scheme',
   'name_of',
   'quantize',
+  'run_quantizer',
 ]

@@ -23,7 +23,7 @@ class A2QGraph:
   | features                  | the same, if `quantize_features`; else none,  |
   |                           | only reported                                 |
   | message                   | per column, learned scale, fixed bits         |
-  | logits                    | group table (GAT)                             |
+  | logits                    | group table, learned scale, fixed bits (GAT)  |
   | weight, attention         | per output channel, learned scale, fixed bits |
   | all others                | none                                          |
 
@@ -49,6 +49,7 @@ class A2QGraph:
   exact_range: bool = False
   quantize_features: bool = False
   stored = HIDDEN_OPERANDS
+  per_node = False
   edge_messages = False
   edge_weights = False
 
@@ -71,6 +72,7 @@ class A2QGraph:
         num_groups=self.num_groups,
         non_negative=non_negative,
         exact_range=self.exact_range,
+        fixed_bits=point == 'logits',
         name=name_of(point),
         **shared,
       )
@@ -142,6 +144,7 @@ class A2QNode:
   feature_start: tuple[float, float] = (0.01, 0.01)
   message_start: tuple[float, float] = (0.01, 0.01)
   stored = HIDDEN_OPERANDS
+  per_node = True
   edge_messages = False
   edge_weights = False
 

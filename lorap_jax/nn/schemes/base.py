@@ -27,6 +27,8 @@ from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import SparseRows
+from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized
 
@@ -48,6 +50,8 @@ Point = Literal[
 OPERANDS: tuple[Point, ...] = ('features', 'input', 'readout', 'aggregate')
 # Of these, what a network computes itself.
 HIDDEN_OPERANDS: tuple[Point, ...] = ('input', 'readout', 'aggregate')
+# Trained tensors; all others are features of the data.
+PARAMETERS: tuple[Point, ...] = ('weight', 'attention')
 
 
 def check_points(field: str, points: Collection[str]) -> None:
@@ -90,6 +94,11 @@ class Scheme(Protocol):
     ...
 
   @property
+  def per_node(self) -> bool:
+    """It has parameters for each node, and so serves one graph only."""
+    ...
+
+  @property
   def edge_messages(self) -> bool:
     """Messages are quantized edge by edge, after their edge weight."""
     ...
@@ -112,7 +121,7 @@ class Scheme(Protocol):
 def quantize(
   scheme: Scheme,
   point: Point,
-  x: Array | Quantized,
+  x: Array | SparseRows | Quantized,
   *,
   rows: Rows,
   non_negative: bool = False,
@@ -134,5 +143,41 @@ def quantize(
   """
   if isinstance(x, Quantized):
     return x
-  module = scheme.quantizer(point, non_negative=non_negative)
-  return Quantized(x) if module is None else module(x, rows=rows)
+  return run_quantizer(
+    scheme.quantizer(point, non_negative=non_negative), point, x, rows=rows
+  )
+
+
+def run_quantizer(
+  module: nn.Module | None,
+  point: Point,
+  x: Array | SparseRows,
+  *,
+  rows: Rows,
+) -> Quantized:
+  """Sends x through what a scheme has for a point, and reports a feature.
+
+  Args:
+    module: from `Scheme.quantizer`, or None.
+    point: the point's name.
+    x: the tensor [n, f].
+    rows: of x.
+
+  Returns:
+    The tensor and its bits.
+
+  Raises:
+    TypeError: a quantizer that does not declare its parameter groups.
+  """
+  if module is None:
+    return Quantized(x)  # pyrefly: ignore
+  if not hasattr(module, 'param_groups'):
+    raise TypeError(
+      f'the quantizer {type(module).__name__} has no attribute `param_groups`, '
+      'which says how its parameters are trained; see `nn.groups` (a quantizer '
+      'without parameters has {})'
+    )
+  y = module(x, rows=rows)
+  if point not in PARAMETERS:
+    telemetry.report_feature(module, point, x, y, rows)
+  return y

@@ -14,6 +14,7 @@ class FP32:
   """Full precision: no point is quantized, operands are only reported."""
 
   stored = HIDDEN_OPERANDS
+  per_node = False
   edge_messages = False
   edge_weights = False
 

@@ -22,7 +22,6 @@ POINTS: dict[str, tuple[Point, ...]] = {
     'neighbor_sum',
   ),
 }
-_PARAMETERS = ('weight', 'attention')
 # Between these tensors and the next product lie only maps that act on each
 # column alone (bias, batch norm, ReLU): what is stored are their codes.
 _STORED: tuple[Point, ...] = ('readout', 'output', 'neighbor_sum')
@@ -48,6 +47,7 @@ class MixQSearch:
   cost_weight: float = 0.1
   published: bool = False
   stored = _STORED
+  per_node = False
   edge_messages = False
 
   @property
@@ -66,7 +66,6 @@ class MixQSearch:
       return _reported(point)
     return quantizers.RelaxedQuantizer(
       candidates=self.candidates,
-      feature=point not in _PARAMETERS,
       transposed=point == 'weight',
       published=self.published,
       depth=1 if not self.published or point == 'readout' else 2,
@@ -97,6 +96,7 @@ class MixQ:
   points: tuple[Point, ...] = POINTS['gcn']
   published: bool = False
   stored = _STORED
+  per_node = False
   edge_messages = False
 
   @property
@@ -117,7 +117,6 @@ class MixQ:
     return quantizers.FixedQuantizer(
       bits=self.assignment,
       default_bits=self.bits,
-      feature=point not in _PARAMETERS,
       transposed=point == 'weight',
       published=self.published,
       name=name_of(point),

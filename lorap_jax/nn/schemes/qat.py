@@ -9,6 +9,7 @@ from lorap_jax.nn import quantizers
 from lorap_jax.nn.schemes.base import (
   HIDDEN_OPERANDS,
   OPERANDS,
+  PARAMETERS,
   Point,
   Protection,
   check_points,
@@ -32,7 +33,6 @@ POINTS: tuple[Point, ...] = (
   'update',
 )
 _SUMS = ('neighbor_sum', 'aggregate')
-_PARAMETERS = ('weight', 'attention')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,7 @@ class QAT:
   edge_messages: bool = False
   stride: int = 1
   stored = HIDDEN_OPERANDS
+  per_node = False
 
   def __post_init__(self):
     if not 2 <= self.bits <= 8:
@@ -121,7 +122,6 @@ class QAT:
     return quantizers.AffineQuantizer(
       bits=self.bits,
       signed=not non_negative,
-      feature=point not in _PARAMETERS,
       per_column=self.per_column,
       symmetric=self.symmetric,
       percentile=percentile,
@@ -129,7 +129,7 @@ class QAT:
       momentum=self.momentum,
       gradient=self.gradient,
       protects=self._protects(point),
-      stride=1 if point in _PARAMETERS else self.stride,
+      stride=1 if point in PARAMETERS else self.stride,
       name=name_of(point),
     )
 

@@ -1,0 +1,132 @@
+"""Which optimizer group each parameter belongs to, as modules declare it.
+
+A module says it in an attribute `param_groups`, a property where it depends on
+the module's fields:
+
+    class MyQuantizer(nn.Module):
+      param_groups = {'step': 'feature_scale', 'zero_point': 'frozen'}
+
+A mapping names every parameter of the module itself. A text is the group of
+all of them, and of those of modules inside that declare nothing. So a network
+is `base` but for what says otherwise, and `schemes.quantize` refuses a
+quantizer that does not.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lorap_jax._typing import PyTree
+
+# What they are trained by: `training.optimizer.OptimizerConfig`.
+Group = Literal[
+  'base',
+  'prompt',
+  'feature_scale',
+  'feature_bits',
+  'message_scale',
+  'weight_scale',
+  'bit_logits',
+  'frozen',
+]
+Path = tuple[str, ...]
+Declared = dict[Path, str | Mapping[str, str]]
+
+
+@contextlib.contextmanager
+def recording() -> Generator[Declared]:
+  """Notes the declarations of all modules that run inside the block.
+
+  Yields:
+    Path of the module to its `param_groups`; filled as the modules run, which
+    under jit is while they are traced.
+  """
+  declared: Declared = {}
+
+  def note(method, args, kwargs, context):
+    groups = getattr(context.module, 'param_groups', None)
+    if groups is not None:
+      declared[context.module.path] = groups
+    return method(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    yield declared
+
+
+def label(params: PyTree, declared: Declared) -> PyTree:
+  """The group of each parameter.
+
+  Args:
+    params: the collection `params`, or a tree like it.
+    declared: by `recording`, from a run of the model.
+
+  Returns:
+    A tree like params, of texts.
+
+  Raises:
+    ValueError: a parameter that no module declares, or a group that the
+      optimizer does not have; names the parameter.
+  """
+
+  def of(path, _):
+    *module, name = (key.key for key in path)
+    return _group(tuple(module), name, declared)
+
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _group(module: Path, name: str, declared: Declared) -> str:
+  where = '/'.join((*module, name))
+  own = declared.get(module)
+  for depth in range(len(module) - 1, -1, -1):
+    if own is not None:
+      break
+    own = declared.get(module[:depth])
+    if isinstance(own, Mapping):  # It speaks of its own alone.
+      own = None
+      break
+  group = own.get(name) if isinstance(own, Mapping) else own
+  if group is None:
+    raise ValueError(
+      f'no module declares the parameter group of {where!r}; give its module '
+      f'an attribute `param_groups`, such as {{{name!r}: "base"}}'
+    )
+  if group not in get_args(Group):
+    raise ValueError(
+      f'{where!r} is of the parameter group {group!r}; the groups are '
+      f'{get_args(Group)}'
+    )
+  return group
+
+
+def param_labels(model: nn.Module, *args: Any, **kwargs: Any) -> PyTree:
+  """The group of each parameter of a model, for `optax.partition` and counts.
+
+  Args:
+    model: any Linen module whose quantizers and prompts are of this library,
+      or declare their groups as these do.
+    *args: of a call.
+    **kwargs: of a call.
+
+  Returns:
+    A tree like its parameters, of texts.
+
+  Raises:
+    ValueError: see `label`.
+  """
+  keys = {
+    name: jax.random.key(0) for name in ('params', 'dropout', 'quantization')
+  }
+  # Modules see arrays of JAX, as under jit.
+  args, kwargs = jax.tree.map(
+    lambda leaf: jnp.asarray(leaf) if hasattr(leaf, 'shape') else leaf,
+    (args, kwargs),
+  )
+  init: Callable[..., Any] = lambda: model.init(keys, *args, **kwargs)
+  with recording() as declared:
+    variables = jax.eval_shape(init)
+  return label(variables['params'], declared)
