@@ -37,6 +37,7 @@ class AffineQuantizer(nn.Module):
     gradient: `plain`, `clipped` or `clipped_strict`, see `affine.fake_quant`.
     protects: protected rows stay in full precision.
     stride: rows between those that a percentile looks at.
+    published: see `affine.fake_quant`.
   """
 
   bits: int
@@ -50,6 +51,7 @@ class AffineQuantizer(nn.Module):
   gradient: affine.Gradient = 'plain'
   protects: bool = False
   stride: int = 1
+  published: bool = False
 
   @property
   def takes_sparse(self) -> bool:
@@ -101,6 +103,7 @@ class AffineQuantizer(nn.Module):
       bits=self.bits,
       signed=self.signed,
       gradient=self.gradient,
+      published=self.published,
     )
     if isinstance(x, SparseRows):
       x, y = _sparse_on_grid(x, put_on_grid, keep)

@@ -4,6 +4,7 @@ from lorap_jax.nn.schemes.a2q import A2QGraph, A2QNode
 from lorap_jax.nn.schemes.base import (
   HIDDEN_OPERANDS,
   OPERANDS,
+  Forms,
   Point,
   Protection,
   Scheme,
@@ -19,6 +20,7 @@ __all__ = [
   'A2QNode',
   'DegreeQuant',
   'FP32',
+  'Forms',
   'HIDDEN_OPERANDS',
   'MixQ',
   'MixQSearch',
