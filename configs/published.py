@@ -27,8 +27,8 @@ Not as published: the epoch counts by validation (A2Q: the best test epoch,
 which reports show beside it); REDDIT-BINARY of MixQ is not the cleaned one; one
 schedule serves all phases of MixQ; ogbn-arxiv has its batch norm before ReLU
 in all methods; a GAT has one rate for all scales of messages, attention and
-logits. Published are 10 folds of REDDIT-BINARY and, as far as known, 10 seeds
-elsewhere, Degree-Quant's 100 on citation graphs: add `folds=10` or `seeds=10`.
+logits. Published are 10 folds of REDDIT-BINARY and 10 runs of MixQ and of A2Q
+on graphs (its scripts for one graph make 2): add `folds=10` or `seeds=10`.
 """
 
 from ml_collections import config_dict
