@@ -38,6 +38,7 @@ class TestQAT:
       'gradient': 'clipped_strict',
       'protects': False,
       'stride': 1 if parameter else 3,
+      'published': False,
     }
 
   @EACH_POINT
