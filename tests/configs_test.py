@@ -8,6 +8,7 @@ import pytest
 from ml_collections import config_dict
 
 from configs import default
+from lorap_jax import sweep
 from lorap_jax.training import settings
 
 FOLDER = pathlib.Path(default.__file__).parent
@@ -130,3 +131,39 @@ def test_commands_in_the_docstrings_name_their_file():
   for module in {case.values[0] for case in CASES}:
     name = f'configs/{pathlib.Path(module.__file__).name}'
     assert f'python train.py --config={name}' in module.__doc__
+
+
+class TestPublished:
+  """Cells of the publications."""
+
+  def test_every_cell_makes_a_run(self):
+    module = importlib.import_module('configs.published')
+    assert len(set(module.CELLS)) == len(module.CELLS)
+    for cell in module.CELLS:
+      chosen = settings.from_config(module.get_config(cell))
+      assert chosen.scheme.published, cell
+      assert chosen.prompt.name == 'none'
+      # MixQ's second phase has other forms than its search.
+      assert chosen.scheme.forms.unbiased_variance, cell
+
+  def test_one_command_runs_them_all(self):
+    module = importlib.import_module('configs.published')
+    script = str(FOLDER / 'published.py')
+    names = [
+      n for n, _ in sweep.expand(f'{script}:{{{",".join(module.CELLS)}}}', ())
+    ]
+    assert names == [f'published_{cell}' for cell in module.CELLS]
+
+  def test_degree_quant_on_reddit(self):
+    module = importlib.import_module('configs.published')
+    scheme = settings.from_config(
+      module.get_config('reddit_binary-gin-dq4')
+    ).scheme
+    assert scheme.gradient == 'clipped_strict' and scheme.edge_messages
+    assert (scheme.low, scheme.change, scheme.stride) == (0.1, 0.1, 1)
+    assert 'features' not in scheme.points
+
+  def test_unknown_cell(self):
+    module = importlib.import_module('configs.published')
+    with pytest.raises(ValueError, match="got 'cora-gin-mixq'"):
+      module.get_config('cora-gin-mixq')

@@ -17,7 +17,7 @@ PARTS = {
   '_matmul': {'_typing'},
   '_random': {'_typing'},
   'quantization': {'_typing'},
-  'prompts': {'_matmul', '_random', '_typing'},
+  'prompts': {'_matmul', '_random', '_typing', 'quantization'},
   'graphs': {'_typing'},
   'data': {'graphs'},
   'nn': {'_matmul', '_random', '_typing', 'quantization', 'graphs', 'prompts'},

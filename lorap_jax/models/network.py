@@ -219,7 +219,7 @@ class Network(nn.Module):
     if logits:
       return y
     if self.norm and not self.backbone.activates:
-      y = norm.MaskedBatchNorm(name=f'norm_{i}')(y, rows=rows)
+      y = self._norm(f'norm_{i}')(y, rows=rows)
     if not self.backbone.activates:
       y = jax.nn.relu(y)
     if self.residual and not isinstance(x, Quantized) and x.shape == y.shape:
@@ -229,7 +229,7 @@ class Network(nn.Module):
   def _read_out(self, z: Any, graph: jraph.GraphsTuple, train: bool) -> Array:
     rows = Rows(graphs.graph_mask(graph)[:, None], train)
     if self.normalize_pooled:
-      z = norm.MaskedBatchNorm(name='norm_pooled')(z, rows=rows)
+      z = self._norm('norm_pooled')(z, rows=rows)
     for i in range(self.readout):
       last = i == self.readout - 1
       if i:
@@ -242,6 +242,10 @@ class Network(nn.Module):
         name=f'readout_{i}',
       )(z, rows=rows)
     return z
+
+  def _norm(self, name: str) -> nn.Module:
+    unbiased = self.scheme.forms.unbiased_variance
+    return norm.MaskedBatchNorm(unbiased, name=name)
 
   def _drop(self, rate: float, x: Any, train: bool) -> Any:
     if not rate:

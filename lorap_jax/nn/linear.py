@@ -23,7 +23,7 @@ class QuantDense(nn.Module):
     scheme: the quantization framework.
     non_negative: x has no negative values.
     point: name of the left operand, `input` or `readout`.
-    use_bias: False for no bias.
+    use_bias: False for no bias; the scheme's `forms` may leave it out too.
     glorot: W starts Glorot uniform and b at zero instead, as PyG's layers do.
   """
 
@@ -62,7 +62,7 @@ class QuantDense(nn.Module):
       self.scheme, 'weight', kernel, rows=Rows(train=rows.train)
     )
     y = matmul(x.values, weight.values)
-    if self.use_bias:
+    if self.use_bias and self.scheme.forms.dense_bias:
       start = nn.initializers.zeros if self.glorot else fan_in
       y += self.param('bias', start, (self.features,))[None, :]
     self._report(x, kernel, weight, rows)
@@ -71,7 +71,8 @@ class QuantDense(nn.Module):
   def _report(self, x, kernel, weight, rows: Rows) -> None:
     mask = telemetry.real_rows(x.values, rows)
     telemetry.report_product(self, x, weight.bits, mask, kernel.size)
-    bias_bytes = 4 * self.features * self.use_bias
+    use_bias = self.use_bias and self.scheme.forms.dense_bias
+    bias_bytes = 4 * self.features * use_bias
     report = telemetry.WeightReport(
       jnp.float32(kernel.size),
       jnp.asarray(weight.bits, jnp.float32),

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from lorap_jax._matmul import combine, matmul
 from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float, Key
+from lorap_jax.quantization import numerics
 
 LowRank = Literal['basis', 'basis_and_score', 'none']
 Init = Literal['zero', 'glorot']
@@ -170,9 +171,9 @@ def quantize_prompt(params: LoRAPParams, *, bits: int) -> LoRAPParams:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _on_grid(matrix: Array, qmax: int) -> Array:
-  scale = jnp.max(jnp.abs(matrix)) / qmax
+  scale = numerics.divide(jnp.max(jnp.abs(matrix)), qmax)
   scale = jnp.where(scale > 0, scale, 1)
-  return jnp.round(matrix / scale) * scale
+  return jnp.round(numerics.divide(matrix, scale)) * scale
 
 
 _on_grid.defvjp(

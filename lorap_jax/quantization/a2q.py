@@ -240,8 +240,13 @@ def _parts(x: Array, scale: Array, bits: Array, rule: Rule) -> _Parts:
   if rule.chain_sign:  # The published code divides by a scale of 0.
     step = jnp.maximum(step, _MIN_SCALE)
   threshold = qmax * (scale if rule.signed_threshold else step)
+  if rule.min_bits is not None:  # qmax > 0
+    size = jnp.minimum(numerics.divide(jnp.abs(x), step), qmax)
+    codes = jnp.floor(size + 0.5)
+    with_sign = lambda t: jnp.where(x < 0, -t, t)
+    return _Parts(step, qmax, threshold, with_sign(size), with_sign(codes))
   # Two clips in this order, as published: they differ from one at qmax < 0.
-  ratio = x / step
+  ratio = numerics.divide(x, step)
   ratio = jnp.where(ratio > qmax, qmax, ratio)
   ratio = jnp.where(ratio < -qmax, -qmax, ratio)
   codes = jnp.floor(jnp.abs(ratio) + 0.5) * jnp.sign(x)

@@ -128,20 +128,26 @@ def affine_qparams(
   low = jnp.minimum(low.astype(jnp.float32), 0)
   high = jnp.maximum(high.astype(jnp.float32), 0)
   width = 2 * jnp.maximum(-low, high) if symmetric else high - low
-  # Without the barrier XLA would multiply by the inverse of this constant.
-  steps = jax.lax.optimization_barrier(jnp.full_like(width, qmax - qmin))
-  scale = jnp.maximum(width / steps, jnp.finfo(jnp.float32).eps)
+  scale = numerics.divide(width, qmax - qmin)
+  scale = jnp.maximum(scale, jnp.finfo(jnp.float32).eps)
   if symmetric:
     middle = 128 if zero_point_rule == 'published' else 2 ** (bits - 1)
     zero_point = jnp.full_like(scale, 0 if signed else middle)
   else:
-    zero_point = jnp.clip(qmin - jnp.round(low / scale), qmin, qmax)
+    zero_point = jnp.clip(
+      qmin - jnp.round(numerics.divide(low, scale)), qmin, qmax
+    )
   empty = low == high
   return QParams(jnp.where(empty, 1, scale), jnp.where(empty, 0, zero_point))
 
 
 def quantize(
-  x: Float[Array, '*s'], qparams: QParams, *, bits: int, signed: bool
+  x: Float[Array, '*s'],
+  qparams: QParams,
+  *,
+  bits: int,
+  signed: bool,
+  published: bool = False,
 ) -> Int[Array, '*s']:
   """Integer codes q = clip(round(x / s + z), qmin, qmax).
 
@@ -150,6 +156,7 @@ def quantize(
     qparams: broadcastable to x.
     bits: 2 to 16.
     signed: see `code_range`.
+    published: see `fake_quant`.
 
   Returns:
     int32 codes, the shape of x.
@@ -158,7 +165,7 @@ def quantize(
     ValueError: bits outside 2..16.
   """
   qmin, qmax = code_range(bits, signed=signed)
-  return jnp.clip(_codes(x, qparams), qmin, qmax).astype(jnp.int32)
+  return jnp.clip(_codes(x, qparams, published), qmin, qmax).astype(jnp.int32)
 
 
 def dequantize(codes: Int[Array, '*s'], qparams: QParams) -> Float[Array, '*s']:
@@ -182,6 +189,7 @@ def fake_quant(
   signed: bool,
   gradient: Gradient,
   keep: Bool[Array, '...'] | None = None,
+  published: bool = False,
 ) -> Float[Array, '*s']:
   """Puts x on the grid: x^ = dequantize(quantize(x)).
 
@@ -193,6 +201,7 @@ def fake_quant(
     gradient: one of the table of the module.
     keep: True for elements that pass unquantized; broadcastable to x, [n, 1]
       for whole rows.
+    published: x times the inverse 1 / s, rounded twice, in place of x / s.
 
   Returns:
     x^, the shape and dtype of x.
@@ -210,27 +219,32 @@ def fake_quant(
       f'{gradient!r}'
     )
   return _fake_quant(
-    x, qparams, keep, code_range(bits, signed=signed), gradient
+    x, qparams, keep, code_range(bits, signed=signed), gradient, published
   )
 
 
-def _codes(x: Array, qparams: QParams) -> Array:
-  # XLA divides by a broadcast scale in this way too; so all shapes agree.
-  inverse = 1 / qparams.scale
-  return jnp.round(x.astype(jnp.float32) * inverse + qparams.zero_point)
+def _codes(x: Array, qparams: QParams, published: bool) -> Array:
+  x = x.astype(jnp.float32)
+  if published:
+    # The select, without effect on any value, keeps the rounding of the
+    # product, which XLA would contract with the sum.
+    ratio = jnp.where(jnp.isnan(x), x, x * (1 / qparams.scale))
+  else:
+    ratio = numerics.divide(x, qparams.scale)
+  return jnp.round(ratio + qparams.zero_point)
 
 
 def _values(codes: Array, qparams: QParams) -> Array:
   return (codes - qparams.zero_point) * qparams.scale
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _fake_quant(x, qparams, keep, bounds, gradient):
-  return _fake_quant_fwd(x, qparams, keep, bounds, gradient)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _fake_quant(x, qparams, keep, bounds, gradient, published):
+  return _fake_quant_fwd(x, qparams, keep, bounds, gradient, published)[0]
 
 
-def _fake_quant_fwd(x, qparams, keep, bounds, gradient):
-  codes = _codes(x, qparams)
+def _fake_quant_fwd(x, qparams, keep, bounds, gradient, published):
+  codes = _codes(x, qparams, published)
   out = _values(jnp.clip(codes, *bounds), qparams).astype(x.dtype)
   if keep is not None:
     out = jnp.where(keep, x, out)
@@ -244,8 +258,8 @@ def _fake_quant_fwd(x, qparams, keep, bounds, gradient):
   return out, passing if keep is None else passing | keep
 
 
-def _fake_quant_bwd(bounds, gradient, passing, dy):
-  del bounds
+def _fake_quant_bwd(bounds, gradient, published, passing, dy):
+  del bounds, published
   dx = dy if gradient == 'plain' else numerics.pass_where(passing, dy)
   return dx, None, None
 

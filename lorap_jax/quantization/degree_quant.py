@@ -37,9 +37,10 @@ Differs from the published code (github.com/camlsys/degree-quant):
 2. The zero point of the symmetric unsigned grid is 2**(b-1). The published 128
    is `zero_point_rule='published'`. No published script uses either.
 3. A symmetric scale has the lower bound that an asymmetric one has.
-4. Scale, its inverse and zero point are computed in float32, by the published
-   code in float64. The scale may differ in its last bit, and a code by one
-   where x / s + z is a tie up to float32 rounding.
+4. Scale and zero point are computed in float32, by the published code in
+   float64: the scale may differ in its last bit. x / s is a division, not a
+   product with 1 / s, which `published=True` of `affine.fake_quant` computes.
+   A code may differ by one where x / s + z is a tie up to float32 rounding.
 5. A batch without rows to observe, or whose range is NaN, leaves the running
    range as it is. The published code stops at the former.
 6. A quantizer that has seen no batch has s = 1, z = 0. The published one fails.

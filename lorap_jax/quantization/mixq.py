@@ -109,10 +109,8 @@ def calibrate(
     x = jnp.where(mask, x, 0)  # Every range contains 0.
   low = jnp.min(x, axis, keepdims=True, initial=0)
   high = jnp.max(x, axis, keepdims=True, initial=0)
-  # Behind the barrier, or XLA multiplies by a rounded 1 / (qmax - qmin).
-  steps = jax.lax.optimization_barrier(jnp.full_like(high, qmax - qmin))
-  scale = (high - low) / steps + _EPSILON
-  zero_point = jnp.round(qmax - high / scale)
+  scale = numerics.divide(high - low, qmax - qmin) + _EPSILON
+  zero_point = jnp.round(qmax - numerics.divide(high, scale))
   if not published:
     empty = low == high
     scale = jnp.where(empty, 1, scale)
@@ -171,18 +169,11 @@ def _nonzero(scale: Array, published: bool) -> Array:
   return scale if published else jnp.where(scale == 0, tiny, scale)
 
 
-def _divide(x: Array, scale: Array) -> Array:
-  # XLA turns x / scale into x * (1 / scale), rounded twice: elements on a
-  # bound would fall on either side of it. The select, without effect on the
-  # values, keeps the division.
-  return x / jnp.where(jnp.isnan(x), 1, scale)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _fake_quant(x, scale, zero_point, mask, codes, published):
   del mask
   scale = _nonzero(scale, published)
-  q = jnp.round(jnp.clip(zero_point + _divide(x, scale), *codes))
+  q = jnp.round(jnp.clip(zero_point + numerics.divide(x, scale), *codes))
   return scale * (q - zero_point)
 
 
@@ -194,7 +185,7 @@ def _fake_quant_fwd(x, scale, zero_point, mask, codes, published):
 def _fake_quant_bwd(codes, published, residuals, dy):
   x, scale, zero_point, mask = residuals
   scale = _nonzero(scale, published)
-  ratio = _divide(x, scale + _EPSILON if published else scale)
+  ratio = numerics.divide(x, scale + _EPSILON if published else scale)
   u = zero_point + ratio
   inside = (u >= codes[0]) & (u <= codes[1])
   dx = numerics.pass_where(inside, dy)

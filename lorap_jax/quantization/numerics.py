@@ -58,6 +58,27 @@ def round_half_away(x: Float[Array, '*s']) -> Float[Array, '*s']:
   return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
+def divide(
+  x: Float[Array, '*s'], divisor: Float[Array, '...'] | float | int
+) -> Float[Array, '*s']:
+  """The quotients x / divisor as float32 division has it, compiled or not.
+
+  XLA turns a division by a broadcast array or by a constant into a product
+  with its inverse, which rounds twice: values exactly halfway between two
+  codes, and values on a clipping bound, would fall on either side. The select,
+  without effect on any value, keeps the division, which also cannot be
+  contracted with a following addition.
+
+  Args:
+    x: values, any shape.
+    divisor: broadcastable to x, or a number.
+
+  Returns:
+    The quotients, rounded once.
+  """
+  return x / jnp.where(jnp.isnan(x), 1, divisor)
+
+
 def computed_once(x: Float[Array, '*s']) -> Float[Array, '*s']:
   """The same x, for a small array that a large one is compared with.
 

@@ -11,14 +11,24 @@ EACH_POINT = pytest.mark.parametrize('point', typing.get_args(schemes.Point))
 
 
 class TestMixQ:
-  CHOSEN = ('features', 'readout', 'weight', 'attention', 'norm')
+  CHOSEN = (
+    'features',
+    'readout',
+    'weight',
+    'output',
+    'attention',
+    'norm',
+  )
 
+  @pytest.mark.parametrize('inside', [False, True])
   @pytest.mark.parametrize('published', [False, True])
   @EACH_POINT
-  def test_search(self, point, published):
+  def test_search(self, point, published, inside):
     scheme = schemes.MixQSearch(
       candidates=(3, 5), points=self.CHOSEN, published=published
     )
+    if inside:
+      scheme = scheme.in_convolution()
     module = scheme.quantizer(point, non_negative=True)
     if point not in self.CHOSEN:
       assert type(module) is type(None)
@@ -28,8 +38,11 @@ class TestMixQ:
       'candidates': (3, 5),
       'transposed': point == 'weight',
       'published': published,
-      # The published code divides twice in a convolution, not in the readout.
-      'depth': 2 if published and point != 'readout' else 1,
+      # The published code divides twice in a convolution, and once for the
+      # input, the weight and the output of a layer outside.
+      'depth': 2
+      if published and (inside or point not in ('readout', 'weight', 'output'))
+      else 1,
     }
 
   @EACH_POINT
@@ -52,6 +65,14 @@ class TestMixQ:
   def test_edge_weights_are_needed_for_norm(self, kind):
     assert kind().edge_weights
     assert not kind(points=('weight',)).edge_weights
+
+  @pytest.mark.parametrize('published', [False, True])
+  def test_forms(self, published):
+    """The published search has no bias; what it finds has one."""
+    search = schemes.MixQSearch(published=published).forms
+    assert search.dense_bias == (not published)
+    assert schemes.MixQ(published=published).forms.dense_bias
+    assert search.unbiased_variance == published
 
   def test_penalties(self):
     search = schemes.MixQSearch(cost_weight=0.25)

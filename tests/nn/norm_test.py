@@ -10,8 +10,8 @@ from lorap_jax.nn.rows import Rows
 MASK = jnp.arange(9)[:, None] < 6
 
 
-def apply(x, mask, *, train=True, stats=None):
-  module = norm.MaskedBatchNorm()
+def apply(x, mask, *, train=True, stats=None, unbiased=False):
+  module = norm.MaskedBatchNorm(unbiased)
   variables = module.init(jax.random.key(0), x, rows=Rows(mask))
   if stats is not None:
     variables['batch_stats'] = {'bn': stats}
@@ -66,3 +66,26 @@ def test_gradient_ignores_padding(x):
   grad = jax.grad(loss)(x)
   np.testing.assert_array_equal(grad[6:], 0)
   assert np.all(grad[:6] != 0)
+
+
+def test_unbiased_running_variance(x):
+  """That of torch; the values themselves have the biased one."""
+  biased, _ = apply(x, MASK)
+  out, new = apply(x, MASK, unbiased=True)
+  np.testing.assert_array_equal(out, biased)
+  var = new['batch_stats']['bn']['var']
+  expected = np.asarray(x[:6], np.float64).var(0, ddof=1)
+  np.testing.assert_allclose(var, 0.9 + 0.1 * expected, rtol=1e-5)
+
+
+def test_unbiased_variance_of_one_row(x):
+  _, new = apply(x, jnp.arange(9)[:, None] < 1, unbiased=True)
+  np.testing.assert_allclose(new['batch_stats']['bn']['var'], 0.9, rtol=1e-6)
+
+
+def test_unbiased_variance_changes_no_evaluation(x):
+  stats = {'mean': jnp.ones(4), 'var': jnp.full(4, 2.0)}
+  out, new = apply(x, MASK, train=False, stats=stats, unbiased=True)
+  same, _ = apply(x, MASK, train=False, stats=stats)
+  np.testing.assert_array_equal(out, same)
+  np.testing.assert_array_equal(new['batch_stats']['bn']['var'], stats['var'])

@@ -37,6 +37,7 @@ class TestQAT:
       'gradient': 'clipped_strict',
       'protects': False,
       'stride': 1 if parameter else 3,
+      'published': False,
     }
 
   @EACH_POINT

@@ -205,6 +205,19 @@ class TestIntegerPrompt:
       assert np.abs(np.asarray(ours) - matrix).max() <= scale * 0.5001
       assert len(np.unique(ours)) <= 2 * qmax + 1
 
+  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  def test_ties_are_those_of_float32_division(self, key, jit):
+    quantize = functools.partial(prompts.quantize_prompt, bits=4)
+    quantize = jax.jit(quantize) if jit else quantize
+    params = draw(key, low_rank='none')
+    shape = params.kernel.shape
+    for j in range(1, 30):
+      steps = np.resize(np.arange(-14, 15), shape) * np.float32(0.5)
+      kernel = (steps * (np.float32(j) / np.float32(255))).astype(np.float32)
+      out = quantize(params._replace(kernel=jnp.asarray(kernel))).kernel
+      scale = np.abs(kernel).max() / np.float32(7)
+      np.testing.assert_array_equal(out, np.round(kernel / scale) * scale)
+
   def test_prompt_uses_the_quantized_parameters(self, key):
     params = draw(key)
     s = jax.random.normal(key, (40, 6))

@@ -99,6 +99,29 @@ class TestForward:
     np.testing.assert_array_equal(codes, [[p[1] for p in POINTS]])
 
   @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @pytest.mark.parametrize('published', [False, True])
+  @pytest.mark.parametrize('shape', [(1, 1), (1, 16), (256, 1)], ids=str)
+  def test_codes_of_pixels(self, shape, published, jit):
+    """As float32 division has them: 1.5 steps are 2, for all scales."""
+    x = np.resize(np.arange(256, dtype=np.float32) / np.float32(255), (256, 16))
+    rule = a2q.a2q_rule('graph', 'feature', published=published)
+    quant = functools.partial(a2q.quantize, rule=rule)
+    quant = jax.jit(quant) if jit else quant
+    for j in range(1, 30):
+      scale = np.full(shape, np.float32(2 * j) / np.float32(255))
+      codes = np.floor(np.minimum(x / scale, 7) + np.float32(0.5))
+      for sign in (1, -1):
+        found = quant(jnp.asarray(sign * x), jnp.asarray(scale), full(4, shape))
+        np.testing.assert_array_equal(found, sign * codes)
+
+  def test_one_and_a_half_steps(self):
+    x, scale = np.float32(0.1016005), np.float32(0.06773367)
+    assert x / scale == 1.5
+    quant = jax.jit(functools.partial(a2q.quantize, rule=TASK))
+    rows = jnp.full((3, 2), x)
+    assert np.all(quant(rows, full(scale), full(4)) == 2)
+
+  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
   @pytest.mark.parametrize('bits', [2, 3, 4, 5, 6, 7, 8])
   def test_outputs_are_exact_integer_multiples(self, key, bits, jit):
     x = jax.random.normal(key, (500, 7))

@@ -71,3 +71,55 @@ def test_sort_key_has_the_order_of_the_values():
   assert key.dtype == jnp.int32
   assert np.all(np.diff(np.asarray(key, np.int64)) > 0)
   np.testing.assert_array_equal(numerics.from_sort_key(key), x)
+
+
+class TestDivide:
+  """As numpy divides float32: rounded once, compiled or not."""
+
+  SHAPES = [(), (1, 1), (64, 1), (1, 48)]
+
+  @pytest.mark.parametrize('jit', [False, True])
+  @pytest.mark.parametrize('shape', SHAPES, ids=str)
+  def test_pixels(self, shape, jit):
+    pixels = np.arange(256, dtype=np.float32) / np.float32(255)
+    x = np.resize(pixels, (64, 48))
+    for j in range(1, 40):
+      divisor = np.full(shape, np.float32(2 * j) / np.float32(255))
+      np.testing.assert_array_equal(divided(x, divisor, jit=jit), x / divisor)
+
+  @pytest.mark.parametrize('jit', [False, True])
+  @pytest.mark.parametrize('shape', SHAPES, ids=str)
+  def test_all_floats(self, shape, jit):
+    rng = np.random.default_rng(0)
+    floats = lambda shape: (
+      rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
+      if shape
+      else np.float32(-3.7e-3)
+    )
+    x, divisor = floats((64, 48)), floats(shape)
+    if shape:
+      divisor = np.where(np.isfinite(divisor), divisor, np.float32(1.1))
+    with np.errstate(all='ignore'):
+      expected = x / divisor
+      tiny = np.finfo(np.float32).tiny
+      # XLA's CPU backend may read and write subnormal numbers as 0.
+      normal = (np.abs(x) >= tiny) & (np.abs(divisor) >= tiny)
+      normal &= (np.abs(expected) >= tiny) | (expected == 0)
+      normal |= np.isnan(x)
+    found = divided(x, divisor, jit=jit)
+    assert np.mean(normal) > 0.4
+    np.testing.assert_array_equal(found[normal], expected[normal])
+
+  @pytest.mark.parametrize('jit', [False, True])
+  @pytest.mark.parametrize('number', [7, 15, 127, 255, 0.1])
+  def test_numbers(self, number, jit):
+    x = np.random.default_rng(1).normal(size=(64, 48)).astype(np.float32)
+    function = lambda x: numerics.divide(x, number)
+    found = (jax.jit(function) if jit else function)(jnp.asarray(x))
+    np.testing.assert_array_equal(found, x / np.float32(number))
+
+
+def divided(x, divisor, *, jit):
+  function = numerics.divide
+  function = jax.jit(function) if jit else function
+  return np.asarray(function(jnp.asarray(x), jnp.asarray(divisor)))

@@ -79,7 +79,7 @@ class GATConv(nn.Module):
     width = self.features // self.heads if self.concat else self.features
     dense = linear.QuantDense(
       self.heads * width,
-      self.scheme,
+      self.scheme.in_convolution(),
       non_negative=self.non_negative,
       use_bias=False,
       glorot=True,

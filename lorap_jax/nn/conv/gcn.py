@@ -41,7 +41,8 @@ class GCNConv(nn.Module):
   Three ways to sum, by what the scheme quantizes. None of the norm: s = d A(d
   m), without edge weights. `norm`: one weight Q_norm(d_i d_j) per edge and self
   loop. `edge_messages`: Q_message acts on each weighted message, [e, f] numbers
-  per layer, as published for Degree-Quant.
+  per layer, as published for Degree-Quant. The scheme's `forms` say where an
+  edge counts for the degree, and whether b is part of the messages.
 
   Attributes:
     features: width of the output.
@@ -88,13 +89,18 @@ class GCNConv(nn.Module):
     point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
     dense = linear.QuantDense(
       self.features,
-      self.scheme,
+      self.scheme.in_convolution(),
       non_negative=self.non_negative,
       use_bias=False,
       glorot=True,
       name='dense',
     )
     h = dense(x, rows=rows)
+    bias: Any = self.param('bias', nn.initializers.zeros, (self.features,))[
+      None
+    ]
+    if self.scheme.forms.bias_in_messages:
+      h, bias = h + bias, 0
     norm = self._norm(graph, real_rows(h, rows))
     s = prompt_lib.prompted(
       self.prompt,
@@ -109,8 +115,7 @@ class GCNConv(nn.Module):
         )
       ),
     )
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return point('update', s.values + bias[None]).values
+    return point('update', s.values + bias).values
 
   def _norm(self, graph: jraph.GraphsTuple, mask: Array) -> Norm:
     loops: dict[str, Any] = {
@@ -119,7 +124,9 @@ class GCNConv(nn.Module):
       'existing': self.existing_loops,
     }
     return Norm(
-      graphs.gcn_scale(graph, mask, **loops),
+      graphs.gcn_scale(
+        graph, mask, degree_of=self.scheme.forms.degree_of, **loops
+      ),
       graphs.self_loop_weights(graph, mask, **loops),
     )
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import jraph
 
 from lorap_jax import graphs
@@ -11,7 +12,7 @@ from lorap_jax._typing import Array, Float
 from lorap_jax.nn import linear, norm, schemes, telemetry
 from lorap_jax.nn import prompts as prompt_lib
 from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn.telemetry import Quantized, real_rows
 
 
 class GINConv(nn.Module):
@@ -24,7 +25,9 @@ class GINConv(nn.Module):
 
   with the LoRAP prompt around Q_aggregate as `placement` says. The node's own
   term is the quantized m_i, as in A2Q's code: one stored tensor serves both.
-  eps is trained and starts at 0.
+  eps is trained and starts at 0. With a scheme's `edge_messages` Q_message acts
+  on the messages of the edges, [e, f] numbers per layer, and the own term is
+  the unquantized x_i, as published for Degree-Quant.
 
   Attributes:
     features: width of the Dense layers.
@@ -74,41 +77,81 @@ class GINConv(nn.Module):
       [n, features].
     """
     point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
-    message = point('message', x)
-    neighbors = graphs.aggregate(message.values, graph, layout)
-    telemetry.report_sum(self, message, graph, rows)
+    raw = x.values if isinstance(x, Quantized) else x
+    if self.scheme.edge_messages:
+      neighbors, node = self._sum_of_edges(raw, graph, rows), raw
+    else:
+      message = point('message', x)
+      telemetry.report_sum(self, message, graph, rows)
+      node = message.values
+      neighbors = self._sum(node, graph, layout)
     s = point('neighbor_sum', neighbors).values
     own: Any = 0
     if self.own_term:
       own = 1 + self.param('eps', nn.initializers.zeros, ())
-      s = own * message.values + s
-    raw = x.values if isinstance(x, Quantized) else x
+      s = own * node + s
+    if not self.scheme.forms.protects_mlp:
+      mlp_rows = rows._replace(protected=None)
+    else:
+      mlp_rows = rows
     h = prompt_lib.prompted(
       self.prompt,
-      lambda t: schemes.quantize(self._scheme_of(0), 'aggregate', t, rows=rows),
+      lambda t: schemes.quantize(
+        self._scheme_of(0), 'aggregate', t, rows=mlp_rows
+      ),
       s,
       rows=rows,
-      exact=lambda: own * raw + graphs.aggregate(raw, graph, layout),
+      exact=lambda: own * raw + self._sum(raw, graph, layout),
     )
-    return point('update', self._mlp(h, rows)).values
+    return point('update', self._mlp(h, mlp_rows)).values
+
+  def _sum(self, x: Array, graph: Any, layout: graphs.Layout | None) -> Array:
+    total = graphs.aggregate(x, graph, layout)
+    if self.scheme.forms.drops_self_loops:
+      total -= _num_loops(graph, x.shape[0]) * x
+    return total
+
+  def _sum_of_edges(self, x: Array, graph: Any, rows: Rows) -> Array:
+    real = real_rows(x, rows)
+    kept = real[graph.senders]
+    if self.scheme.forms.drops_self_loops:
+      kept &= (graph.senders != graph.receivers)[:, None]
+    protected = rows.protected
+    if protected is not None:
+      protected = protected[graph.senders]
+    quantized = schemes.quantize(
+      self.scheme,
+      'message',
+      x[graph.senders],
+      rows=Rows(kept, rows.train, protected),
+    )
+    telemetry.report_sum(self, Quantized(x, quantized.bits), graph, rows)
+    return graphs.edge_aggregate(jnp.where(kept, quantized.values, 0), graph)
 
   def _mlp(self, h: Any, rows: Rows) -> Array:
+    unbiased = self.scheme.forms.unbiased_variance
     for i in range(self.num_dense):
       h = linear.QuantDense(
         self.features,
-        self._scheme_of(i),
+        self._scheme_of(i).in_convolution(),
         non_negative=i > 0,
         name=f'dense_{i}',
       )(h, rows=rows)
       if self.norm == 'each':
-        h = norm.MaskedBatchNorm(name=f'norm_{i}')(h, rows=rows)
+        h = norm.MaskedBatchNorm(unbiased, name=f'norm_{i}')(h, rows=rows)
       if not (self.last and i == self.num_dense - 1):
         h = jax.nn.relu(h)
     if self.norm == 'last':
-      h = norm.MaskedBatchNorm(name='norm')(h, rows=rows)
+      h = norm.MaskedBatchNorm(unbiased, name='norm')(h, rows=rows)
     return h
 
   def _scheme_of(self, i: int) -> schemes.Scheme:
     """The scheme of Dense layer i and of what enters it."""
     full = self.full_precision_dense and i == 0
     return schemes.FP32() if full else self.scheme
+
+
+def _num_loops(graph: Any, num_nodes: int) -> Array:
+  """Edges from each node to itself [n, 1]."""
+  loops = (graph.senders == graph.receivers).astype(jnp.float32)
+  return jax.ops.segment_sum(loops, graph.receivers, num_nodes)[:, None]

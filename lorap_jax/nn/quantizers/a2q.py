@@ -11,7 +11,7 @@ from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
-from lorap_jax.quantization import a2q, a2q_groups
+from lorap_jax.quantization import a2q, a2q_groups, numerics
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
 _BITS_JITTER = 0.49  # Equal bits would cross a half all at once.
@@ -125,7 +125,7 @@ class GroupedQuantizer(nn.Module):
       return _normal_start(key, shape, (0.01, 0.1))
     largest = jnp.max(jnp.where(mask[:, 0], max_abs, 0))
     largest = jnp.where(largest > 0, largest, 1) * _START_MARGIN
-    ranges = largest * jnp.arange(1, shape[0] + 1) / shape[0]
+    ranges = numerics.divide(largest * jnp.arange(1, shape[0] + 1), shape[0])
     levels = a2q_groups.range_factor(bits, exact_range=self.exact_range)
     return (ranges / levels).astype(jnp.float32)
 
@@ -330,4 +330,5 @@ def _normal_start(
 
 def _max_scale(x: Array, *, axis: int, bits: int) -> Array:
   largest = jnp.max(jnp.abs(x), axis=axis)
-  return jnp.where(largest > 0, largest, 1) / max(2 ** (bits - 1) - 1, 1)
+  largest = jnp.where(largest > 0, largest, 1)
+  return numerics.divide(largest, max(2 ** (bits - 1) - 1, 1))

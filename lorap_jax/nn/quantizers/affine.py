@@ -35,6 +35,7 @@ class AffineQuantizer(nn.Module):
     gradient: `plain`, `clipped` or `clipped_strict`, see `affine.fake_quant`.
     protects: protected rows stay in full precision.
     stride: rows between those that a percentile looks at.
+    published: see `affine.fake_quant`.
   """
 
   bits: int
@@ -47,6 +48,7 @@ class AffineQuantizer(nn.Module):
   gradient: affine.Gradient = 'plain'
   protects: bool = False
   stride: int = 1
+  published: bool = False
 
   param_groups: ClassVar[dict[str, str]] = {}
 
@@ -100,6 +102,7 @@ class AffineQuantizer(nn.Module):
       bits=self.bits,
       signed=self.signed,
       gradient=self.gradient,
+      published=self.published,
     )
     if isinstance(x, SparseRows):
       y = _sparse_on_grid(x, put_on_grid, keep)

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, Point, name_of
+from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, Forms, Point, name_of
 from lorap_jax.quantization import a2q, a2q_groups
 
 _STARTS = ('data', 'uniform', 'normal')
@@ -33,7 +33,8 @@ class A2QGraph:
     start: `data`, `uniform` or `normal`, see `quantizers`.
     memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
     memory_target: T, KiB.
-    published: the published code's arithmetic, see `quantization.a2q`.
+    published: the published code's arithmetic (`quantization.a2q`) and layer
+      forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     exact_range: see `a2q_groups.nearest_group`.
     quantize_features: quantize raw node features that enter a convolution.
@@ -88,6 +89,16 @@ class A2QGraph:
       return quantizers.Identity(name=point)
     return None
 
+  @property
+  def forms(self) -> Forms:
+    """See Scheme."""
+    on = self.published
+    return Forms(drops_self_loops=on, unbiased_variance=on)
+
+  def in_convolution(self) -> 'A2QGraph':
+    """Itself."""
+    return self
+
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """The memory penalty a relu(M - T)^2."""
     return a2q_groups.memory_penalty(
@@ -119,7 +130,8 @@ class A2QNode:
     memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
     memory_target: T, KiB.
     memory_width: columns charged per node; None for those of each tensor.
-    published: the published code's arithmetic, see `quantization.a2q`.
+    published: the published code's arithmetic (`quantization.a2q`) and layer
+      forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     quantize_features: quantize raw node features that enter a convolution.
     quantize_messages: False leaves messages in full precision, as published
@@ -192,6 +204,16 @@ class A2QNode:
     if point == 'features':
       return quantizers.Identity(name=point)
     return None
+
+  @property
+  def forms(self) -> Forms:
+    """See Scheme."""
+    on = self.published
+    return Forms(bias_in_messages=on, drops_self_loops=on, unbiased_variance=on)
+
+  def in_convolution(self) -> 'A2QNode':
+    """Itself."""
+    return self
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """The memory penalty a relu(M - T)^2."""

@@ -81,9 +81,38 @@ class Protection(NamedTuple):
   redraw: bool
 
 
+class Forms(NamedTuple):
+  """Forms of the layers in which the published codes differ.
+
+  Attributes:
+    degree_of: GCN counts an edge at its `receivers` or its `senders`.
+    bias_in_messages: GCN adds its bias before Q_message, not after the sum.
+    drops_self_loops: GIN leaves out edges from a node to itself.
+    protects_mlp: protected rows stay so in GIN's perceptron.
+    dense_bias: dense layers have their bias.
+    unbiased_variance: of batch norm's running average, as torch's.
+  """
+
+  degree_of: Literal['receivers', 'senders'] = 'receivers'
+  bias_in_messages: bool = False
+  drops_self_loops: bool = False
+  protects_mlp: bool = True
+  dense_bias: bool = True
+  unbiased_variance: bool = False
+
+
 @runtime_checkable
 class Scheme(Protocol):
   """A quantization framework, as layers see it."""
+
+  @property
+  def forms(self) -> Forms:
+    """The forms of its layers."""
+    ...
+
+  def in_convolution(self) -> 'Scheme':
+    """The scheme of the dense layers inside of a convolution."""
+    ...
 
   @property
   def stored(self) -> tuple[Point, ...]:

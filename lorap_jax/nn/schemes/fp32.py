@@ -6,7 +6,13 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, OPERANDS, Point, name_of
+from lorap_jax.nn.schemes.base import (
+  HIDDEN_OPERANDS,
+  OPERANDS,
+  Forms,
+  Point,
+  name_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +23,7 @@ class FP32:
   per_node = False
   edge_messages = False
   edge_weights = False
+  forms = Forms()
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
@@ -24,6 +31,10 @@ class FP32:
     if point in (*OPERANDS, 'message'):
       return quantizers.Identity(name=name_of(point))
     return None
+
+  def in_convolution(self) -> 'FP32':
+    """Itself."""
+    return self
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """No penalty: 0."""

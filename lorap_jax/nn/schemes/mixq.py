@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import Point, check_points, name_of
+from lorap_jax.nn.schemes.base import Forms, Point, check_points, name_of
 from lorap_jax.quantization import mixq, mixq_search
 
 # Points of the published layers, by backbone (SamirMoustafa/MixQ).
@@ -22,6 +22,8 @@ POINTS: dict[str, tuple[Point, ...]] = {
     'neighbor_sum',
   ),
 }
+# Tensors of dense layers, in a convolution or outside.
+_DENSE = ('weight', 'output')
 # Between these tensors and the next product lie only maps that act on each
 # column alone (bias, batch norm, ReLU): what is stored are their codes.
 _STORED: tuple[Point, ...] = ('readout', 'output', 'neighbor_sum')
@@ -35,7 +37,10 @@ class MixQSearch:
     candidates: bit-widths to choose from.
     points: quantized points.
     cost_weight: lambda of the loss term lambda * expected KiB.
-    published: the published arithmetic, see `quantization.mixq`.
+    published: the published arithmetic (`quantization.mixq`) and layer forms,
+      see docs/differences.md.
+    inside: the tensors are those of dense layers in a convolution; set by
+      `in_convolution`.
 
   References:
     Moustafa, Kriege, Gansterer: Efficient Mixed Precision Quantization in
@@ -46,6 +51,7 @@ class MixQSearch:
   points: tuple[Point, ...] = POINTS['gcn']
   cost_weight: float = 0.1
   published: bool = False
+  inside: bool = False
   stored = _STORED
   per_node = False
   edge_messages = False
@@ -68,9 +74,23 @@ class MixQSearch:
       candidates=self.candidates,
       transposed=point == 'weight',
       published=self.published,
-      depth=1 if not self.published or point == 'readout' else 2,
+      depth=2 if self.published and self._charged_twice(point) else 1,
       name=name_of(point),
     )
+
+  def _charged_twice(self, point: Point) -> bool:
+    """Whether the published code divides its cost in a convolution too."""
+    return self.inside or point not in ('readout', *_DENSE)
+
+  @property
+  def forms(self) -> Forms:
+    """See Scheme."""
+    on = self.published
+    return Forms(dense_bias=not on, unbiased_variance=on)
+
+  def in_convolution(self) -> 'MixQSearch':
+    """With `inside`."""
+    return dataclasses.replace(self, inside=True)
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """Lambda times the expected KiB."""
@@ -88,7 +108,8 @@ class MixQ:
     assignment: (path of the quantizer, bits) pairs, from the search.
     bits: of quantizers that are not in the assignment.
     points: quantized points.
-    published: the published arithmetic, see `quantization.mixq`.
+    published: the published arithmetic (`quantization.mixq`) and layer forms,
+      see docs/differences.md.
   """
 
   assignment: tuple[tuple[str, int], ...] = ()
@@ -121,6 +142,15 @@ class MixQ:
       published=self.published,
       name=name_of(point),
     )
+
+  @property
+  def forms(self) -> Forms:
+    """See Scheme."""
+    return Forms(unbiased_variance=self.published)
+
+  def in_convolution(self) -> 'MixQ':
+    """Itself."""
+    return self
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
     """No penalty: 0."""

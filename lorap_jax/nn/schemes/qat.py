@@ -1,6 +1,7 @@
 """Vanilla QAT and Degree-Quant."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 
@@ -10,6 +11,7 @@ from lorap_jax.nn.schemes.base import (
   HIDDEN_OPERANDS,
   OPERANDS,
   PARAMETERS,
+  Forms,
   Point,
   Protection,
   check_points,
@@ -35,6 +37,11 @@ POINTS: tuple[Point, ...] = (
 _SUMS = ('neighbor_sum', 'aggregate')
 
 
+def _unset() -> Any:
+  """Default of a field that has another value where `published`."""
+  return None
+
+
 @dataclasses.dataclass(frozen=True)
 class QAT:
   """Quantization-aware training with observed ranges.
@@ -45,8 +52,8 @@ class QAT:
     symmetric: zero point 0.
     per_column: one range per column, not per tensor.
     range_rule: `momentum` or `extreme` (never shrinks).
-    momentum: of the momentum rule; published .01, which cannot follow in 200
-      full-batch steps.
+    momentum: of the momentum rule; .1, and .01 where `published`, which cannot
+      follow in 200 full-batch steps.
     percentile: share cut off at either end of a range; 0 for minimum and
       maximum.
     sum_percentile: the same for sums over neighbours, whose few hubs would
@@ -55,9 +62,12 @@ class QAT:
       nonzeros than `percentile` it would cut off every word. None for
       `percentile`.
     gradient: `plain`, `clipped` or `clipped_strict`.
-    edge_messages: quantize the messages of edges, not of nodes; published,
-      slower, and the same wherever edges have no weights, up to the ranges.
+    edge_messages: quantize the messages of edges, not of nodes, so where
+      `published`; slower, and the same where edges have no weights, up to the
+      ranges and to GIN's own term, which is then the raw node.
     stride: rows between those that a percentile looks at.
+    published: the published code's arithmetic and layer forms, see
+      docs/differences.md. Fields that are set keep their value.
 
   References:
     Jacob et al.: Quantization and Training of Neural Networks for Efficient
@@ -69,17 +79,26 @@ class QAT:
   symmetric: bool = False
   per_column: bool = False
   range_rule: observers.UpdateRule = 'momentum'
-  momentum: float = 0.1
+  momentum: float = _unset()
   percentile: float = 0.0
   sum_percentile: float | None = None
   feature_percentile: float | None = None
   gradient: affine.Gradient = 'plain'
-  edge_messages: bool = False
+  edge_messages: bool = _unset()
   stride: int = 1
+  published: bool = False
   stored = HIDDEN_OPERANDS
   per_node = False
 
+  def _by_form(self) -> dict[str, tuple[Any, Any]]:
+    """Our value, and the published one, of fields that are not set."""
+    return {'momentum': (0.1, 0.01), 'edge_messages': (False, True)}
+
   def __post_init__(self):
+    for name, (ours, published) in self._by_form().items():
+      if getattr(self, name) is None:
+        value = published if self.published else ours
+        object.__setattr__(self, name, value)
     if not 2 <= self.bits <= 8:
       raise ValueError(
         f'`bits` must be in 2..8, got {self.bits}; use the scheme fp32 for no '
@@ -102,6 +121,22 @@ class QAT:
         raise ValueError(
           f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
         )
+
+  @property
+  def forms(self) -> Forms:
+    """See Scheme."""
+    if not self.published:
+      return Forms()
+    return Forms(
+      degree_of='senders',
+      drops_self_loops=True,
+      protects_mlp=False,
+      unbiased_variance=True,
+    )
+
+  def in_convolution(self) -> 'QAT':
+    """Itself."""
+    return self
 
   @property
   def edge_weights(self) -> bool:
@@ -129,6 +164,7 @@ class QAT:
       momentum=self.momentum,
       gradient=self.gradient,
       protects=self._protects(point),
+      published=self.published,
       stride=1 if point in PARAMETERS else self.stride,
       name=name_of(point),
     )
@@ -161,7 +197,7 @@ class DegreeQuant(QAT):
     redraw: draw a new mask for every layer, not one per step. The published
       REDDIT-BINARY code has one per step.
     protected_points: where protected rows pass by. The published GIN leaves its
-      MLP out of it: ('message', 'neighbor_sum', 'update').
+      MLP out of it, as `published` does.
 
   References:
     Tailor, Fernandez-Marques, Lane: Degree-Quant: Quantization-Aware Training
@@ -169,8 +205,8 @@ class DegreeQuant(QAT):
   """
 
   range_rule: observers.UpdateRule = 'extreme'
-  percentile: float = 0.01
-  gradient: affine.Gradient = 'clipped'
+  percentile: float = _unset()
+  gradient: affine.Gradient = _unset()
   low: float = 0.0
   change: float = 0.1
   redraw: bool = False
@@ -183,6 +219,13 @@ class DegreeQuant(QAT):
     'aggregate',
     'update',
   )
+
+  def _by_form(self) -> dict[str, tuple[Any, Any]]:
+    """See QAT."""
+    return super()._by_form() | {
+      'percentile': (0.01, 0.001 if self.bits == 8 else 0.01),
+      'gradient': ('clipped', 'clipped_strict'),
+    }
 
   def __post_init__(self):
     super().__post_init__()
