@@ -138,21 +138,21 @@ class TestRefusals:
   @pytest.mark.parametrize(
     'changes, message',
     [
-      ({'nodes': np.zeros((9, 0))}, r'`graphs.nodes` is float64 \(9, 0\)'),
-      ({'nodes': np.zeros(9)}, r'`graphs.nodes` is float64 \(9,\); give'),
-      ({'nodes': np.full((9, 3), 'a')}, '`graphs.nodes` is <U1'),
-      ({'n_node': np.array([4, 999])}, '`graphs.n_node` adds up to 1003 .* 9 '),
-      ({'n_node': np.array([-1, 10])}, 'its least is -1'),
+      ({'nodes': np.zeros((10, 0))}, r'`graphs.nodes` is float64 \(10, 0\)'),
+      ({'nodes': np.zeros(10)}, r'`graphs.nodes` is float64 \(10,\); give'),
+      ({'nodes': np.full((10, 3), 'a')}, '`graphs.nodes` is <U1'),
+      ({'n_node': np.array([4, 999])}, '`graphs.n_node` adds up to 1003 .* 10 '),
+      ({'n_node': np.array([-1, 11])}, 'its least is -1'),
       ({'n_edge': np.array([1, 1])}, '`graphs.n_edge` adds up to 2 and'),
-      ({'n_edge': np.array([18])}, '2 n_node and 1 n_edge'),
-      ({'senders': np.full(18, 0.5)}, '`graphs.senders` is float64 .*integers'),
-      ({'senders': np.full(18, 8)}, 'senders` of edge 0 is 8, outside of its'),
-      ({'receivers': np.full(18, -1)}, 'receivers` of edge 0 is -1, outside'),
+      ({'n_edge': np.array([20])}, '2 n_node and 1 n_edge'),
+      ({'senders': np.full(20, 0.5)}, '`graphs.senders` is float64 .*integers'),
+      ({'senders': np.full(20, 8)}, 'senders` of edge 0 is 8, outside of its'),
+      ({'receivers': np.full(20, -1)}, 'receivers` of edge 0 is -1, outside'),
     ],
   )
   def test_a_graph_that_is_none(self, run, changes, message):
     graph = self.graph()
-    assert len(graph.nodes) == 9 and len(graph.senders) == 18
+    assert len(graph.nodes) == 10 and len(graph.senders) == 20
     with pytest.raises(ValueError, match=message):
       run.predict(self.graph(**changes))
 
@@ -164,7 +164,7 @@ class TestRefusals:
 
   def test_other_features(self, run):
     with pytest.raises(ValueError, match='has 5 features per node; .* on 3'):
-      run.predict(self.graph(nodes=np.zeros((9, 5))))
+      run.predict(self.graph(nodes=np.zeros((10, 5))))
 
   @pytest.mark.parametrize('nothing', [[], None])
   def test_no_graphs(self, run, nothing):
