@@ -140,6 +140,7 @@ def node_dataset(
     **arrays,
     num_classes=num_classes,
     source=_record(name, arrays, counts),
+    task='classification',
   )
   data.check(name)
   return data
@@ -202,7 +203,12 @@ def graph_splits(
   if empty := [key for key, count in counts.items() if not count]:
     raise DataError(f'{name}: the {empty[0]} split is empty.')
   source = _record(name, {**whole._asdict(), 'split': part_of}, counts)
-  return DataSplits(**parts, num_classes=num_classes, source=source)
+  return DataSplits(
+    **parts,
+    num_classes=num_classes,
+    source=source,
+    task='regression' if floats else 'classification',
+  )
 
 
 def _num_outputs(labels: np.ndarray, num_classes: int | None, name: str) -> int:

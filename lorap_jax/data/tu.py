@@ -262,7 +262,9 @@ def _split(
     'mean_edges': float(graphs.n_edge.mean()),
   }
   num_classes = int(graphs.labels.max()) + 1
-  return DataSplits(**parts, num_classes=num_classes, source=record)
+  return DataSplits(
+    **parts, num_classes=num_classes, source=record, task='classification'
+  )
 
 
 def _rule(graphs: TUGraphs, degree: np.ndarray) -> str:

@@ -156,7 +156,7 @@ def _read(path: pathlib.Path, origin: str) -> DataSplits:
     'comparable': official,
     'note': f'ZINC-12k from {origin} ({path}){draw}',
   }
-  return DataSplits(**parts, num_classes=1, source=record)
+  return DataSplits(**parts, num_classes=1, source=record, task='regression')
 
 
 def _dataset(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorap_jax.data import DataError, GraphDataset
+from lorap_jax.data import DataError, DataSplits, GraphDataset
 
 
 @pytest.fixture
@@ -80,3 +80,21 @@ def test_check_names_the_graph(data, field, position, value, reason):
 def test_check_names_the_array(data, change, reason):
   with pytest.raises(DataError, match=reason):
     data._replace(**change).check()
+
+
+def test_the_task_is_said_and_the_labels_suit_it(data):
+  whole = DataSplits(data, data, data, num_classes=2, source={})
+  whole.check()
+  assert whole.task == 'classification' and whole.level == 'graph'
+  floats = data._replace(labels=np.array([0, 1, 2], np.float32))
+  numbers = DataSplits(floats, floats, floats, 1, {}, task='regression')
+  numbers.check()
+  for wrong, reason in (
+    (whole._replace(task='regression'), 'train: labels is int32; expected fl'),
+    (whole._replace(num_classes=1), 'train: graph 0 has a label outside'),
+    (whole._replace(task='ranking'), "train: task is 'ranking'; expected one"),
+    (whole._replace(valid=floats), 'valid: labels is float32; expected int32'),
+    (numbers._replace(num_classes=2), 'num_classes is 2; expected 1 for regr'),
+  ):
+    with pytest.raises(DataError, match=f'mine, .*{reason}'):
+      wrong.check('mine')

@@ -73,6 +73,24 @@ def test_check_names_the_array(data, change, reason):
     data._replace(**change).check()
 
 
+def test_numbers_to_predict_pass(data):
+  labels = np.array([0.5, -1, 2, 0, np.nan], np.float32)
+  numbers = data._replace(labels=labels, num_classes=1, task='regression')
+  numbers.check()
+  assert numbers.level == data.level == 'node'
+  assert data.task == 'classification'
+  for at, value, reason in (
+    (4, np.inf, 'node 4 has a label that is not finite'),
+    (3, np.nan, 'node 3 is in the test split without a label'),
+  ):
+    wrong = numbers._replace(labels=labels.copy())
+    wrong.labels[at] = value
+    with pytest.raises(DataError, match=reason):
+      wrong.check()
+  with pytest.raises(DataError, match='labels is float32; expected int32'):
+    numbers._replace(task='classification').check()
+
+
 def test_both_directions_against_a_set():
   rng = np.random.default_rng(0)
   senders, receivers = rng.integers(0, 20, (2, 150), np.uint16)

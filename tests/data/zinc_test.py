@@ -68,7 +68,7 @@ def test_molecules_become_graphs(given):
         expected += [(u, v), (v, u)]
         bond += 1
       assert edges == sorted(expected)
-  assert data.num_classes == 1
+  assert data.num_classes == 1 and data.task == 'regression'
 
 
 def test_another_draw_of_the_training_molecules_says_so(given):
