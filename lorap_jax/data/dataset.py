@@ -66,9 +66,9 @@ class GraphDataset(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: a type or a total is wrong, an edge leaves its graph, a
-        feature or a label is not finite, a graph has no nodes or a class is
-        negative. The message names the first such graph.
+      DataError: a type or a total is wrong, there are no features, an edge
+        leaves its graph, a feature or a label is not finite, a graph has no
+        nodes or a class is negative. The message names the first such graph.
     """
     _check_totals(self, name)
     _check_values(self, name)
@@ -167,6 +167,23 @@ _TYPES = {
 }
 
 
+def check_width(nodes: np.ndarray, name: str) -> None:
+  """Checks that nodes [n, f] have features.
+
+  Args:
+    nodes: features.
+    name: how to call the data set in an error message.
+
+  Raises:
+    DataError: f is 0.
+  """
+  if not nodes.shape[1]:
+    raise DataError(
+      f'{name}: nodes has shape {nodes.shape}, no features; give at least one '
+      'column, such as ones or the degree of each node.'
+    )
+
+
 def _ragged_rows(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
   """Returns the flat rows of the ragged items `indices`, i64[sum]."""
   starts = np.cumsum(sizes, dtype=np.int64) - sizes
@@ -183,6 +200,7 @@ def _check_totals(data: GraphDataset, name: str) -> None:
         f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
         f'{" or ".join(dtypes)} with {ndim}.'
       )
+  check_width(data.nodes, name)
   for field in ('n_edge', 'labels'):
     if len(getattr(data, field)) != data.num_graphs:
       raise DataError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorap_jax.data.dataset import Level, Task, check_labels
+from lorap_jax.data.dataset import Level, Task, check_labels, check_width
 from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError
 
@@ -61,10 +61,10 @@ class NodeDataset(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: a type or a length is wrong, an edge leaves the graph, a
-        feature or a label is not finite, the labels do not suit the task, or
-        the splits are empty, overlap or hold a node without a label. The
-        message names the first such node or edge.
+      DataError: a type or a length is wrong, there are no features, an edge
+        leaves the graph, a feature or a label is not finite, the labels do
+        not suit the task, or the splits are empty, overlap or hold a node
+        without a label. The message names the first such node or edge.
     """
     _check_lengths(self, name)
     _check_values(self, name)
@@ -123,6 +123,7 @@ def _check_lengths(data: NodeDataset, name: str) -> None:
       )
   if not data.num_nodes:
     raise DataError(f'{name}: there are no nodes.')
+  check_width(data.nodes, name)
   for field in ('labels', *(f'{split}_mask' for split in SPLITS)):
     if len(getattr(data, field)) != data.num_nodes:
       raise DataError(

@@ -61,6 +61,7 @@ def test_check_names_what_is_wrong(data, field, position, value, reason):
     ({'nodes': np.zeros((5, 2))}, 'nodes is float64'),
     ({'nodes': np.zeros(5, np.float32)}, 'nodes is float32 with 1 axes'),
     ({'nodes': np.zeros((0, 2), np.float32)}, 'there are no nodes'),
+    ({'nodes': np.zeros((5, 0), np.float32)}, r'shape \(5, 0\), no features'),
     ({'nodes': np.zeros((4, 2), np.float32)}, 'labels has 5 entries for 4'),
     ({'labels': np.zeros(5, np.int64)}, 'labels is int64'),
     ({'test_mask': np.zeros(5, np.int32)}, 'test_mask is int32'),
