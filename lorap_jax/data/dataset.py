@@ -197,8 +197,8 @@ def _check_totals(data: GraphDataset, name: str) -> None:
     array = getattr(data, field)
     if array.dtype not in dtypes or array.ndim != ndim:
       raise DataError(
-        f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
-        f'{" or ".join(dtypes)} with {ndim}.'
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
+        f'{" or ".join(dtypes)} with {ndim} axes.'
       )
   check_width(data.nodes, name)
   for field in ('n_edge', 'labels'):

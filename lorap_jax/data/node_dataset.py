@@ -118,8 +118,8 @@ def _check_lengths(data: NodeDataset, name: str) -> None:
     array = getattr(data, field)
     if array.dtype not in dtypes or array.ndim != ndim:
       raise DataError(
-        f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
-        f'{" or ".join(dtypes)} with {ndim}.'
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
+        f'{" or ".join(dtypes)} with {ndim} axes.'
       )
   if not data.num_nodes:
     raise DataError(f'{name}: there are no nodes.')

@@ -329,11 +329,22 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     DataError: the file is missing, damaged or holds pickles.
   """
   try:
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-      return {name: npz[name] for name in npz.files}
+    with open(path, 'rb') as file:
+      npz = np.load(file, allow_pickle=False)
+      if isinstance(npz, np.ndarray):
+        raise DataError(f'{path}: a single array; expected an npz file.')
+      with npz:
+        return {name: npz[name] for name in npz.files}
+  except DataError:
+    raise
   except FileNotFoundError as error:
     raise DataError(f'{path}: no such file.') from error
   except Exception as error:  # Damage shows in a dozen types of exception.
+    if 'allow_pickle' in str(error):
+      raise DataError(
+        f'{path}: it holds pickled objects, which are not read; an npz file '
+        'holds arrays of numbers, booleans or text.'
+      ) from error
     raise DataError(f'{path}: not a sound npz file ({error}).') from error
 
 

@@ -71,10 +71,13 @@ def test_check_names_the_graph(data, field, position, value, reason):
   ('change', 'reason'),
   [
     ({'nodes': np.zeros((6, 2))}, 'nodes is float64'),
-    ({'nodes': np.zeros(6, np.float32)}, 'nodes is float32 with 1 axes'),
+    ({'nodes': np.zeros(6, np.float32)}, r'nodes is float32 of shape \(6,\)'),
     ({'nodes': np.zeros((6, 0), np.float32)}, r'shape \(6, 0\), no features'),
     ({'labels': np.zeros(2, np.int32)}, 'labels has 2 entries for 3 graphs'),
-    ({'labels': np.zeros(3)}, 'float64 with 1 axes; expected int32 or float32'),
+    (
+      {'labels': np.zeros(3)},
+      r'float64 of shape \(3,\); expected int32 or float32',
+    ),
     ({'receivers': np.zeros(4, np.uint16)}, 'receivers has 4 rows'),
   ],
 )

@@ -59,7 +59,7 @@ def test_check_names_what_is_wrong(data, field, position, value, reason):
   ('change', 'reason'),
   [
     ({'nodes': np.zeros((5, 2))}, 'nodes is float64'),
-    ({'nodes': np.zeros(5, np.float32)}, 'nodes is float32 with 1 axes'),
+    ({'nodes': np.zeros(5, np.float32)}, r'nodes is float32 of shape \(5,\)'),
     ({'nodes': np.zeros((0, 2), np.float32)}, 'there are no nodes'),
     ({'nodes': np.zeros((5, 0), np.float32)}, r'shape \(5, 0\), no features'),
     ({'nodes': np.zeros((4, 2), np.float32)}, 'labels has 5 entries for 4'),

@@ -266,7 +266,7 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_pickles_are_refused(tmp_path):
   np.savez(tmp_path / 'x.npz', a=np.array([{}], object))
-  with pytest.raises(DataError, match='allow_pickle'):
+  with pytest.raises(DataError, match='x.npz: it holds pickled objects'):
     store.read_npz(tmp_path / 'x.npz')
 
 
