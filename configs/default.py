@@ -32,6 +32,11 @@ def _data() -> config_dict.ConfigDict:
   # (train, valid, test) graphs to keep; all without it.
   data.limit = config_dict.placeholder(tuple)
   data.fold = 0  # TUDatasets: fold whose graphs are the test set.
+  # TUDatasets; without them auto, 10 and 12345. auto (the set's own), labels,
+  # attributes, degree or one_hot_degree.
+  data.features = config_dict.placeholder(str)
+  data.num_folds = config_dict.placeholder(int)
+  data.split_seed = config_dict.placeholder(int)
   # Planetoid: none or row; superpixels: none, center or standard.
   data.normalize = 'none'
   data.tu_name = config_dict.placeholder(str)  # For the data set `tu`.

@@ -6,7 +6,13 @@ Pure functions: `quantization`, `prompts`, `graphs`. Linen modules over them:
 
 from lorap_jax._version import __version__
 
-__all__ = ['LoadedRun', '__version__', 'load_run', 'train_and_evaluate']
+__all__ = [
+  'LoadedRun',
+  '__version__',
+  'from_pyg',
+  'load_run',
+  'train_and_evaluate',
+]
 
 
 def __getattr__(name: str):
@@ -16,6 +22,10 @@ def __getattr__(name: str):
     from lorap_jax.training import restore
 
     return getattr(restore, name)
+  if name == 'from_pyg':
+    from lorap_jax.data import pyg
+
+    return pyg.from_pyg
   if name == 'train_and_evaluate':
     from lorap_jax.training import loop
 

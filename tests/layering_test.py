@@ -34,7 +34,7 @@ PARTS = {
   },
   'report': {'training'},
   'sweep': {'_huge_pages', 'report', 'training'},
-  '__init__': {'_version', 'training'},
+  '__init__': {'_version', 'data', 'training'},
 }
 # Other libraries each part may import.
 LIBRARIES = {

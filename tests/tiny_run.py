@@ -70,7 +70,9 @@ def regression_splits() -> DataSplits:
     totals = np.add.reduceat(part.nodes[:, 0], starts)
     labels = (totals / part.n_node).astype(np.float32)
     parts.append(part._replace(labels=labels))
-  return DataSplits(*parts, num_classes=1, source=data.source)
+  return DataSplits(
+    *parts, num_classes=1, source=data.source, task='regression'
+  )
 
 
 def node_data() -> NodeDataset:

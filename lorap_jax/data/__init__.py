@@ -6,6 +6,7 @@ from lorap_jax.data.dataset import DataSplits, GraphDataset
 from lorap_jax.data.node_dataset import NodeDataset
 from lorap_jax.data.ogb import load_ogbn_arxiv, load_ogbn_mag
 from lorap_jax.data.planetoid import load_planetoid
+from lorap_jax.data.pyg import from_pyg
 from lorap_jax.data.store import DataError
 from lorap_jax.data.superpixels import load_mnist_superpixels
 from lorap_jax.data.tu import load_tu
@@ -16,6 +17,7 @@ __all__ = [
   'DataSplits',
   'GraphDataset',
   'NodeDataset',
+  'from_pyg',
   'load_cifar10_superpixels',
   'load_custom',
   'load_mnist_superpixels',

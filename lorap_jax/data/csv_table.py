@@ -6,16 +6,15 @@ content fills the memory.
 
 from __future__ import annotations
 
-import gzip
 import io
 import itertools
 import pathlib
-import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from lorap_jax.data import progress, store
+from lorap_jax.data import number_text, progress, store
 from lorap_jax.data.store import DataError
 
 _MAX_ROWS = 10_000_000  # The citations of ogbn-mag are 5.4 million.
@@ -24,7 +23,7 @@ _BLOCK = 4096  # Lines parsed at a time.
 
 
 class Table(NamedTuple):
-  """A csv.gz file: its name, for error messages, and its content."""
+  """A csv file: its name, for error messages, and its content, gzip or not."""
 
   name: str
   content: bytes
@@ -42,7 +41,10 @@ def read_count(table: Table, column: str | None = None) -> int:
     DataError: it is something else, or no number from 1 to ten million.
   """
   text = store.gunzip(table.content, table.name, max_size=_MAX_LINE)
-  rows = [line.split(',') for line in text.decode('latin1').split()]
+  rows = [
+    line.removesuffix(',').split(',')
+    for line in text.decode('utf-8-sig', errors='replace').split()
+  ]
   try:
     if column is None:
       ((value,),) = rows
@@ -82,7 +84,7 @@ def read_table(
 
   Raises:
     DataError: the file is damaged, has no rows or another shape, or something
-      in it is not a number.
+      in it is not a number. The message names the line, from 1.
   """
   limit = max_rows or rows or _MAX_ROWS
   store.refuse_web_page(table.content, table.name)
@@ -90,16 +92,17 @@ def read_table(
   count = 0
   description = f'Reading {pathlib.PurePath(table.name).name}'
   try:
-    plain = gzip.GzipFile(fileobj=io.BytesIO(table.content))
+    plain = store.open_gzip(table.content)
     with (
-      io.TextIOWrapper(plain, encoding='ascii') as file,
+      io.TextIOWrapper(plain, encoding='utf-8-sig', errors='replace') as file,
       progress.track(description, limit) as advance,
     ):
-      while lines := _next_lines(file):
-        block = np.loadtxt(lines, dtype, delimiter=',', comments=None, ndmin=2)
+      for text in _texts(file):
+        block = number_text.parse(
+          text, dtype=dtype, columns=columns, first=count + 1
+        )
+        columns = block.shape[1]
         count += len(block)
-        if columns not in (None, block.shape[1]):
-          raise ValueError(f'{block.shape[1]} columns, expected {columns}')
         if count > limit:
           raise ValueError(f'more than {limit} rows')
         blocks.append(block)
@@ -107,8 +110,10 @@ def read_table(
     if not blocks or rows not in (None, count):
       raise ValueError(f'{count} rows, expected {rows or "some"}')
     return np.concatenate(blocks)
-  except (OSError, EOFError, zlib.error, ValueError) as error:
-    raise DataError(f'{table.name}: not a sound csv.gz ({error}).') from error
+  except store.GZIP_ERRORS as error:
+    raise DataError(f'{table.name}: {store.gzip_fault(error)}.') from error
+  except ValueError as error:
+    raise DataError(f'{table.name}: not a sound table ({error}).') from error
 
 
 def read_ids(
@@ -138,12 +143,19 @@ def read_ids(
   return values.astype(np.int64)
 
 
-def _next_lines(file: io.TextIOWrapper) -> list[str]:
-  """Returns the next lines; a bounded amount of text even without any end."""
-  lines = list(
+def _texts(file: io.TextIOBase) -> Iterator[str]:
+  """Yields some lines at a time; bounded, even without any line end."""
+  while lines := list(
     itertools.islice(iter(lambda: file.readline(_MAX_LINE), ''), _BLOCK)
-  )
-  for line in lines:
-    if len(line) == _MAX_LINE or not line.strip():
-      raise ValueError(f'a line is empty or has {_MAX_LINE} characters')
-  return lines
+  ):
+    if any(len(line) == _MAX_LINE for line in lines):
+      raise ValueError(f'a line has {_MAX_LINE} characters')
+    empty = (i for i, line in enumerate(lines) if not line.strip())
+    end = next(empty, len(lines))
+    if end:
+      yield ''.join(lines[:end])
+    if end < len(lines):
+      rest = ''.join(lines[end:]) + file.read(_MAX_LINE)
+      if rest.strip() or len(rest) >= _MAX_LINE:
+        raise ValueError('a line is empty')
+      return

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError
+
+Level = Literal['node', 'graph']
+Task = Literal['classification', 'regression']
+TASKS: tuple[str, ...] = get_args(Task)
 
 
 class GraphDataset(NamedTuple):
@@ -61,9 +66,9 @@ class GraphDataset(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: a type or a total is wrong, an edge leaves its graph, a
-        feature or a label is not finite, a graph has no nodes or a class is
-        negative. The message names the first such graph.
+      DataError: a type or a total is wrong, there are no features, an edge
+        leaves its graph, a feature or a label is not finite, a graph has no
+        nodes or a class is negative. The message names the first such graph.
     """
     _check_totals(self, name)
     _check_values(self, name)
@@ -81,6 +86,7 @@ class DataSplits(NamedTuple):
     source: JSON-able record of the data: `name`, `origin`, `files`, `sha256`,
       `counts`, `subset`, `comparable` (may results stand beside published
       ones) and `note`.
+    task: what a model is for, said by who makes the data set.
   """
 
   train: GraphDataset
@@ -88,6 +94,66 @@ class DataSplits(NamedTuple):
   test: GraphDataset
   num_classes: int
   source: dict[str, Any]
+  task: Task = 'classification'
+
+  @property
+  def level(self) -> Level:
+    """What has a label: a graph."""
+    return 'graph'
+
+  def check(self, name: str = 'dataset') -> None:
+    """Checks each split, and that its labels suit the task.
+
+    Args:
+      name: how to call the data set in an error message.
+
+    Raises:
+      DataError: see `GraphDataset.check`; or the labels of a split or
+        `num_classes` are not those of the task. The message names the split.
+    """
+    for split in SPLITS:
+      part: GraphDataset = getattr(self, split)
+      part.check(f'{name}, {split}')
+      check_labels(
+        part.labels, self.task, self.num_classes, f'{name}, {split}', 'graph'
+      )
+
+
+def check_labels(
+  labels: np.ndarray, task: str, num_classes: int, name: str, level: Level
+) -> None:
+  """Checks that labels suit a task.
+
+  Args:
+    labels: int32 classes, -1 for none; or float32 numbers.
+    task: one of `TASKS`.
+    num_classes: outputs of a model.
+    name: how to call the data set in an error message.
+    level: what has a label.
+
+  Raises:
+    DataError: another task; labels of another type; a class outside 0 to
+      `num_classes - 1`; or a regression that has not one output.
+  """
+  if task not in TASKS:
+    raise DataError(f'{name}: task is {task!r}; expected one of {TASKS}.')
+  dtype = 'int32' if task == 'classification' else 'float32'
+  if labels.dtype != dtype:
+    raise DataError(
+      f'{name}: labels is {labels.dtype}; expected {dtype} for {task}.'
+    )
+  if task == 'regression':
+    if num_classes != 1:
+      raise DataError(
+        f'{name}: num_classes is {num_classes}; expected 1 for regression.'
+      )
+    return
+  outside = (labels < -1) | (labels >= num_classes)
+  if outside.any():
+    raise DataError(
+      f'{name}: {level} {int(np.argmax(outside))} has a label outside -1 '
+      f'(none) to {num_classes - 1}.'
+    )
 
 
 # Types and number of axes of each field.
@@ -99,6 +165,23 @@ _TYPES = {
   'n_edge': (('int32',), 1),
   'labels': (('int32', 'float32'), 1),
 }
+
+
+def check_width(nodes: np.ndarray, name: str) -> None:
+  """Checks that nodes [n, f] have features.
+
+  Args:
+    nodes: features.
+    name: how to call the data set in an error message.
+
+  Raises:
+    DataError: f is 0.
+  """
+  if not nodes.shape[1]:
+    raise DataError(
+      f'{name}: nodes has shape {nodes.shape}, no features; give at least one '
+      'column, such as ones or the degree of each node.'
+    )
 
 
 def _ragged_rows(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -114,9 +197,10 @@ def _check_totals(data: GraphDataset, name: str) -> None:
     array = getattr(data, field)
     if array.dtype not in dtypes or array.ndim != ndim:
       raise DataError(
-        f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
-        f'{" or ".join(dtypes)} with {ndim}.'
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
+        f'{" or ".join(dtypes)} with {ndim} axes.'
       )
+  check_width(data.nodes, name)
   for field in ('n_edge', 'labels'):
     if len(getattr(data, field)) != data.num_graphs:
       raise DataError(

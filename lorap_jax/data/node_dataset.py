@@ -1,4 +1,4 @@
-"""Container of a node classification data set: one graph on the host."""
+"""Container of a node data set: one graph on the host, labelled nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lorap_jax.data.dataset import Level, Task, check_labels, check_width
 from lorap_jax.data.splits import SPLITS
 from lorap_jax.data.store import DataError
 
@@ -21,12 +22,15 @@ class NodeDataset(NamedTuple):
     senders: i32[e] node that sends the message of each edge; an undirected
       edge is there in both directions, a self loop once.
     receivers: i32[e] node that receives it.
-    labels: i32[n] class of each node, -1 if it has none.
+    labels: i32[n] class of each node, -1 if it has none; or f32[n] the number
+      to predict, NaN if it has none.
     train_mask: bool[n] nodes to fit.
     valid_mask: bool[n] nodes to select by.
     test_mask: bool[n] nodes to report on.
-    num_classes: number of classes; labels are 0 to `num_classes - 1`.
+    num_classes: outputs of a model: the number of classes, and labels are 0 to
+      `num_classes - 1`; or 1 for regression.
     source: JSON-able record of the data, with the keys of `DataSplits.source`.
+    task: what a model is for, said by who makes the data set.
   """
 
   nodes: np.ndarray
@@ -38,6 +42,12 @@ class NodeDataset(NamedTuple):
   test_mask: np.ndarray
   num_classes: int
   source: dict[str, Any]
+  task: Task = 'classification'
+
+  @property
+  def level(self) -> Level:
+    """What has a label: a node."""
+    return 'node'
 
   @property
   def num_nodes(self) -> int:
@@ -51,10 +61,10 @@ class NodeDataset(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: a type or a length is wrong, an edge leaves the graph, a
-        feature is not finite, a label is not a class, or the splits are empty,
-        overlap or hold a node without a label. The message names the first
-        such node or edge.
+      DataError: a type or a length is wrong, there are no features, an edge
+        leaves the graph, a feature or a label is not finite, the labels do
+        not suit the task, or the splits are empty, overlap or hold a node
+        without a label. The message names the first such node or edge.
     """
     _check_lengths(self, name)
     _check_values(self, name)
@@ -63,13 +73,13 @@ class NodeDataset(NamedTuple):
 
 # Type and number of axes of each array.
 _TYPES = {
-  'nodes': ('float32', 2),
-  'senders': ('int32', 1),
-  'receivers': ('int32', 1),
-  'labels': ('int32', 1),
-  'train_mask': ('bool', 1),
-  'valid_mask': ('bool', 1),
-  'test_mask': ('bool', 1),
+  'nodes': (('float32',), 2),
+  'senders': (('int32',), 1),
+  'receivers': (('int32',), 1),
+  'labels': (('int32', 'float32'), 1),
+  'train_mask': (('bool',), 1),
+  'valid_mask': (('bool',), 1),
+  'test_mask': (('bool',), 1),
 }
 
 
@@ -104,15 +114,16 @@ def mask_of(indices: np.ndarray, num_nodes: int) -> np.ndarray:
 
 
 def _check_lengths(data: NodeDataset, name: str) -> None:
-  for field, (dtype, ndim) in _TYPES.items():
+  for field, (dtypes, ndim) in _TYPES.items():
     array = getattr(data, field)
-    if array.dtype != dtype or array.ndim != ndim:
+    if array.dtype not in dtypes or array.ndim != ndim:
       raise DataError(
-        f'{name}: {field} is {array.dtype} with {array.ndim} axes; expected '
-        f'{dtype} with {ndim}.'
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
+        f'{" or ".join(dtypes)} with {ndim} axes.'
       )
   if not data.num_nodes:
     raise DataError(f'{name}: there are no nodes.')
+  check_width(data.nodes, name)
   for field in ('labels', *(f'{split}_mask' for split in SPLITS)):
     if len(getattr(data, field)) != data.num_nodes:
       raise DataError(
@@ -138,10 +149,9 @@ def _check_values(data: NodeDataset, name: str) -> None:
       )
   not_finite = np.any(~np.isfinite(data.nodes), axis=1)
   _raise_at(not_finite, name, 'has a feature that is not finite')
-  labels = data.labels
-  last = data.num_classes - 1
-  outside = (labels < -1) | (labels > last)
-  _raise_at(outside, name, f'has a label outside -1 (none) to {last}')
+  check_labels(data.labels, data.task, data.num_classes, name, 'node')
+  infinite = np.isinf(data.labels)
+  _raise_at(infinite, name, 'has a label that is not finite')
 
 
 def _check_splits(data: NodeDataset, name: str) -> None:
@@ -149,7 +159,10 @@ def _check_splits(data: NodeDataset, name: str) -> None:
   for split, mask in masks.items():
     if not mask.any():
       raise DataError(f'{name}: the {split} split is empty.')
-    unlabelled = mask & (data.labels == -1)
+    if data.task == 'regression':
+      unlabelled = mask & np.isnan(data.labels)
+    else:
+      unlabelled = mask & (data.labels == -1)
     _raise_at(unlabelled, name, f'is in the {split} split without a label')
   for one, other in itertools.combinations(SPLITS, 2):
     both = masks[one] & masks[other]

@@ -116,7 +116,9 @@ def _load(
     'comparable': comparable,
     'note': f'{warning}{where} from {origin}; {layout.limits}',
   }
-  data = NodeDataset(**arrays, num_classes=counts.classes, source=record)
+  data = NodeDataset(
+    **arrays, num_classes=counts.classes, source=record, task='classification'
+  )
   data.check(where)
   logging.info('%s', record['note'])
   return data

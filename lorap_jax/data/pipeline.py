@@ -187,7 +187,11 @@ class WholeGraph:
     if self._sparse_features:
       features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
       batch = batch._replace(graph=batch.graph._replace(nodes=features))
-    labels = data.labels.astype(np.int32)
+    if data.task == 'regression':
+      # What is no target is masked, but must be finite for the gradient.
+      labels = np.where(self.targets, data.labels, np.float32(0))
+    else:
+      labels = data.labels.astype(np.int32)
     return batch._replace(labels=labels, targets=self.targets)
 
   def ordered(self) -> list[None]:

@@ -143,7 +143,12 @@ def _build(name: str, paths: list[pathlib.Path], origin: str) -> NodeDataset:
     **{f'{split}_mask': mask for split, mask in masks.items()},
   }
   record = _record(name, paths, origin, counts)
-  data = NodeDataset(**arrays, num_classes=published.classes, source=record)
+  data = NodeDataset(
+    **arrays,
+    num_classes=published.classes,
+    source=record,
+    task='classification',
+  )
   data.check(where)
   if (found := store.arrays_digest(arrays)) != published.sha256:
     raise DataError(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import gzip
 import hashlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -29,6 +31,7 @@ _TIMEOUT_S = 5.0
 _CHUNK = 1 << 16
 _META = '__meta__'
 _DIGEST = '__sha256__'
+GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 PathLike = str | os.PathLike[str]
 
 
@@ -74,25 +77,49 @@ def check_content(content: bytes, name: str, *, sha256: str, size: int) -> None:
     raise DataError(f'{name}: expected SHA-256 {sha256}, found {found}.')
 
 
+def open_gzip(content: bytes) -> io.BytesIO | gzip.GzipFile:
+  """Opens content to read, decompressed if it is gzip.
+
+  A gzip file may have several members, one after the other, and zeros behind
+  them. Reading raises one of `GZIP_ERRORS` if a member is damaged or ends
+  early, or if something else follows it.
+  """
+  file = io.BytesIO(content)
+  is_gzip = content[:2] == b'\x1f\x8b'
+  return gzip.GzipFile(fileobj=file) if is_gzip else file
+
+
 def gunzip(content: bytes, name: str, *, max_size: int) -> bytes:
   """Decompresses gzip content; other content is returned as it is.
 
-  At most `max_size + 1` bytes are produced, so that a hostile file cannot fill
-  the memory and an over-long one is still seen to be over-long.
+  Gzip content is all of its members, see `open_gzip`. At most `max_size + 1`
+  bytes are produced, so that a hostile file cannot fill the memory and an
+  over-long one is still seen to be over-long.
 
   Raises:
-    DataError: the gzip stream is damaged or ends early.
+    DataError: the gzip content is damaged, ends early or is followed by other
+      bytes than zeros.
   """
   if content[:2] != b'\x1f\x8b':
     return content
-  decoder = zlib.decompressobj(wbits=31)
   try:
-    plain = decoder.decompress(content, max_size + 1)
-  except zlib.error as error:
-    raise DataError(f'{name}: damaged gzip file ({error}).') from error
-  if not decoder.eof and len(plain) <= max_size:
-    raise DataError(f'{name}: truncated gzip file.')
-  return plain
+    with open_gzip(content) as file:
+      # In pieces: one large read takes all of its memory at once.
+      plain = bytearray()
+      while piece := file.read(min(_CHUNK, max_size + 1 - len(plain))):
+        plain += piece
+      return bytes(plain)
+  except GZIP_ERRORS as error:
+    raise DataError(f'{name}: {gzip_fault(error)}.') from error
+
+
+def gzip_fault(error: Exception) -> str:
+  """What one of `GZIP_ERRORS` says about a file."""
+  if isinstance(error, EOFError):
+    return 'truncated gzip file'
+  if isinstance(error, gzip.BadGzipFile) and 'Not a gzipped' in str(error):
+    return 'damaged gzip file (other bytes follow its end)'
+  return f'damaged gzip file ({error})'
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -302,11 +329,22 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     DataError: the file is missing, damaged or holds pickles.
   """
   try:
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-      return {name: npz[name] for name in npz.files}
+    with open(path, 'rb') as file:
+      npz = np.load(file, allow_pickle=False)
+      if isinstance(npz, np.ndarray):
+        raise DataError(f'{path}: a single array; expected an npz file.')
+      with npz:
+        return {name: npz[name] for name in npz.files}
+  except DataError:
+    raise
   except FileNotFoundError as error:
     raise DataError(f'{path}: no such file.') from error
   except Exception as error:  # Damage shows in a dozen types of exception.
+    if 'allow_pickle' in str(error):
+      raise DataError(
+        f'{path}: it holds pickled objects, which are not read; an npz file '
+        'holds arrays of numbers, booleans or text.'
+      ) from error
     raise DataError(f'{path}: not a sound npz file ({error}).') from error
 
 

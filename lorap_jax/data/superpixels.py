@@ -145,7 +145,9 @@ def image_graphs(
     'mean_nodes': _mean(parts, 'n_node'),
     'mean_edges': _mean(parts, 'n_edge'),
   }
-  splits = DataSplits(**parts, num_classes=num_classes, source=record)
+  splits = DataSplits(
+    **parts, num_classes=num_classes, source=record, task='classification'
+  )
   return normalization.normalized(splits, normalize)
 
 

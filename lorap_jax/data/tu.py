@@ -31,7 +31,7 @@ from lorap_jax.data.dataset import DataSplits, GraphDataset
 from lorap_jax.data.store import DataError, PathLike
 from lorap_jax.data.tu_text import TUGraphs
 
-FEATURES = ('auto', 'degree', 'one_hot_degree', 'labels')
+FEATURES = ('auto', 'degree', 'one_hot_degree', 'attributes', 'labels')
 FOLDS = 10
 SPLIT_SEED = 12345
 _MAX_ONE_HOT = 1000
@@ -64,15 +64,15 @@ PUBLISHED = {
 
 
 def load_tu(
-  name: str,
+  name: str | None,
   *,
   fold: int,
-  num_folds: int = FOLDS,
+  num_folds: int | None = None,
   source: str = 'auto',
   data_dir: PathLike | None = None,
   offline: bool = False,
-  features: str = 'auto',
-  split_seed: int = SPLIT_SEED,
+  features: str | None = None,
+  split_seed: int | None = None,
   limit: Sequence[int] | None = None,
   cache_dir: PathLike | None = None,
 ) -> DataSplits:
@@ -81,16 +81,17 @@ def load_tu(
   Args:
     name: name of the set in the collection, as 'REDDIT-BINARY'.
     fold: 0 to `num_folds - 1`, the test fold.
-    num_folds: number of folds, at least 3.
+    num_folds: number of folds, at least 3; 10 by default.
     source: 'auto' takes `data_dir` if it is given, else a download;
       'data_dir' and 'download' take that one.
     data_dir: folder with NAME.zip, with its unpacked files, or with an npz
       copy; see `tu_files.from_folder`.
     offline: whether to use a downloaded file only if it is there already.
-    features: of the nodes. 'auto': attributes and one-hot labels, those that
-      there are, else the rule of the module docstring; 'labels': one-hot labels
-      alone; 'one_hot_degree' and 'degree': that branch of the rule.
-    split_seed: seed of the folds.
+    features: of the nodes. 'auto', the default: attributes and one-hot labels,
+      those that there are, else the rule of the module docstring;
+      'attributes' and 'labels': those alone; 'one_hot_degree' and 'degree':
+      that branch of the rule.
+    split_seed: seed of the folds, from 0 to 2**32 - 1; 12345 by default.
     limit: numbers of training, validation and test graphs to keep; None keeps
       all.
     cache_dir: folder for downloads and parsed graphs; `store.cache_dir()` by
@@ -100,7 +101,10 @@ def load_tu(
     ValueError: an argument is not one of those described.
     DataError: a file is missing, damaged or is not that set.
   """
-  _check_arguments(name, fold, num_folds, features)
+  num_folds = FOLDS if num_folds is None else num_folds
+  features = 'auto' if features is None else features
+  split_seed = SPLIT_SEED if split_seed is None else split_seed
+  name = _check_arguments(name, fold, num_folds, features, split_seed)
   limits.check_limit(limit)
   folder = sources.choose_folder(source, data_dir)
   cache = pathlib.Path(cache_dir or store.cache_dir()) / 'tu'
@@ -138,11 +142,14 @@ def node_features(
     'labels' or 'attributes+labels'.
 
   Raises:
-    ValueError: 'labels' is asked for and there are none.
+    ValueError: attributes or labels are asked for and there are none.
     DataError: the labels do not look like classes.
   """
-  if features == 'labels' and not graphs.node_labels.shape[1]:
-    raise ValueError(f"features is 'labels'; {name} has no node labels.")
+  tables = {'labels': graphs.node_labels, 'attributes': graphs.node_attributes}
+  if features in tables and not tables[features].shape[1]:
+    raise ValueError(
+      f'features is {features!r}; {name} has no node {features}.'
+    )
   degree = _degrees(graphs)
   kind = _rule(graphs, degree) if features == 'auto' else features
   if kind == 'degree':
@@ -180,10 +187,10 @@ def fold_indices(
 
 
 def _check_arguments(
-  name: str, fold: int, num_folds: int, features: str
-) -> None:
+  name: str | None, fold: int, num_folds: int, features: str, split_seed: int
+) -> str:
   # The name becomes part of paths and of an address.
-  if not re.fullmatch('[A-Za-z0-9_-]+', name):
+  if name is None or not re.fullmatch('[A-Za-z0-9_-]+', name):
     raise ValueError(
       f"name is {name!r}; give the name of a set, as 'REDDIT-BINARY'."
     )
@@ -193,6 +200,11 @@ def _check_arguments(
     raise ValueError(f'fold is {fold}; choose one of 0 to {num_folds - 1}.')
   if features not in FEATURES:
     raise ValueError(f'features is {features!r}; choose one of {FEATURES}.')
+  if not 0 <= split_seed < 1 << 32:  # What scikit-learn takes.
+    raise ValueError(
+      f'split_seed is {split_seed}; choose one of 0 to {(1 << 32) - 1}.'
+    )
+  return name
 
 
 def _check_published(graphs: TUGraphs, name: str, where: str) -> None:
@@ -262,7 +274,9 @@ def _split(
     'mean_edges': float(graphs.n_edge.mean()),
   }
   num_classes = int(graphs.labels.max()) + 1
-  return DataSplits(**parts, num_classes=num_classes, source=record)
+  return DataSplits(
+    **parts, num_classes=num_classes, source=record, task='classification'
+  )
 
 
 def _rule(graphs: TUGraphs, degree: np.ndarray) -> str:
@@ -294,6 +308,7 @@ def _one_hot_label(labels: np.ndarray, name: str) -> np.ndarray:
   if size > _MAX_LABELS:
     raise DataError(
       f'{name}: node labels go from {lowest} to {lowest + size - 1}; over '
-      f'{_MAX_LABELS} of them are no classes.'
+      f"{_MAX_LABELS} of them are no classes. Set features to 'degree', "
+      "'one_hot_degree' or, where there are, 'attributes'."
     )
   return _one_hot(labels - lowest, size)

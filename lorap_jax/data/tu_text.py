@@ -5,9 +5,12 @@ counted from 1 over the whole set:
 
   NAME_A.txt                 an edge per line, as `sender, receiver`
   NAME_graph_indicator.txt   the graph of each node, ascending
-  NAME_graph_labels.txt      the class of each graph
+  NAME_graph_labels.txt      the class of each graph, an integer
   NAME_node_labels.txt       (some sets) one or more integers per node
   NAME_node_attributes.txt   (some sets) one or more numbers per node
+
+Some files end a row with a comma, or write integers with a decimal point; that
+is no matter.
 
 Source of the format: C. Morris et al., "TUDataset: A collection of benchmark
 datasets for learning with graphs", 2020.
@@ -15,17 +18,17 @@ datasets for learning with graphs", 2020.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from lorap_jax.data import node_dataset
+from lorap_jax.data import node_dataset, number_text
 from lorap_jax.data.store import DataError
 
 REQUIRED = ('A', 'graph_indicator', 'graph_labels')
 OPTIONAL = ('node_labels', 'node_attributes')
+_COLUMNS = {'A': 2, 'graph_indicator': 1, 'graph_labels': 1}
 _MAX_NODES = 1 << 16  # Edge ends are uint16.
 
 
@@ -69,14 +72,9 @@ def parse(texts: Mapping[str, bytes], name: str) -> TUGraphs:
         f'{", ".join(f"..._{key}.txt" for key in REQUIRED)}.'
       )
   tables = {
-    key: _table(
-      text, f'{name}, {key}', float if key == 'node_attributes' else int
-    )
-    for key, text in texts.items()
+    key: _table(text, f'{name}, {key}', key) for key, text in texts.items()
   }
   edges = tables['A']
-  if edges.shape[1] != 2:
-    raise DataError(f'{name}, A: {edges.shape[1]} numbers per line, not 2.')
   labels = tables['graph_labels'][:, 0]
   graph = tables['graph_indicator'][:, 0] - 1
   if (np.diff(graph) < 0).any() or graph[0] < 0 or graph[-1] >= len(labels):
@@ -166,6 +164,13 @@ def _check_nodes(
       raise DataError(
         f'{name}: {key} has {len(table)} rows; there are {n} nodes.'
       )
+  if node_labels is not None and node_labels.size:
+    large = np.abs(node_labels).max(axis=1) > np.iinfo(np.int32).max
+    if large.any():
+      raise DataError(
+        f'{name}: node_labels, row {int(np.argmax(large)) + 1}: a label is '
+        'beyond 32-bit integers.'
+      )
 
 
 def _check_edges(
@@ -188,13 +193,12 @@ def _check_edges(
     )
 
 
-def _table(text: bytes, name: str, dtype: type) -> np.ndarray:
+def _table(text: bytes, name: str, key: str) -> np.ndarray:
   """Returns the numbers of a text file, [lines, numbers per line]."""
-  if not text.strip():
-    raise DataError(f'{name}: the file is empty.')
   try:
-    return np.loadtxt(
-      io.BytesIO(text), dtype, comments=None, delimiter=',', ndmin=2
+    table = number_text.parse(
+      text.decode(errors='replace'), columns=_COLUMNS.get(key)
     )
+    return table if key == 'node_attributes' else number_text.whole(table)
   except ValueError as error:
-    raise DataError(f'{name}: {str(error).rstrip(".")}.') from error
+    raise DataError(f'{name}: {error}.') from error

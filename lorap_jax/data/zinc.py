@@ -156,7 +156,7 @@ def _read(path: pathlib.Path, origin: str) -> DataSplits:
     'comparable': official,
     'note': f'ZINC-12k from {origin} ({path}){draw}',
   }
-  return DataSplits(**parts, num_classes=1, source=record)
+  return DataSplits(**parts, num_classes=1, source=record, task='regression')
 
 
 def _dataset(
@@ -166,9 +166,13 @@ def _dataset(
   for field in (*fields, 'y'):
     kinds = 'f' if field == 'y' else 'u'
     array = arrays.get(f'{split}_{field}')
-    if array is None or array.dtype.kind not in kinds or array.ndim != 1:
+    if array is None:
+      raise DataError(f'{name}: {split}_{field} is missing; see load_zinc.')
+    if array.dtype.kind not in kinds or array.ndim != 1:
       raise DataError(
-        f'{name}: {split}_{field} is missing or of another type; see load_zinc.'
+        f'{name}: {split}_{field} is {array.dtype} of shape {array.shape}; '
+        f'expected {"floats" if field == "y" else "unsigned"} of one axis, see '
+        'load_zinc.'
       )
   n_atoms, n_bonds, atoms, one, other = (
     arrays[f'{split}_{field}'] for field in fields

@@ -123,7 +123,7 @@ def gather_sum(
   """
   del outgoing
   if isinstance(incoming, Table):
-    return _sum_slots(_slots(incoming, x))
+    return _sum_slots(_slots(incoming, x), incoming, x)
   return _csr_product(incoming, jnp.ones(incoming.indices.shape, x.dtype), x)
 
 
@@ -180,7 +180,7 @@ weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
   """Weighted sum over the neighbours of one side: x [m, h, f], w [e, h]."""
   if not weights.size:  # Nothing can be gathered from no weights.
-    return jnp.zeros_like(x)
+    return _zeros(side, x)
   if side.order is not None:
     weights = weights.at[side.order].get(mode='fill', fill_value=0)
   if isinstance(side, Table):
@@ -189,7 +189,11 @@ def _weighted_gather_sum(x: Array, weights: Array, side: Csr | Table) -> Array:
     one = weights.shape[2] == 1
     slots = _slots(side, x[:, 0] if one else x)
     factors = weights if one else weights[..., None]
-    total = _sum_slots([factors[:, d] * slot for d, slot in enumerate(slots)])
+    total = _sum_slots(
+      [factors[:, d] * slot for d, slot in enumerate(slots)],
+      side,
+      x[:, 0] if one else x,
+    )
     return total[:, None] if one else total
   heads = range(weights.shape[1])
   products = [_csr_product(side, weights[:, h], x[:, h]) for h in heads]
@@ -204,8 +208,16 @@ def _slots(table: Table, x: Array) -> list[Array]:
   ]
 
 
-def _sum_slots(slots: list[Array]) -> Array:
-  return sum(slots[1:], start=slots[0])
+def _sum_slots(slots: list[Array], table: Table, x: Array) -> Array:
+  """Sums what `_slots` of this table and x gave; no slots where no edges."""
+  return sum(slots[1:], start=slots[0]) if slots else _zeros(table, x)
+
+
+def _zeros(side: Csr | Table, x: Array) -> Array:
+  """A sum over no neighbours, for each node of a side: [n, *] of x [m, *]."""
+  count = side.indices.shape[0]
+  num_nodes = side.indptr.shape[0] - 1 if isinstance(side, Csr) else count
+  return jnp.zeros((num_nodes, *x.shape[1:]), x.dtype)
 
 
 @jax.custom_batching.custom_vmap

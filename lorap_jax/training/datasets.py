@@ -22,9 +22,12 @@ _LOADERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
   'zinc': (data_lib.load_zinc, ('limit',)),
   'reddit_binary': (
     functools.partial(data_lib.load_tu, 'REDDIT-BINARY'),
-    ('fold', 'limit'),
+    ('fold', 'limit', 'features', 'num_folds', 'split_seed'),
   ),
-  'tu': (data_lib.load_tu, ('tu_name', 'fold', 'limit')),
+  'tu': (
+    data_lib.load_tu,
+    ('tu_name', 'fold', 'limit', 'features', 'num_folds', 'split_seed'),
+  ),
   'cora': (functools.partial(data_lib.load_planetoid, 'cora'), ('normalize',)),
   'citeseer': (
     functools.partial(data_lib.load_planetoid, 'citeseer'),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorap_jax.data import DataError, GraphDataset
+from lorap_jax.data import DataError, DataSplits, GraphDataset
 
 
 @pytest.fixture
@@ -71,12 +71,34 @@ def test_check_names_the_graph(data, field, position, value, reason):
   ('change', 'reason'),
   [
     ({'nodes': np.zeros((6, 2))}, 'nodes is float64'),
-    ({'nodes': np.zeros(6, np.float32)}, 'nodes is float32 with 1 axes'),
+    ({'nodes': np.zeros(6, np.float32)}, r'nodes is float32 of shape \(6,\)'),
+    ({'nodes': np.zeros((6, 0), np.float32)}, r'shape \(6, 0\), no features'),
     ({'labels': np.zeros(2, np.int32)}, 'labels has 2 entries for 3 graphs'),
-    ({'labels': np.zeros(3)}, 'float64 with 1 axes; expected int32 or float32'),
+    (
+      {'labels': np.zeros(3)},
+      r'float64 of shape \(3,\); expected int32 or float32',
+    ),
     ({'receivers': np.zeros(4, np.uint16)}, 'receivers has 4 rows'),
   ],
 )
 def test_check_names_the_array(data, change, reason):
   with pytest.raises(DataError, match=reason):
     data._replace(**change).check()
+
+
+def test_the_task_is_said_and_the_labels_suit_it(data):
+  whole = DataSplits(data, data, data, num_classes=2, source={})
+  whole.check()
+  assert whole.task == 'classification' and whole.level == 'graph'
+  floats = data._replace(labels=np.array([0, 1, 2], np.float32))
+  numbers = DataSplits(floats, floats, floats, 1, {}, task='regression')
+  numbers.check()
+  for wrong, reason in (
+    (whole._replace(task='regression'), 'train: labels is int32; expected fl'),
+    (whole._replace(num_classes=1), 'train: graph 0 has a label outside'),
+    (whole._replace(task='ranking'), "train: task is 'ranking'; expected one"),
+    (whole._replace(valid=floats), 'valid: labels is float32; expected int32'),
+    (numbers._replace(num_classes=2), 'num_classes is 2; expected 1 for regr'),
+  ):
+    with pytest.raises(DataError, match=f'mine, .*{reason}'):
+      wrong.check('mine')

@@ -59,8 +59,9 @@ def test_check_names_what_is_wrong(data, field, position, value, reason):
   ('change', 'reason'),
   [
     ({'nodes': np.zeros((5, 2))}, 'nodes is float64'),
-    ({'nodes': np.zeros(5, np.float32)}, 'nodes is float32 with 1 axes'),
+    ({'nodes': np.zeros(5, np.float32)}, r'nodes is float32 of shape \(5,\)'),
     ({'nodes': np.zeros((0, 2), np.float32)}, 'there are no nodes'),
+    ({'nodes': np.zeros((5, 0), np.float32)}, r'shape \(5, 0\), no features'),
     ({'nodes': np.zeros((4, 2), np.float32)}, 'labels has 5 entries for 4'),
     ({'labels': np.zeros(5, np.int64)}, 'labels is int64'),
     ({'test_mask': np.zeros(5, np.int32)}, 'test_mask is int32'),
@@ -71,6 +72,24 @@ def test_check_names_what_is_wrong(data, field, position, value, reason):
 def test_check_names_the_array(data, change, reason):
   with pytest.raises(DataError, match=reason):
     data._replace(**change).check()
+
+
+def test_numbers_to_predict_pass(data):
+  labels = np.array([0.5, -1, 2, 0, np.nan], np.float32)
+  numbers = data._replace(labels=labels, num_classes=1, task='regression')
+  numbers.check()
+  assert numbers.level == data.level == 'node'
+  assert data.task == 'classification'
+  for at, value, reason in (
+    (4, np.inf, 'node 4 has a label that is not finite'),
+    (3, np.nan, 'node 3 is in the test split without a label'),
+  ):
+    wrong = numbers._replace(labels=labels.copy())
+    wrong.labels[at] = value
+    with pytest.raises(DataError, match=reason):
+      wrong.check()
+  with pytest.raises(DataError, match='labels is float32; expected int32'):
+    numbers._replace(task='classification').check()
 
 
 def test_both_directions_against_a_set():

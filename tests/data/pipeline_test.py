@@ -168,6 +168,23 @@ class TestWholeGraph:
     _, found = self.nodes_of(share, sparse_features=wanted)
     assert isinstance(found, np.ndarray)
 
+  def test_classes_stay_as_they_are(self):
+    data = tiny_run.node_data()
+    batch = pipeline.WholeGraph(data, 'train', layout=True).batch()
+    assert batch.labels.dtype == np.int32
+    assert batch.labels.tolist() == data.labels.tolist()
+
+  def test_numbers_to_predict_are_finite_and_whole_in_the_split(self):
+    data = tiny_run.node_data()
+    labels = np.linspace(-1, 1, 24).astype(np.float32)
+    labels[data.test_mask] = np.nan
+    numbers = data._replace(labels=labels, num_classes=1, task='regression')
+    batch = pipeline.WholeGraph(numbers, 'train', layout=True).batch()
+    assert batch.labels.dtype == np.float32 and np.isfinite(batch.labels).all()
+    np.testing.assert_array_equal(
+      batch.labels[batch.targets], labels[data.train_mask]
+    )
+
 
 def test_max_out_degree():
   data = tiny_run.dataset(0, 3)

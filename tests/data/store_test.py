@@ -35,7 +35,31 @@ def test_cache_dir_follows_the_environment(monkeypatch, variables, expected):
   assert str(store.cache_dir()) == expected
 
 
-@pytest.mark.parametrize('compress', [gzip.compress, bytes])
+def in_members(content):
+  """Three gzip files, one after the other, and zeros."""
+  cuts = [content[:1], content[1:3000], content[3000:]]
+  return b''.join(map(gzip.compress, cuts)) + bytes(9)
+
+
+@pytest.mark.parametrize('compress', [gzip.compress, bytes, in_members])
+def test_gunzip_returns_everything(compress):
+  gunzip = lambda size: store.gunzip(compress(CONTENT), 'mine', max_size=size)
+  assert gunzip(10000) == gunzip(1 << 40) == CONTENT
+  assert gunzip(9000)[:9001] == CONTENT[:9001]
+
+
+@pytest.mark.parametrize('end', [b'x', b'\0x', b'\x1f\x8b', CONTENT])
+def test_gunzip_refuses_what_follows(end):
+  with pytest.raises(DataError, match='mine: (damaged|truncated) gzip file'):
+    store.gunzip(in_members(CONTENT) + end, 'mine', max_size=10000)
+
+
+def test_gunzip_stops_in_any_member():
+  bomb = in_members(CONTENT) + gzip.compress(bytes(10**7))
+  assert len(store.gunzip(bomb, 'mine', max_size=20000)) == 20001
+
+
+@pytest.mark.parametrize('compress', [gzip.compress, bytes, in_members])
 def test_download_stores_the_decompressed_file(server, tmp_path, compress):
   url = server.add('/file', compress(CONTENT))
   path = store.download([url], tmp_path / 'sub' / 'file', **PINNED)
@@ -242,7 +266,7 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_pickles_are_refused(tmp_path):
   np.savez(tmp_path / 'x.npz', a=np.array([{}], object))
-  with pytest.raises(DataError, match='allow_pickle'):
+  with pytest.raises(DataError, match='x.npz: it holds pickled objects'):
     store.read_npz(tmp_path / 'x.npz')
 
 

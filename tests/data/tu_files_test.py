@@ -114,7 +114,11 @@ def test_bad_archives_are_named(given, tmp_path, content, reason):
   ('change', 'reason'),
   [
     ({'y': None}, 'y is missing'),
-    ({'y': np.zeros(3)}, 'y is missing or not of integers'),
+    ({'y': np.zeros(3)}, r'y is float64 of shape \(3,\); expected integers'),
+    ({'y': np.zeros((3, 1), int)}, r'y is int64 of shape \(3, 1\); expected'),
+    ({'edge_src': np.zeros((1, 3), int)}, r'edge_src is .* shape \(1, 3\)'),
+    ({'node_label': np.zeros((2, 3), int)}, r'label is .* shape \(2, 3\)'),
+    ({'node_label': np.full(6, 0.5)}, 'node_label is float64'),
     ({'y': np.zeros(2, int)}, 'do not fit together.*2 y'),
     ({'n_edges': np.array([1, 1, 2])}, 'with the sum 4'),
     ({'n_edges': np.array([4, -3, 2])}, 'do not fit together'),

@@ -6,8 +6,10 @@ import os
 import numpy as np
 import pytest
 
+from configs import default
 from lorap_jax.data import tu, tu_text
 from lorap_jax.data.store import DataError
+from lorap_jax.training import datasets
 
 G = 40
 
@@ -154,6 +156,7 @@ def test_labels_and_attributes(texts):
   for keys, which, expected, kind in (
     (texts, 'auto', both, 'attributes+labels'),
     (texts, 'labels', one_hot, 'labels'),
+    (texts, 'attributes', attributes, 'attributes'),
     ((*required, 'node_labels'), 'auto', one_hot, 'labels'),
     ((*required, 'node_attributes'), 'auto', attributes, 'attributes'),
   ):
@@ -162,6 +165,8 @@ def test_labels_and_attributes(texts):
     np.testing.assert_array_equal(nodes, expected)
   with pytest.raises(ValueError, match='mine has no node labels'):
     features(texts, required, 'labels')
+  with pytest.raises(ValueError, match='mine has no node attributes'):
+    features(texts, required, 'attributes')
 
 
 def test_labels_that_are_no_classes_are_refused(texts):
@@ -169,6 +174,20 @@ def test_labels_that_are_no_classes_are_refused(texts):
   wild = {**texts, 'node_labels': b'5\n' * (n - 1) + b'99999999\n'}
   with pytest.raises(DataError, match='node labels go from 5 to 99999999'):
     features(wild, wild, 'labels')
+  with pytest.raises(DataError, match="Set features to 'degree'"):
+    features(wild, wild)
+  assert features(wild, wild, 'one_hot_degree')[1] == 'one_hot_degree'
+
+
+def test_the_configuration_reaches_all_of_it(given):
+  data = default.get_config().data.to_dict()
+  data |= {'name': 'tu', 'tu_name': 'TOY', 'dir': str(given)}
+  unset = datasets.load(data).source
+  assert unset == load(given).source
+  chosen = {'features': 'degree', 'num_folds': 5, 'split_seed': 3, 'fold': 4}
+  source = datasets.load(data | chosen).source
+  assert {key: source[key] for key in chosen} == chosen
+  assert source == load(given, **chosen).source
 
 
 @pytest.mark.parametrize(
@@ -224,6 +243,9 @@ def test_other_data_of_that_name_is_refused(given, monkeypatch):
     ({'limit': (1, 2)}, r'limit is \(1, 2\)'),
     ({'name': '../TOY'}, "name is '../TOY'"),
     ({'name': ''}, "name is ''"),
+    ({'name': None}, 'name is None; give the name of a set'),
+    ({'split_seed': -1}, 'split_seed is -1; choose one of 0 to'),
+    ({'split_seed': 1 << 32}, 'split_seed is 4294967296; choose'),
   ],
 )
 def test_bad_arguments(given, arguments, reason):

@@ -68,7 +68,7 @@ def test_molecules_become_graphs(given):
         expected += [(u, v), (v, u)]
         bond += 1
       assert edges == sorted(expected)
-  assert data.num_classes == 1
+  assert data.num_classes == 1 and data.task == 'regression'
 
 
 def test_another_draw_of_the_training_molecules_says_so(given):
@@ -103,8 +103,11 @@ def test_missing_files_say_what_to_put_where(tmp_path):
   ('change', 'reason'),
   [
     ({'val_y': None}, 'val_y is missing'),
-    ({'val_y': np.zeros(3, int)}, 'val_y is missing or of another type'),
-    ({'test_n_atoms': np.zeros(2)}, 'test_n_atoms is missing or of another'),
+    (
+      {'val_y': np.zeros(3, int)},
+      r'val_y is int64 of shape \(3,\); expected floats',
+    ),
+    ({'test_n_atoms': np.zeros(2)}, 'test_n_atoms is float64 of shape'),
     ({'test_n_atoms': np.ones(3, np.uint8)}, 'expected 2 test molecules, fo'),
     ({'test_n_atoms': np.ones(2, np.uint8)}, 'test: nodes has .* add up to 2'),
     ({'test_y': np.zeros(3, np.float32)}, 'test: labels has 3 entries for 2'),

@@ -140,6 +140,57 @@ def test_a_value_without_number_stays_in_its_column(kind):
   np.testing.assert_allclose(out[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('padding', [0, 5])
+@pytest.mark.parametrize('heads', [None, 1, 3], ids=['plain', 'one', 'heads'])
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+def test_a_graph_without_edges_in_a_table_without_slots(jit, heads, padding):
+  """What a batch is where no node of the whole data set sends an edge."""
+  budget = graphs.Budget(6, padding, 2, max_out_degree=0)
+  lonely = helpers.random_graph(np.random.default_rng(0), 5, 0)
+  batch = graphs.batch_graphs(
+    [lonely._replace(nodes=np.ones((5, 2), np.float32))],
+    np.zeros(1, np.int32),
+    budget,
+    weighted=heads is not None,
+  )
+  graph, layout = batch.graph, batch.layout
+  assert layout.outgoing.indices.shape == (6, 0)
+  shape = (6, 2) if heads is None else (6, heads, 2)
+
+  def sums(x, weights):
+    if heads is None:
+      return graphs.aggregate(x, graph, layout)
+    return graphs.aggregate_weighted(x, weights, graph, layout)
+
+  run = jax.jit(sums) if jit else sums
+  weights = jnp.ones((padding, heads or 1))
+  out, pull_back = jax.vjp(run, jnp.ones(shape), weights)
+  dx, _ = pull_back(jnp.ones(shape))
+  # Padding edges join padding nodes, whose sums nobody reads.
+  np.testing.assert_array_equal(out[:5], jnp.zeros(shape)[:5])
+  np.testing.assert_array_equal(dx[:5], jnp.zeros(shape)[:5])
+  x = jnp.ones((6, 2))
+  swapped = gather_sum(x, layout.outgoing, layout.outgoing)
+  np.testing.assert_array_equal(swapped, np.zeros((6, 2)))
+
+
+@pytest.mark.parametrize('kind', ['csr', 'table'])
+def test_no_edges_to_other_rows_than_the_senders(kind):
+  """The number of sums is that of the receivers."""
+  none = np.zeros(0, np.int32)
+  few = graphs.make_layout(none, none, 3, weighted=True)
+  many = graphs.make_layout(none, none, 7, max_out_degree=2, weighted=True)
+  out = many.outgoing if kind == 'table' else many.incoming
+  layout = graphs.Layout(out, few.incoming)
+  module = importlib.import_module('lorap_jax.graphs.aggregate')
+  x, weights = jnp.ones((3, 1, 2)), jnp.ones((0, 1))
+  sums, pull_back = jax.vjp(
+    lambda x: module.weighted_sum(x, weights, none, none, layout), x
+  )
+  assert sums.shape == (7, 1, 2) and not sums.any()
+  assert not pull_back(sums)[0].any()
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_permutation_equivariance(kind):
   graph = cases()['random']
