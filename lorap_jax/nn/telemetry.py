@@ -17,8 +17,11 @@ import jraph
 from lorap_jax._typing import Array
 from lorap_jax.graphs import SparseRows
 from lorap_jax.nn.rows import Rows
+from lorap_jax.quantization.bit_budget import BitUsage
 
 COLLECTION = 'telemetry'
+# The collection of `bit_budget.BitUsage`, by point of the tensor.
+BIT_USAGE = 'bit_usage'
 FULL_BITS = 32.0
 
 
@@ -31,12 +34,14 @@ class Quantized(NamedTuple):
     bits: bits per element, [n, 1] or a scalar; 32 for full precision.
     metadata_bytes: what the quantizer stores beside the codes, once.
     row_metadata_bits: what it stores beside the codes of each row.
+    usage: of learned bits that a penalty may reach, else None.
   """
 
   values: Array
   bits: Array | float = FULL_BITS
   metadata_bytes: int = 0
   row_metadata_bits: int = 0
+  usage: BitUsage | None = None
 
 
 def real_rows(x: Array | SparseRows, rows: Rows) -> Array:

@@ -66,8 +66,7 @@ class BatchedRun(Run):
     pending = None
     with contextlib.closing(loader.stream(plan[first:])) as batches:
       for number, batch in enumerate(batches, start=first):
-        factor = self.factor(progress.epoch + number / len(plan))
-        rates = self.settings.optimizer.rates(factor)
+        rates = self.rates(progress.epoch + number / len(plan))
         self.state, metrics = self.train_step(self.state, batch, rates)
         # Fetched one step late, so that the device never waits.
         if pending is not None:

@@ -16,7 +16,6 @@ from lorap_jax.data import NodeDataset, pipeline
 from lorap_jax.graphs import Batch
 from lorap_jax.nn import schemes
 from lorap_jax.training import history, report, settings, side_by_side, steps
-from lorap_jax.training.optimizer import Rates
 from lorap_jax.training.run import Run
 from lorap_jax.training.state import TrainState
 
@@ -159,11 +158,6 @@ class FullBatchRun(Run):
     most = math.ceil(_MOST_EPOCHS / min(members, 5))
     left = self.epochs - self.progress.epoch
     return max(k for k in range(1, most + 1) if left % k == 0)
-
-  def rates(self, first: int, size: int) -> Rates:
-    """The rates of `size` epochs, from the epoch `first` on."""
-    factors = [self.factor(first + i) for i in range(size)]
-    return self.settings.optimizer.rates(factors)
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""

@@ -17,10 +17,12 @@ class Rates(NamedTuple):
   Attributes:
     learning: learning rates; a group without one is frozen.
     decay: L2 weights; a group without one has none.
+    target_bits: present target of the average bits, for schemes with one.
   """
 
   learning: dict[str, Any]
   decay: dict[str, Any]
+  target_bits: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +68,19 @@ class OptimizerConfig:
       if not 0 <= value < float('inf'):
         raise ValueError(f'`{field.name}` must be 0 or more, got {value}')
 
-  def rates(self, factor: float | Sequence[float] = 1.0) -> Rates:
+  def rates(
+    self,
+    factor: float | Sequence[float] = 1.0,
+    *,
+    bit_factor: float | Sequence[float] = 1.0,
+    target_bits: float | Sequence[float] = 0.0,
+  ) -> Rates:
     """The rates of the groups at a place in the schedule.
 
     Args:
       factor: common to all learning rates; several for several places.
+      bit_factor: of learned bits besides; as many.
+      target_bits: see Rates; as many.
 
     Returns:
       float32 arrays, of one axis for several places.
@@ -80,7 +90,7 @@ class OptimizerConfig:
       'base': self.learning_rate,
       'prompt': self.learning_rate * self.prompt_factor,
       'feature_scale': self.feature_scale_lr,
-      'feature_bits': self.feature_bits_lr,
+      'feature_bits': self.feature_bits_lr * np.asarray(bit_factor),
       'message_scale': self.message_scale_lr,
       'weight_scale': self.weight_scale_lr,
       'bit_logits': self.bit_logits_lr,
@@ -92,6 +102,7 @@ class OptimizerConfig:
         group: np.full(factors.shape, rate, np.float32)
         for group, rate in decay.items()
       },
+      np.float32(np.broadcast_to(target_bits, factors.shape)),
     )
 
 

@@ -1,5 +1,6 @@
 """What all runs have: data, state, checkpoints, logs, the folder."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from lorap_jax.training import (
 )
 from lorap_jax.training import state as state_lib
 from lorap_jax.training.checkpointing import Checkpoints
+from lorap_jax.training.optimizer import Rates
 
 
 class Interrupted(Exception):
@@ -141,6 +143,25 @@ class Run:
     if train.schedule == 'step':
       return schedules.step(epoch, every=train.step_epochs)
     return self.progress.plateau.factor
+
+  def rates(self, epochs: float | range) -> Rates:
+    """The rates at a position in the run, or at several, in epochs."""
+    optimizer, scheme = self.settings.optimizer, self.settings.scheme
+
+    def of(function: Callable[[float], float]) -> Any:
+      if isinstance(epochs, range):
+        return [function(epoch) for epoch in epochs]
+      return function(epochs)
+
+    if scheme.bit_schedule is None:
+      return optimizer.rates(of(self.factor))
+    start, end = scheme.bit_schedule
+    target = functools.partial(schedules.bit_target, start=start, target=end)
+    return optimizer.rates(
+      of(self.factor),
+      bit_factor=of(lambda e: schedules.bit_factor(e / self.epochs)),
+      target_bits=of(lambda e: target(e / self.epochs)),
+    )
 
   def write(self, record: dict[str, Any]) -> None:
     """Files the record of a finished epoch."""

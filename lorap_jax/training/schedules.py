@@ -34,6 +34,32 @@ def step(epoch: int | float, *, every: int, decay: float = 0.5) -> float:
   return decay ** (int(epoch) // every)
 
 
+BITS_REACHED, BITS_FIXED = 0.6, 0.7  # Shares of a run.
+
+
+def bit_target(progress: float, *, start: float, target: float) -> float:
+  """Average bits to be driven to: a line from the start to the target.
+
+  The target is reached at `BITS_REACHED`; from `BITS_FIXED` on bits are not
+  trained any more, see `bit_factor`.
+
+  Args:
+    progress: position in the run, 0 to 1.
+    start: bits at its beginning.
+    target: bits at its end.
+
+  Returns:
+    Bits.
+  """
+  share = min(progress / BITS_REACHED, 1.0)
+  return start + share * (target - start)
+
+
+def bit_factor(progress: float) -> float:
+  """Factor of the bits' learning rate in a run with a target: 1, at last 0."""
+  return float(progress < BITS_FIXED)
+
+
 class Plateau(NamedTuple):
   """torch's ReduceLROnPlateau, mode min, relative threshold, no cooldown.
 

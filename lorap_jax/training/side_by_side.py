@@ -67,7 +67,7 @@ def train(
   with contextlib.closing(display):
     for first in range(lead.progress.epoch, lead.epochs, size):
       started = time.monotonic()
-      rates = _join([run.rates(first, size) for run in runs])
+      rates = _join([run.rates(range(first, first + size)) for run in runs])
       carry, records = program(carry, *inputs, rates)
       records = jax.device_get(records)
       seconds = (time.monotonic() - started) / size / count

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from lorap_jax import graphs
-from lorap_jax._typing import Array
+from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import groups, prompts, schemes, telemetry
+from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting
 from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
@@ -74,7 +75,10 @@ def train_step(
     telemetry.COLLECTION,
   ]
 
-  def loss_fn(params, state, batch):
+  if scheme.bit_schedule is not None:
+    collections.append(telemetry.BIT_USAGE)
+
+  def loss_fn(params, state, batch, target_bits):
     variables = state._replace(params=params).variables()
     outputs, new = model.apply(
       variables,
@@ -90,13 +94,15 @@ def train_step(
       jax.tree.leaves(new.get(prompts.LOCAL_LOSS, {})), jnp.float32(0)
     )
     loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local
+    if scheme.bit_schedule is not None:
+      loss += _target_penalty(new.get(telemetry.BIT_USAGE, {}), target_bits)
     return loss, (new, sums, memory)
 
   def step(state, batch, rates):
     with groups.recording() as declared:
       (loss, (new, sums, memory)), grads = jax.value_and_grad(
         loss_fn, has_aux=True
-      )(state.params, state, batch)
+      )(state.params, state, batch, rates.target_bits)
     optimizer = create_optimizer(groups.label(state.params, declared))
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, rates=rates
@@ -125,6 +131,23 @@ def train_step(
     return state, metrics
 
   return step
+
+
+def _target_penalty(usages: PyTree, target: Array) -> Array:
+  """`bit_budget.target_penalty` of the raw features, and of all others.
+
+  The average bits of a network leave its raw features out, see `accounting`.
+  """
+  raw, hidden = [], []
+  leaves = jax.tree_util.tree_leaves_with_path(
+    usages, is_leaf=lambda leaf: isinstance(leaf, bit_budget.BitUsage)
+  )
+  for path, usage in leaves:
+    (raw if path[-1].key == 'features' else hidden).append(usage)
+  penalties = [
+    bit_budget.target_penalty(part, target) for part in (raw, hidden) if part
+  ]
+  return sum(penalties, jnp.float32(0))
 
 
 def random_streams(state: TrainState) -> dict[str, Array]:

@@ -51,7 +51,7 @@ def test_scores_that_are_no_numbers(tmp_path, scores, best):
   selection = Scripted('last', tasks.Task(), scores)
   assert selection.best([{'epoch': e} for e in (1, 2, 3)])['epoch'] == best
   program = full_batch.make_epochs(run.model, run.settings.scheme, selection)
-  carry, _ = program(run.carry(), *run.inputs(), run.rates(0, 3))
+  carry, _ = program(run.carry(), *run.inputs(), run.rates(range(3)))
   assert int(carry.best.step) == best
 
 

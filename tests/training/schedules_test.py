@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from lorap_jax.training import schedules
 from lorap_jax.training.schedules import (
   Plateau,
   update_plateau,
@@ -73,3 +74,12 @@ def test_plateau_without_patience_decays_at_once():
 def test_plateau_takes_nan_for_no_gain():
   state = update_plateau(Plateau(1.0, 1.0, 0), math.nan, patience=5)
   assert state == (1.0, 1.0, 1)
+
+
+def test_bits_go_to_their_target_in_a_line_and_are_fixed():
+  target = lambda at: schedules.bit_target(at, start=4.0, target=2.5)
+  assert target(0.0) == 4
+  assert target(0.3) == pytest.approx(3.25)
+  assert target(0.6) == target(1.0) == 2.5
+  assert schedules.bit_factor(0.69) == 1
+  assert schedules.bit_factor(0.7) == schedules.bit_factor(1.0) == 0

@@ -11,7 +11,7 @@ from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.rows import Rows
 from lorap_jax.nn.telemetry import Quantized, real_rows
-from lorap_jax.quantization import a2q, a2q_groups, numerics
+from lorap_jax.quantization import a2q, a2q_groups, bit_budget, numerics
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
 _BITS_JITTER = 0.49  # Equal bits would cross a half all at once.
@@ -99,12 +99,21 @@ class GroupedQuantizer(nn.Module):
       max_bits=None,  # What lies above the clamp is pulled back.
     )
     telemetry.sow(self, 'memory', 'kib', memory)
+    usage = bit_budget.bit_usage(
+      bits[group],
+      width=x.shape[1],
+      mask=mask[:, 0],
+      count=self.num_groups,
+      min_bits=rule.min_bits,
+      sign_bit=sign_bit,
+    )
     stored = used_bits[group] - sign_bit
     return Quantized(
       y,
       stored[:, None],
       metadata_bytes=self.num_groups * 5,  # float32 scale, one byte of bits
       row_metadata_bits=math.ceil(math.log2(max(self.num_groups, 2))),
+      usage=None if self.fixed_bits else usage,
     )
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
@@ -190,6 +199,7 @@ class NodeQuantizer(nn.Module):
     if self.fixed_bits:
       used = jax.lax.stop_gradient(bits)
     y = a2q.fake_quant(x, scale[:, None], used[:, None], rule=rule, mask=mask)
+    usage = None
     if not self.fixed_bits:
       memory = a2q_groups.node_memory(
         bits,
@@ -199,11 +209,19 @@ class NodeQuantizer(nn.Module):
         max_bits=None,  # What lies above the clamp is pulled back.
       )
       telemetry.sow(self, 'memory', 'kib', memory)
+      usage = bit_budget.bit_usage(
+        bits,
+        width=x.shape[1],
+        mask=mask[:, 0],
+        count=x.shape[0],
+        min_bits=rule.min_bits,
+        sign_bit=sign_bit,
+      )
     stored = (
       a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
       - sign_bit
     )
-    return Quantized(y, stored[:, None], row_metadata_bits=32 + 8)
+    return Quantized(y, stored[:, None], row_metadata_bits=32 + 8, usage=usage)
 
   def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
     start = jnp.full((num_rows,), float(self.bits + sign_bit))

@@ -33,6 +33,9 @@ class A2QGraph:
     start: `data`, `uniform` or `normal`, see `quantizers`.
     memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
     memory_target: T, KiB.
+    target_bits: average bits that the features are driven to in the first part
+      of a run and held at, in place of that penalty, see
+      `quantization.bit_budget`; the bits are fixed for its last part.
     published: the published code's arithmetic (`quantization.a2q`) and layer
       forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
@@ -45,6 +48,7 @@ class A2QGraph:
   start: str = 'data'
   memory_weight: float = 5e-5
   memory_target: float = 0.1
+  target_bits: float | None = None
   published: bool = False
   gradient: a2q.Gradient = 'clipped'
   exact_range: bool = False
@@ -55,7 +59,7 @@ class A2QGraph:
   edge_weights = False
 
   def __post_init__(self):
-    _check(self.bits, self.start, self.gradient)
+    _check(self.bits, self.start, self.gradient, self.target_bits)
     if self.num_groups < 1:
       raise ValueError(f'`num_groups` must be at least 1: {self.num_groups}')
 
@@ -99,8 +103,17 @@ class A2QGraph:
     """Itself."""
     return self
 
+  @property
+  def bit_schedule(self) -> tuple[float, float] | None:
+    """From `bits` to `target_bits`."""
+    if self.target_bits is None:
+      return None
+    return float(self.bits), float(self.target_bits)
+
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
-    """The memory penalty a relu(M - T)^2."""
+    """The memory penalty a relu(M - T)^2, unless there is a target in bits."""
+    if self.target_bits is not None:
+      return 0 * memory
     return a2q_groups.memory_penalty(
       memory, target=self.memory_target, weight=self.memory_weight
     )
@@ -129,6 +142,9 @@ class A2QNode:
     start: `data`, `uniform` or `normal`, see `quantizers`.
     memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
     memory_target: T, KiB.
+    target_bits: average bits that the features are driven to in the first part
+      of a run and held at, in place of that penalty, see
+      `quantization.bit_budget`; the bits are fixed for its last part.
     memory_width: columns charged per node; None for those of each tensor.
     published: the published code's arithmetic (`quantization.a2q`) and layer
       forms, see docs/differences.md.
@@ -146,6 +162,7 @@ class A2QNode:
   start: str = 'data'
   memory_weight: float = 2.5
   memory_target: float = 5.0
+  target_bits: float | None = None
   memory_width: int | None = None
   published: bool = False
   gradient: a2q.Gradient = 'clipped'
@@ -161,7 +178,7 @@ class A2QNode:
   edge_weights = False
 
   def __post_init__(self):
-    _check(self.bits, self.start, self.gradient)
+    _check(self.bits, self.start, self.gradient, self.target_bits)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
@@ -215,8 +232,17 @@ class A2QNode:
     """Itself."""
     return self
 
+  @property
+  def bit_schedule(self) -> tuple[float, float] | None:
+    """From `bits` to `target_bits`."""
+    if self.target_bits is None:
+      return None
+    return float(self.bits), float(self.target_bits)
+
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
-    """The memory penalty a relu(M - T)^2."""
+    """The memory penalty a relu(M - T)^2, unless there is a target in bits."""
+    if self.target_bits is not None:
+      return 0 * memory
     return a2q_groups.memory_penalty(
       memory, target=self.memory_target, weight=self.memory_weight
     )
@@ -225,7 +251,9 @@ class A2QNode:
     """None."""
 
 
-def _check(bits: int, start: str, gradient: a2q.Gradient) -> None:
+def _check(
+  bits: int, start: str, gradient: a2q.Gradient, target_bits: float | None
+) -> None:
   if not 1 <= bits <= 8:
     raise ValueError(
       f'`bits` must be in 1..8, got {bits}; use the scheme fp32 for no '
@@ -234,5 +262,10 @@ def _check(bits: int, start: str, gradient: a2q.Gradient) -> None:
   if start not in _STARTS:
     raise ValueError(
       f"`start` must be 'data', 'uniform' or 'normal', got {start!r}"
+    )
+  if target_bits is not None and not 1 <= target_bits <= bits:
+    raise ValueError(
+      f'`target_bits` must be between 1 and `bits` = {bits}, where they start; '
+      f'got {target_bits}'
     )
   a2q.a2q_rule('graph', 'feature', gradient=gradient)  # Checks it.

@@ -123,6 +123,14 @@ class Scheme(Protocol):
     ...
 
   @property
+  def bit_schedule(self) -> tuple[float, float] | None:
+    """Average bits from which, and to which, its learned ones are driven.
+
+    None without learned bits, or where `penalty` is what drives them.
+    """
+    ...
+
+  @property
   def per_node(self) -> bool:
     """It has parameters for each node, and so serves one graph only."""
     ...
@@ -209,4 +217,6 @@ def run_quantizer(
   y = module(x, rows=rows)
   if point not in PARAMETERS:
     telemetry.report_feature(module, point, x, y, rows)
+    if y.usage is not None:
+      telemetry.sow(module, telemetry.BIT_USAGE, point, y.usage)
   return y

@@ -21,6 +21,7 @@ class FP32:
 
   stored = HIDDEN_OPERANDS
   per_node = False
+  bit_schedule = None
   edge_messages = False
   edge_weights = False
   forms = Forms()

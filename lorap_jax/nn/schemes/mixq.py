@@ -54,6 +54,7 @@ class MixQSearch:
   inside: bool = False
   stored = _STORED
   per_node = False
+  bit_schedule = None
   edge_messages = False
 
   @property
@@ -118,6 +119,7 @@ class MixQ:
   published: bool = False
   stored = _STORED
   per_node = False
+  bit_schedule = None
   edge_messages = False
 
   @property

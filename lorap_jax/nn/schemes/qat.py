@@ -89,6 +89,7 @@ class QAT:
   published: bool = False
   stored = HIDDEN_OPERANDS
   per_node = False
+  bit_schedule = None
 
   def _by_form(self) -> dict[str, tuple[Any, Any]]:
     """Our value, and the published one, of fields that are not set."""
