@@ -6,7 +6,6 @@
 The same command goes on where a stopped run left off.
 """
 
-import logging as std_logging
 import os
 import pathlib
 import sys
@@ -14,6 +13,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> None:
 
   compile_cache.keep_programs()
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
+  logging.info('Configuration: %s', _config_name())
   logging.info('Work folder: %s', workdir)
   try:
     result = protocol.run(config, workdir)
@@ -99,14 +100,9 @@ def _set_up_logging() -> None:
   """Plain lines; what libraries say only from warnings up."""
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
-  handler.setFormatter(std_logging.Formatter('%(message)s'))
-  package = f'{os.sep}lorap_jax{os.sep}'
+  handler.setFormatter(_logging.FirstLine('%(message)s'))
   handler.addFilter(
-    lambda record: (
-      record.levelno >= std_logging.WARNING
-      or package in record.pathname
-      or record.pathname == __file__
-    )
+    lambda record: _logging.is_told(record) or record.pathname == __file__
   )
 
 

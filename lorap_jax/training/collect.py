@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lorap_jax.training import published, workdir
@@ -239,7 +239,15 @@ def _dataset(data: dict[str, Any], trained_on: str) -> str:
   return trained_on if data['name'] == 'custom' else data['name']
 
 
-def _quantizer(scheme: dict[str, Any]) -> str:
+def cell_text(config: Mapping[str, Any]) -> str:
+  """Backbone, quantizer and prompt of a configuration, as text."""
+  return (
+    f'{config["model"]["name"]}, {_quantizer(config["scheme"])}, '
+    f'prompt {config["prompt"]["name"]}'
+  )
+
+
+def _quantizer(scheme: Mapping[str, Any]) -> str:
   name = scheme['name']
   if name in ('qat', 'dq'):
     return f'{name}{scheme["bits"]}'

@@ -158,7 +158,8 @@ class FullBatchRun(Run):
     Returns:
       The largest divisor of the epochs that are left, up to a limit.
     """
-    size = len(self.data.nodes) + len(self.data.senders)
+    data: Any = self.data
+    size = data.num_nodes + len(data.senders)
     most = min(_MOST_EPOCHS, _MOST_NODES_AND_EDGES / size)
     # Epochs of several take longer, and share what a dispatch costs.
     most = math.ceil(most / min(members, 5))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lorap_jax._version import __version__
+from lorap_jax.data import NodeDataset
 from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.training import accounting, history, plots, steps, workdir
@@ -32,6 +33,30 @@ def device() -> str:
   """Kind and number of devices."""
   devices = jax.devices()
   return f'{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})'
+
+
+def data_text(data: Any) -> str:
+  """A data set and the sizes of its splits; what is to be noted below it.
+
+  Args:
+    data: `data.DataSplits` or `data.NodeDataset`.
+
+  Returns:
+    Lines.
+  """
+  source = data.source
+  sizes = ' / '.join(
+    f'{source["counts"][split]:,}' for split in ('train', 'valid', 'test')
+  )
+  text = f'{source["name"]}, {sizes} '
+  if isinstance(data, NodeDataset):
+    text += f'of {data.num_nodes:,} nodes'
+  else:
+    text += 'graphs'
+  text += ' for training / validation / test'
+  if not source['comparable']:
+    text += '; compares with nothing published'
+  return f'{text}\n{source["note"]}'
 
 
 def metric_text(task: Task, record: dict[str, Any], split: str) -> str:

@@ -11,6 +11,7 @@ CONFIG = 'config.json'
 REPORT = 'report.json'
 METRICS = 'metrics.jsonl'
 DATA = 'data.json'
+LOG = 'run.log'
 CHECKPOINTS = 'checkpoints'
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
