@@ -29,6 +29,9 @@ _WORKDIR = flags.DEFINE_string(
   'Folder for checkpoints, metrics and the report; runs/NAME_RECIPE if not '
   'given.',
 )
+_FULL = flags.DEFINE_bool(
+  'full', False, 'End with all quantities of the report, not with five.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -64,8 +67,7 @@ def main(argv: list[str]) -> None:
     if logging.vlog_is_on(1):
       raise
     sys.exit(f'error: {error}')
-  tables.print_table(result)
-  print(f'Report, plots and checkpoints: {workdir}')
+  tables.print_table(result, workdir, full=_FULL.value)
 
 
 def _config():

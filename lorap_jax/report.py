@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lorap_jax.training import collect, comparison, render
+from lorap_jax.training import collect, comparison, render, tables, workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   rows = comparison.compare(runs)
   render.print_rows(rows)
+  if arguments.full:
+    for row in rows:
+      folder = row.run.folder
+      read = workdir.read_json(folder / workdir.REPORT)
+      tables.print_table(read, folder, full=True)
   for path, write in (
     (arguments.markdown, render.write_markdown),
     (arguments.csv, render.write_csv),
@@ -62,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     nargs='+',
     type=pathlib.Path,
     help='work folder of a run, or a folder that holds some at any depth',
+  )
+  parser.add_argument(
+    '--full', action='store_true', help='all quantities of every run as well'
   )
   for name, what in (
     ('--markdown', 'the table as Markdown'),

@@ -183,7 +183,7 @@ def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:
     prompt=prompt['name'],
     placement=prompt['placement'] if 'lorap' in prompt['name'] else '',
     metric=metric,
-    rule=_RULES.get(result['rule'], result['rule']).format(metric),
+    rule=rule_text(result['rule'], metric),
     settings=_flat(config),
     **_results(report, result, config),
   )
@@ -237,6 +237,11 @@ def _dataset(data: dict[str, Any], trained_on: str) -> str:
   if data['name'] == 'tu':
     return data['tu_name'].lower().replace('-', '_')
   return trained_on if data['name'] == 'custom' else data['name']
+
+
+def rule_text(rule: str, metric: str) -> str:
+  """Which epoch counts, in few words."""
+  return _RULES.get(rule, rule).format(metric)
 
 
 def cell_text(config: Mapping[str, Any]) -> str:

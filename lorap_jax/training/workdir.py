@@ -12,6 +12,7 @@ REPORT = 'report.json'
 METRICS = 'metrics.jsonl'
 DATA = 'data.json'
 LOG = 'run.log'
+PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
