@@ -8,6 +8,7 @@ The same command goes on where a stopped run left off.
 
 import os
 import pathlib
+import shlex
 import sys
 
 from absl import app, flags, logging
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.training import compile_cache, protocol, tables
+  from lorap_jax.training import compile_cache, page, protocol, tables
   from lorap_jax.training import run as run_lib
 
   compile_cache.keep_programs()
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
   logging.info('Work folder: %s', workdir)
   try:
     result = protocol.run(config, workdir)
+    page.write(workdir, command=shlex.join(['python', *sys.argv]))
   except run_lib.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '

@@ -40,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
       folder = row.run.folder
       read = workdir.read_json(folder / workdir.REPORT)
       tables.print_table(read, folder, full=True)
+  if arguments.pages:
+    from lorap_jax.training import page  # Late: it takes a second.
+
+    for row in rows:
+      try:
+        print(page.write(row.run.folder))
+      except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
   for path, write in (
     (arguments.markdown, render.write_markdown),
     (arguments.csv, render.write_csv),
@@ -70,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     '--full', action='store_true', help='all quantities of every run as well'
+  )
+  parser.add_argument(
+    '--pages',
+    action='store_true',
+    help='write report.html into every run folder that has none',
   )
   for name, what in (
     ('--markdown', 'the table as Markdown'),

@@ -184,7 +184,7 @@ def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:
     placement=prompt['placement'] if 'lorap' in prompt['name'] else '',
     metric=metric,
     rule=rule_text(result['rule'], metric),
-    settings=_flat(config),
+    settings=flat(config),
     **_results(report, result, config),
   )
 
@@ -259,11 +259,12 @@ def _quantizer(scheme: Mapping[str, Any]) -> str:
   return 'a2q' if name == 'a2q_node' else name
 
 
-def _flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """A nested dict by dotted path."""
   found = {}
   for name, value in values.items():
     if isinstance(value, dict):
-      found |= _flat(value, f'{prefix}{name}.')
+      found |= flat(value, f'{prefix}{name}.')
     else:
       found[f'{prefix}{name}'] = value
   return found

@@ -69,7 +69,8 @@ def learning_curves(
   epochs = [r['epoch'] for r in records]
   factor = _factor(metric)
   fig = figure.Figure(figsize=(10.5, 3.6), layout='constrained')
-  fig.suptitle(title, fontsize='medium')
+  if title:
+    fig.suptitle(title, fontsize='medium')
   loss, quality, bits = fig.subplots(1, 3)
   for split, (name, style) in _SPLITS.items():
     values = [factor * r[f'{split}_{metric}'] for r in records]
@@ -89,6 +90,7 @@ def learning_curves(
   bits.plot(epochs, average, color='black')
   bits.set_title('average bits of the training batches', fontsize='medium')
   bits.set_ylim(0, _top_of_bits(average))
+  bits.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   for axes in (loss, quality, bits):
     mark = axes.axvline(
       selected, color='grey', linewidth=0.8, linestyle=(0, (2, 2)), zorder=0
@@ -97,6 +99,52 @@ def learning_curves(
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   mark.set_label(f'epoch {selected}, selected')
   _below(fig, [*quality.lines[:-1], mark])
+  _tidy(fig)
+  return fig
+
+
+def group_curves(
+  members: Sequence[list[dict[str, Any]]], metric: str
+) -> figure.Figure:
+  """Loss, validation and test metric of several runs against the epoch.
+
+  Args:
+    members: of each run its records of `history`.
+    metric: `accuracy` or `mae`.
+
+  Returns:
+    The figure: a thin line for each run, their mean over the epochs of all.
+  """
+  factor = _factor(metric)
+  fig = figure.Figure(figsize=(10.5, 3.4), layout='constrained')
+  unit = ' in %' if metric == 'accuracy' else ''
+  length = min(map(len, members))
+  for axes, (split, name, scale) in zip(
+    fig.subplots(1, 3),
+    (
+      ('train', 'loss', 1),
+      ('valid', metric, factor),
+      ('test', metric, factor),
+    ),
+    strict=True,
+  ):
+    label, style = _SPLITS[split]
+    curves = [[scale * r[f'{split}_{name}'] for r in run] for run in members]
+    for curve in curves:
+      axes.plot(
+        range(1, len(curve) + 1),
+        curve,
+        color=style['color'],
+        alpha=0.35,
+        linewidth=0.7,
+      )
+    mean = [sum(c[i] for c in curves) / len(curves) for i in range(length)]
+    axes.plot(range(1, length + 1), mean, color=style['color'], linewidth=2)
+    axes.set_title(
+      f'{label} {name}{unit if name == metric else ""}', fontsize='medium'
+    )
+    axes.set_xlabel('epoch')
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   _tidy(fig)
   return fig
 
@@ -122,7 +170,8 @@ def by_degree(points: Sequence[dict[str, Any]], *, title: str) -> figure.Figure:
       kinds.setdefault(point['point'], []).append(point)
   height = max(len(kinds), 1)
   fig = figure.Figure(figsize=(8.5, 1.9 * height + 1.2), layout='constrained')
-  fig.suptitle(title, fontsize='medium')
+  if title:
+    fig.suptitle(title, fontsize='medium')
   if not kinds:
     fig.text(0.5, 0.5, 'no node features are quantized', ha='center')
     return fig

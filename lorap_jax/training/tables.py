@@ -39,11 +39,15 @@ def print_table(
 
 
 def title(report: dict[str, Any]) -> str:
-  """What was run on what, in a line."""
-  text = f'{report["data"]["name"]}: {collect.cell_text(report["config"])}'
+  """What was run on what, and whether that compares, in a line."""
   if report['data']['comparable']:
-    return text
-  return f'{text} (compares with nothing published)'
+    return heading(report)
+  return f'{heading(report)} (compares with nothing published)'
+
+
+def heading(report: dict[str, Any]) -> str:
+  """What was run on what."""
+  return f'{report["data"]["name"]}: {collect.cell_text(report["config"])}'
 
 
 def report_path(folder: pathlib.Path) -> pathlib.Path:

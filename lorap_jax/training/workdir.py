@@ -195,6 +195,30 @@ def read_json(path: pathlib.Path) -> Any:
     raise WorkdirError(f'cannot read {path}: {error}') from error
 
 
+def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The records of the epochs that a run has finished.
+
+  Args:
+    workdir: its folder.
+
+  Returns:
+    See `history`.
+
+  Raises:
+    WorkdirError: missing or damaged.
+  """
+  path = workdir / METRICS
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except (OSError, ValueError) as error:
+    raise WorkdirError(f'cannot read {path}: {error}') from error
+
+
+def member(seed: int, fold: int) -> str:
+  """Name of the folder of a group's run."""
+  return f'seed_{seed}_fold_{fold}'
+
+
 def _plain(value: Any) -> Any:
   """As it will read back: tuples become lists."""
   return json.loads(json.dumps(value))
