@@ -239,7 +239,7 @@ def _dataset(data: dict[str, Any], trained_on: str) -> str:
   return trained_on if data['name'] == 'custom' else data['name']
 
 
-def rule_text(rule: str, metric: str) -> str:
+def rule_text(rule: Any, metric: str) -> str:
   """Which epoch counts, in few words."""
   return _RULES.get(rule, rule).format(metric)
 

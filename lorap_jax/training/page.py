@@ -308,7 +308,9 @@ def _provenance(report: dict[str, Any], command: str) -> str:
     'versions': ', '.join(f'{k} {v}' for k, v in report['versions'].items()),
     'data': f'{data["name"]}, from {data["origin"]}',
     'note on the data': data['note'],
-    'splits': ' / '.join(str(n) for n in data.get('counts', {}).values()),
+    'training / validation / test': ' / '.join(
+      f'{data["counts"][split]:,}' for split in ('train', 'valid', 'test')
+    ),
     'files': ', '.join(str(name) for name in data.get('files', [])),
   }
   facts |= {f'sha256 of {k}': v for k, v in data.get('sha256', {}).items()}

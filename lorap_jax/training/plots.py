@@ -135,8 +135,8 @@ def group_curves(
         range(1, len(curve) + 1),
         curve,
         color=style['color'],
-        alpha=0.35,
-        linewidth=0.7,
+        alpha=0.5,
+        linewidth=0.9,
       )
     mean = [sum(c[i] for c in curves) / len(curves) for i in range(length)]
     axes.plot(range(1, length + 1), mean, color=style['color'], linewidth=2)

@@ -147,6 +147,7 @@ def test_provenance(folders, texts):
   for value in (*report['versions'].values(), report['device']):
     assert value in texts['run']
   assert 'optim.learning_rate' in texts['run']
+  assert '>40 / 20 / 21<' in texts['run']
 
 
 def test_report_of_a_version_without_points(folders):
