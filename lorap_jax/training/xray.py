@@ -11,6 +11,7 @@ The same by in-degree where rows are nodes, in bins that grow by factors of two.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ def bin_labels() -> list[str]:
   ]
 
 
-def points(features: dict[str, Any]) -> list[dict[str, Any]]:
+def points(
+  features: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
   """The quantization points of a network.
 
   Args:
-    features: of `accounting.totals`, added up over the batches of a split.
+    features: of `accounting.totals`, by point and then by path, added up over
+      the batches of a split.
 
   Returns:
     JSON-able dicts in the order of the layers: `path`, its `layer` and `point`,
@@ -44,9 +48,12 @@ def points(features: dict[str, Any]) -> list[dict[str, Any]]:
     `rows`, `bits`, `error` and `rms` of each bin, None where there are too few
     rows to tell.
   """
-  return [
-    _point(path, features[path]) for path in sorted(features, key=_natural)
+  found = [
+    _point(path, point, sums)
+    for point, group in features.items()
+    for path, sums in group.items()
   ]
+  return sorted(found, key=lambda entry: _natural(entry['path']))
 
 
 def _natural(path: str) -> list[Any]:
@@ -57,8 +64,10 @@ def _natural(path: str) -> list[Any]:
   ]
 
 
-def _point(path: str, sums: dict[str, Any]) -> dict[str, Any]:
-  layer, *_, point = path.split('/') if '/' in path else ('input', path)
+def _point(path: str, point: str, sums: dict[str, Any]) -> dict[str, Any]:
+  layer, below, _ = path.partition('/')
+  if not below:  # Of the network itself: what enters it.
+    layer = 'network'
   width = float(sums['elements']) / max(float(sums['rows']), 1)
   found: dict[str, Any] = {'path': path, 'layer': layer, 'point': point}
   found['elements'] = float(sums['elements'])

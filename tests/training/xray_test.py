@@ -29,7 +29,7 @@ def sums(rows=30.0, bits=4.0, degree=None):
 
 
 def test_means():
-  (point,) = xray.points({'conv_0/dense/input': sums()})
+  (point,) = xray.points({'input': {'conv_0/dense/input': sums()}})
   assert point == {
     'path': 'conv_0/dense/input',
     'layer': 'conv_0',
@@ -43,7 +43,9 @@ def test_means():
 
 def test_bins():
   degree = {0: 19, 1: 20, 3: 10, 4: 10, 63: 20, 64: 21}
-  (point,) = xray.points({'conv_0/aggregate': sums(100.0, degree=degree)})
+  (point,) = xray.points(
+    {'aggregate': {'conv_0/aggregate': sums(100.0, degree=degree)}}
+  )
   found = point['by_degree']
   assert found['rows'] == [19, 20, 0, 20, 0, 0, 0, 20, 21]
   assert found['bits'] == [None, 4, None, 4, None, None, None, 4, 4]
@@ -52,11 +54,24 @@ def test_bins():
 
 
 def test_layers_are_in_their_order():
-  paths = ['conv_10/message', 'conv_2/message', 'conv_2/dense/input']
-  found = [p['path'] for p in xray.points(dict.fromkeys(paths, sums()))]
-  assert found == ['conv_2/dense/input', 'conv_2/message', 'conv_10/message']
+  found = xray.points(
+    {
+      'message': {'conv_10/message': sums(), 'conv_2/message': sums()},
+      'input': {'conv_2/dense/input': sums()},
+    }
+  )
+  assert [p['path'] for p in found] == [
+    'conv_2/dense/input',
+    'conv_2/message',
+    'conv_10/message',
+  ]
 
 
-def test_raw_features_are_of_the_input():
-  (point,) = xray.points({'features': sums()})
-  assert (point['layer'], point['point']) == ('input', 'features')
+def test_point_is_declared_and_not_the_name_of_a_module():
+  (point,) = xray.points({'readout': {'readout_0/input': sums()}})
+  assert (point['layer'], point['point']) == ('readout_0', 'readout')
+
+
+def test_raw_features_are_of_the_network():
+  (point,) = xray.points({'features': {'features': sums()}})
+  assert (point['layer'], point['point']) == ('network', 'features')
