@@ -6,14 +6,15 @@
 The same command goes on where a stopped run left off.
 """
 
-import logging as std_logging
 import os
 import pathlib
+import shlex
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +30,9 @@ _WORKDIR = flags.DEFINE_string(
   'Folder for checkpoints, metrics and the report; runs/NAME_RECIPE if not '
   'given.',
 )
+_FULL = flags.DEFINE_bool(
+  'full', False, 'End with all quantities of the report, not with five.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -37,14 +41,16 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.training import compile_cache, protocol, tables
+  from lorap_jax.training import compile_cache, page, protocol, tables
   from lorap_jax.training import run as run_lib
 
   compile_cache.keep_programs()
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
+  logging.info('Configuration: %s', _config_name())
   logging.info('Work folder: %s', workdir)
   try:
     result = protocol.run(config, workdir)
+    page.write(workdir, command=shlex.join(['python', *sys.argv]))
   except run_lib.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '
@@ -63,8 +69,7 @@ def main(argv: list[str]) -> None:
     if logging.vlog_is_on(1):
       raise
     sys.exit(f'error: {error}')
-  tables.print_table(result)
-  print(f'Report, plots and checkpoints: {workdir}')
+  tables.print_table(result, workdir, full=_FULL.value)
 
 
 def _config():
@@ -99,14 +104,9 @@ def _set_up_logging() -> None:
   """Plain lines; what libraries say only from warnings up."""
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
-  handler.setFormatter(std_logging.Formatter('%(message)s'))
-  package = f'{os.sep}lorap_jax{os.sep}'
+  handler.setFormatter(_logging.FirstLine('%(message)s'))
   handler.addFilter(
-    lambda record: (
-      record.levelno >= std_logging.WARNING
-      or package in record.pathname
-      or record.pathname == __file__
-    )
+    lambda record: _logging.is_told(record) or record.pathname == __file__
   )
 
 

@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lorap_jax.training import collect, comparison, render
+from lorap_jax.training import collect, comparison, render, tables, workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   rows = comparison.compare(runs)
   render.print_rows(rows)
+  if arguments.full:
+    for row in rows:
+      folder = row.run.folder
+      read = workdir.read_json(folder / workdir.REPORT)
+      tables.print_table(read, folder, full=True)
+  if arguments.pages:
+    from lorap_jax.training import page  # Late: it takes a second.
+
+    for row in rows:
+      try:
+        print(page.write(row.run.folder))
+      except (OSError, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
   for path, write in (
     (arguments.markdown, render.write_markdown),
     (arguments.csv, render.write_csv),
@@ -62,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     nargs='+',
     type=pathlib.Path,
     help='work folder of a run, or a folder that holds some at any depth',
+  )
+  parser.add_argument(
+    '--full', action='store_true', help='all quantities of every run as well'
+  )
+  parser.add_argument(
+    '--pages',
+    action='store_true',
+    help='write report.html into every run folder that has none',
   )
   for name, what in (
     ('--markdown', 'the table as Markdown'),

@@ -26,7 +26,7 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax import report
+from lorap_jax import _logging, report
 from lorap_jax._huge_pages import restart_with_huge_pages
 from lorap_jax.training import compile_cache, loop, protocol
 from lorap_jax.training.run import Interrupted
@@ -204,4 +204,5 @@ if __name__ == '__main__':
   restart_with_huge_pages()
   compile_cache.keep_programs()
   logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().setFormatter(_logging.FirstLine('%(message)s'))
   sys.exit(main())

@@ -117,7 +117,7 @@ def test_interrupted_command_goes_on(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert 'Resuming at epoch' in done.stderr
-  assert 'test accuracy at the best validation' in done.stdout
+  assert 'best validation accuracy' in done.stdout
   report = json.loads((folder / 'report.json').read_text())
   assert report['epochs'] == 60 > first
   assert len(metrics.read_text().splitlines()) == 60

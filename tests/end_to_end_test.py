@@ -180,9 +180,9 @@ class TestReport:
 
   def test_table(self, finished, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')
-    tables.print_table(finished.report)
+    tables.print_table(finished.report, finished.folder, full=True)
     text = capsys.readouterr().out
-    assert 'test accuracy at epoch' in text
+    assert 'test accuracy' in text
     assert 'best validation accuracy' in text
     assert 'optimistic, as A2Q reports' in text
     assert 'random graphs' in text  # The note on data that is not comparable.

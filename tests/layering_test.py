@@ -14,6 +14,7 @@ PARTS = {
   '_typing': set(),
   '_version': set(),
   '_huge_pages': set(),
+  '_logging': set(),
   '_matmul': {'_typing'},
   '_random': {'_typing'},
   'quantization': {'_typing'},
@@ -23,6 +24,7 @@ PARTS = {
   'nn': {'_matmul', '_random', '_typing', 'quantization', 'graphs', 'prompts'},
   'models': {'_typing', 'nn', 'graphs'},
   'training': {
+    '_logging',
     '_typing',
     '_version',
     'quantization',
@@ -33,7 +35,7 @@ PARTS = {
     'models',
   },
   'report': {'training'},
-  'sweep': {'_huge_pages', 'report', 'training'},
+  'sweep': {'_huge_pages', '_logging', 'report', 'training'},
   '__init__': {'_version', 'data', 'training'},
 }
 # Other libraries each part may import.
@@ -41,6 +43,7 @@ LIBRARIES = {
   '_typing': {'jaxtyping'},
   '_version': set(),
   '_huge_pages': set(),
+  '_logging': {'absl'},
   '_matmul': {'jax'},
   '_random': {'jax'},
   'quantization': {'jax'},
@@ -141,4 +144,4 @@ def test_configurations_know_no_library(path):
 
 def test_command_line_knows_the_training_layer_only():
   parts = {part_of(name) for name in imports(ROOT / 'train.py')}
-  assert parts - {None} == {'training', '_huge_pages'}
+  assert parts - {None} == {'training', '_huge_pages', '_logging'}

@@ -46,6 +46,51 @@ def left_in(folder):
   return sorted(path.name for path in folder.iterdir())
 
 
+def test_full_table_of_every_run(tmp_path, capsys):
+  cost = {
+    'average_bits': dict.fromkeys(
+      (
+        'usage_weighted',
+        'usage_weighted_with_raw_features',
+        'usage_weighted_with_side_path',
+        'usage_weighted_with_messages',
+        'unweighted',
+        'published_print_out',
+      ),
+      1.875,
+    ),
+    **dict.fromkeys(
+      (
+        'feature_bytes_per_graph',
+        'feature_bytes_fp32_per_graph',
+        'feature_metadata_bytes_per_graph',
+        'side_path_bytes_per_graph',
+        'weight_bytes',
+        'weight_bytes_fp32',
+        'weight_metadata_bytes',
+        'table_bytes',
+      ),
+      1024.0,
+    ),
+    'bit_ops_per_graph': dict.fromkeys(
+      ('products', 'products_fp32', 'prompts', 'neighbor_sums'), 1e6
+    ),
+  }
+  one = single() | {
+    'cost': cost,
+    'parameters': {'prompt': 5, 'prompt_share': 0.5},
+    'seconds': {'total': 60, 'train_per_epoch': 1},
+    'device': 'abacus',
+  }
+  one['data'] = one['data'] | {'origin': 'here'}
+  write(tmp_path / 'run', one)
+  assert report.main([str(tmp_path)]) == 0
+  assert 'abacus' not in capsys.readouterr().out
+  assert report.main([str(tmp_path), '--full']) == 0
+  text = capsys.readouterr().out
+  assert 'abacus' in text and '1.875' in text
+
+
 class TestTerminal:
   @pytest.fixture
   def printed(self, runs, capsys):

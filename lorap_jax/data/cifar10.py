@@ -9,8 +9,6 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
-from absl import logging
-
 from lorap_jax.data import (
   cifar10_files,
   images,
@@ -123,7 +121,6 @@ def load_cifar10(
     origin = 'data_dir'
   whole = _split(found, origin)
   whole = limits.limited(whole, limit, 'images')
-  logging.info('CIFAR-10 images: %s', whole.source['note'])
   return whole
 
 

@@ -66,9 +66,7 @@ def load_mnist(
   limits.check_limit(limit)
   cache = pathlib.Path(cache_dir or store.cache_dir())
   digits = _load(source, data_dir, offline, cache)
-  digits = limits.limited(digits, limit, 'digits')
-  logging.info('MNIST digits: %s', digits.source['note'])
-  return digits
+  return limits.limited(digits, limit, 'digits')
 
 
 def _load(
@@ -85,8 +83,8 @@ def _load(
     if source == 'download':
       raise
     logging.warning(
-      'MNIST could not be downloaded, the embedded SUBSET of 5,000 digits is '
-      'used: %s',
+      'MNIST could not be downloaded; the embedded SUBSET of 5,000 digits is '
+      'used.\n%s',
       error,
     )
     return _embedded('no data_dir and no download')

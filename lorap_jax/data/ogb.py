@@ -120,7 +120,6 @@ def _load(
     **arrays, num_classes=counts.classes, source=record, task='classification'
   )
   data.check(where)
-  logging.info('%s', record['note'])
   return data
 
 

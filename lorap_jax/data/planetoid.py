@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from lorap_jax.data import (
   node_dataset,
@@ -99,7 +98,6 @@ def load_planetoid(
     sums = data.nodes.sum(axis=1, keepdims=True)
     data = data._replace(nodes=data.nodes / np.where(sums > 0, sums, 1))
   data.source['normalize'] = normalize
-  logging.info('%s', data.source['note'])
   return data
 
 

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 
 from lorap_jax.data import limits, sources, store, tu_files
 from lorap_jax.data.dataset import DataSplits, GraphDataset
@@ -123,7 +122,6 @@ def load_tu(
   )
   whole.source['origin'] = 'download' if folder is None else 'data_dir'
   whole = limits.limited(whole, limit, 'graphs')
-  logging.info('%s', whole.source['note'])
   return whole
 
 

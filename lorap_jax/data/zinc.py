@@ -86,7 +86,6 @@ def load_zinc(
     path = _find(folder, cache)
     origin = 'data_dir'
   whole = limits.limited(_read(path, origin), limit, 'molecules')
-  logging.info('%s', whole.source['note'])
   return whole
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lorap_jax.training import published, workdir
@@ -183,8 +183,8 @@ def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:
     prompt=prompt['name'],
     placement=prompt['placement'] if 'lorap' in prompt['name'] else '',
     metric=metric,
-    rule=_RULES.get(result['rule'], result['rule']).format(metric),
-    settings=_flat(config),
+    rule=rule_text(result['rule'], metric),
+    settings=flat(config),
     **_results(report, result, config),
   )
 
@@ -239,18 +239,32 @@ def _dataset(data: dict[str, Any], trained_on: str) -> str:
   return trained_on if data['name'] == 'custom' else data['name']
 
 
-def _quantizer(scheme: dict[str, Any]) -> str:
+def rule_text(rule: Any, metric: str) -> str:
+  """Which epoch counts, in few words."""
+  return _RULES.get(rule, rule).format(metric)
+
+
+def cell_text(config: Mapping[str, Any]) -> str:
+  """Backbone, quantizer and prompt of a configuration, as text."""
+  return (
+    f'{config["model"]["name"]}, {_quantizer(config["scheme"])}, '
+    f'prompt {config["prompt"]["name"]}'
+  )
+
+
+def _quantizer(scheme: Mapping[str, Any]) -> str:
   name = scheme['name']
   if name in ('qat', 'dq'):
     return f'{name}{scheme["bits"]}'
   return 'a2q' if name == 'a2q_node' else name
 
 
-def _flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """A nested dict by dotted path."""
   found = {}
   for name, value in values.items():
     if isinstance(value, dict):
-      found |= _flat(value, f'{prefix}{name}.')
+      found |= flat(value, f'{prefix}{name}.')
     else:
       found[f'{prefix}{name}'] = value
   return found

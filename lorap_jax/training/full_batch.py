@@ -19,7 +19,10 @@ from lorap_jax.training import history, report, settings, side_by_side, steps
 from lorap_jax.training.run import Run
 from lorap_jax.training.state import TrainState
 
-_MOST_EPOCHS = 100  # Per dispatch: how often a run can stop and save.
+# Per dispatch: how often a run can stop, save and say where it is. A large
+# graph has fewer: so many nodes and edges, some seconds on a CPU.
+_MOST_EPOCHS = 100
+_MOST_NODES_AND_EDGES = 5_000_000
 
 
 class Carry(NamedTuple):
@@ -154,8 +157,11 @@ class FullBatchRun(Run):
     Returns:
       The largest divisor of the epochs that are left, up to a limit.
     """
+    data: Any = self.data
+    size = data.num_nodes + len(data.senders)
+    most = min(_MOST_EPOCHS, _MOST_NODES_AND_EDGES / size)
     # Epochs of several take longer, and share what a dispatch costs.
-    most = math.ceil(_MOST_EPOCHS / min(members, 5))
+    most = math.ceil(most / min(members, 5))
     left = self.epochs - self.progress.epoch
     return max(k for k in range(1, most + 1) if left % k == 0)
 

@@ -10,8 +10,15 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
+from lorap_jax import _logging
 from lorap_jax.data import NodeDataset
-from lorap_jax.training import report, settings, side_by_side, workdir
+from lorap_jax.training import (
+  collect,
+  report,
+  settings,
+  side_by_side,
+  workdir,
+)
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
 from lorap_jax.training.run import Interrupted, NonFiniteError, Run
@@ -91,12 +98,14 @@ def train_members(
     else:
       left.append((chosen, folder))
   if left:
-    first, _ = left[0]
-    _log_start(first)
-    data = data or first.load_data()
-    size = first.train.together if isinstance(data, NodeDataset) else 1
-    for start in range(0, len(left), size):
-      outcomes |= _train(left[start : start + size], data)
+    with _logging.to_files(folder / workdir.LOG for _, folder in left):
+      first, _ = left[0]
+      _log_start(first)
+      data = data or first.load_data()
+      logging.info('Data: %s', report.data_text(data))
+      size = first.train.together if isinstance(data, NodeDataset) else 1
+      for start in range(0, len(left), size):
+        outcomes |= _train(left[start : start + size], data)
   return [outcomes[folder] for folder in folders]
 
 
@@ -190,6 +199,5 @@ def _stop_signals() -> Generator[Any]:
 
 
 def _log_start(chosen: settings.Settings) -> None:
-  logging.info('Versions: %s', report.versions())
-  logging.info('Device: %s', report.device())
-  logging.info('Config: %s', chosen.config)
+  logging.info('Network: %s', collect.cell_text(chosen.config))
+  logging.info('Device: %s\nVersions: %s', report.device(), report.versions())

@@ -101,7 +101,7 @@ def _seeds(member: loop.Member, fold: int) -> list[loop.Member]:
   seeds = []
   for seed in range(config.seed, config.seed + config.seeds):
     own = {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
-    place = folder / f'seed_{seed}_fold_{fold}'
+    place = folder / workdir.member(seed, fold)
     seeds.append((_changed(config, own), place))
   return seeds
 

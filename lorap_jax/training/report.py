@@ -9,9 +9,18 @@ import jax
 import numpy as np
 
 from lorap_jax._version import __version__
+from lorap_jax.data import NodeDataset
 from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
-from lorap_jax.training import accounting, history, plots, steps, workdir
+from lorap_jax.training import (
+  accounting,
+  history,
+  plots,
+  steps,
+  tables,
+  workdir,
+  xray,
+)
 from lorap_jax.training import state as state_lib
 from lorap_jax.training.tasks import Task
 
@@ -32,6 +41,30 @@ def device() -> str:
   """Kind and number of devices."""
   devices = jax.devices()
   return f'{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})'
+
+
+def data_text(data: Any) -> str:
+  """A data set and the sizes of its splits; what is to be noted below it.
+
+  Args:
+    data: `data.DataSplits` or `data.NodeDataset`.
+
+  Returns:
+    Lines.
+  """
+  source = data.source
+  sizes = ' / '.join(
+    f'{source["counts"][split]:,}' for split in ('train', 'valid', 'test')
+  )
+  text = f'{source["name"]}, {sizes} '
+  if isinstance(data, NodeDataset):
+    text += f'of {data.num_nodes:,} nodes'
+  else:
+    text += 'graphs'
+  text += ' for training / validation / test'
+  if not source['comparable']:
+    text += '; compares with nothing published'
+  return f'{text}\n{source["note"]}'
 
 
 def metric_text(task: Task, record: dict[str, Any], split: str) -> str:
@@ -79,6 +112,7 @@ def finish(run: Any) -> dict[str, Any]:
   report = {
     'result': _result(run.selection, records),
     'cost': _cost(run, sums, fixed),
+    'points': xray.points(sums['features']),
     'parameters': _parameters(state.params, run.labels),
     'epochs': run.epochs,
     'steps': latest_step,
@@ -103,11 +137,16 @@ def finish(run: Any) -> dict[str, Any]:
     )
   workdir.write_json(run.folder / workdir.REPORT, report)
   if run.settings.config['train']['plots']:
-    plots.learning_curves(
-      records, run.task.metric, run.folder / 'learning_curves.png'
+    title = tables.title(report)
+    curves = plots.learning_curves(
+      records,
+      run.task.metric,
+      title=title,
+      selected=report['result']['epoch'],
     )
-    features = accounting.stored_features(sums['features'], scheme.stored)
-    plots.by_degree(features, run.folder / 'bits_by_degree.png')
+    plots.save(curves, run.folder / 'learning_curves.png')
+    by_degree = plots.by_degree(report['points'], title=title)
+    plots.save(by_degree, run.folder / 'bits_by_degree.png')
   return report
 
 

@@ -1,25 +1,94 @@
 """The table that a run ends with."""
 
+import pathlib
+import shutil
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from rich import box, console, table
+from lorap_jax.training import collect, workdir
 
 Rows = Iterator[tuple[str, str]]
 
 
-def print_table(report: dict[str, Any]) -> None:
-  """Prints a report on standard output.
+def print_table(
+  report: dict[str, Any], folder: pathlib.Path, *, full: bool = False
+) -> None:
+  """Prints a report on standard output, no line wider than the terminal.
 
   Args:
     report: of a run, or of several seeds or folds (`protocol.summarize`).
+    folder: its work folder.
+    full: all quantities of `rows`, not five.
   """
-  grid = table.Table(box=box.SIMPLE_HEAD, title=_title(report))
-  grid.add_column('quantity')
-  grid.add_column('value')
-  for name, value in rows(report):
-    grid.add_row(name, value)
-  console.Console().print(grid)
+  found = list(rows(report) if full else short_rows(report))
+  found.append(('report', str(report_path(folder))))
+  print(f'\n{title(report)}\n')
+  indent = max(len(name) for name, _ in found) + 2
+  width = shutil.get_terminal_size().columns  # 80 in a pipe.
+  for name, value in found:
+    lines = textwrap.wrap(
+      value,
+      max(width - indent - 2, 20),
+      break_long_words=False,  # A path stays one.
+      break_on_hyphens=False,
+    )
+    for first, line in zip((name, *[''] * len(lines)), lines, strict=False):
+      print(f'  {first:{indent}}{line}')
+  print()
+
+
+def title(report: dict[str, Any]) -> str:
+  """What was run on what, and whether that compares, in a line."""
+  if report['data']['comparable']:
+    return heading(report)
+  return f'{heading(report)} (compares with nothing published)'
+
+
+def heading(report: dict[str, Any]) -> str:
+  """What was run on what."""
+  return f'{report["data"]["name"]}: {collect.cell_text(report["config"])}'
+
+
+def report_path(folder: pathlib.Path) -> pathlib.Path:
+  """The file to look at first: the page, or the report where there is none."""
+  page = folder / workdir.PAGE
+  return page if page.exists() else folder / workdir.REPORT
+
+
+def short_rows(report: dict[str, Any]) -> Rows:
+  """What most want to know.
+
+  Args:
+    report: see `print_table`.
+
+  Yields:
+    (quantity, value).
+  """
+  result = report['result']
+  text = _metric(result)
+  cost = report['cost_of_first' if 'members' in report else 'cost']
+  if 'members' in report:
+    spread = lambda key: f'{text(result[key])} +- {text(result[f"{key}_std"])}'
+    count = f'mean and deviation of {result["count"]}'
+    yield f'test {result["metric"]}', f'{spread("test")} ({count})'
+    yield (
+      f'validation {result["metric"]}',
+      f'{spread("valid")} ({_rule(result)})',
+    )
+    bits = f'{result["bits"]:.2f} +- {result["bits_std"]:.2f}'
+  else:
+    at = f'epoch {result["epoch"]}, {_rule(result)}'
+    yield f'test {result["metric"]}', f'{text(result["test"])} ({at})'
+    yield f'validation {result["metric"]}', text(result['valid'])
+    bits = f'{cost["average_bits"]["usage_weighted"]:.2f}'
+  yield 'average bits', f'{bits} of 32, features'
+  size = lambda name, fp32: (
+    f'{cost[name] / 1024:.1f} of {cost[fp32] / 1024:.1f}'
+  )
+  features = size('feature_bytes_per_graph', 'feature_bytes_fp32_per_graph')
+  weights = size('weight_bytes', 'weight_bytes_fp32')
+  yield 'KiB, of FP32', f'features {features} per graph, weights {weights}'
 
 
 def rows(report: dict[str, Any]) -> Rows:
@@ -35,18 +104,18 @@ def rows(report: dict[str, Any]) -> Rows:
   if 'members' in report:
     yield from _members(report)
     return
-  yield from _bits(report['cost'])
-  yield from _memory(report['cost'])
-  yield from _operations(report['cost']['bit_ops_per_graph'])
+  yield from bits_rows(report['cost'])
+  yield from memory_rows(report['cost'])
+  yield from operation_rows(report['cost']['bit_ops_per_graph'])
   yield from _circumstances(report)
 
 
-def _title(report: dict[str, Any]) -> str:
-  config = report['config']
-  return (
-    f'{report["data"]["name"]}: {config["model"]["name"]}, '
-    f'{config["scheme"]["name"]}, prompt {config["prompt"]["name"]}'
-  )
+def _metric(result: dict[str, Any]) -> Any:
+  return _percent if result['metric'] == 'accuracy' else '{:.4f}'.format
+
+
+def _rule(result: dict[str, Any]) -> str:
+  return collect.rule_text(result['rule'], result['metric'])
 
 
 def _percent(value: float) -> str:
@@ -57,31 +126,34 @@ def _kib(value: float) -> str:
   return f'{value / 1024:.2f} KiB'
 
 
+def _of(part: float, whole: float) -> str:
+  return f'{part / 1024:.2f} of {whole / 1024:.2f} KiB'
+
+
 def _result(report: dict[str, Any]) -> Rows:
   result = report['result']
-  name = result['metric']
-  text = _percent if name == 'accuracy' else '{:.4f}'.format
+  name, text = result['metric'], _metric(result)
   if 'members' in report:
     spread = lambda key: f'{text(result[key])} +- {text(result[f"{key}_std"])}'
-    yield (
-      f'test {name}, mean and deviation of {result["count"]}',
-      spread('test'),
-    )
-    yield f'  {result["rule_in_words"]}; validation', spread('valid')
-    yield 'best test epoch (optimistic, not a result)', spread('best_test')
+    yield f'test {name}', spread('test')
+    yield '  mean and deviation of', f'{result["count"]} runs'
+    yield '  rule', result['rule_in_words']
+    yield f'validation {name}', spread('valid')
+    yield 'best test epoch', f'{spread("best_test")} (optimistic, not a result)'
     return
   optimistic = result['best_test_epoch']
-  yield f'test {name} at epoch {result["epoch"]}', text(result['test'])
-  yield f'  {result["rule_in_words"]}; validation', text(result['valid'])
+  yield f'test {name}', f'{text(result["test"])} at epoch {result["epoch"]}'
+  yield '  rule', result['rule_in_words']
+  yield f'validation {name}', text(result['valid'])
   yield (
-    f'best test epoch ({optimistic["epoch"]}; optimistic, as A2Q reports)',
-    text(optimistic['test']),
+    'best test epoch',
+    f'{text(optimistic["test"])} at epoch {optimistic["epoch"]} (optimistic, '
+    'as A2Q reports)',
   )
 
 
 def _members(report: dict[str, Any]) -> Rows:
-  name = report['result']['metric']
-  text = _percent if name == 'accuracy' else '{:.4f}'.format
+  text = _metric(report['result'])
   yield 'average bits, usage-weighted', f'{report["result"]["bits"]:.3f}'
   for member in report['members']:
     yield (
@@ -94,69 +166,61 @@ def _members(report: dict[str, Any]) -> Rows:
     yield 'note', report['data']['note']
 
 
-def _bits(cost: dict[str, Any]) -> Rows:
+def bits_rows(cost: dict[str, Any]) -> Rows:
+  """Average bits by all definitions of `accounting`."""
   bits = cost['average_bits']
   published = bits['published_print_out']
   yield 'average bits, usage-weighted', f'{bits["usage_weighted"]:.3f}'
   yield (
-    '  with the raw features that enter a convolution',
+    '  with raw features',
     f'{bits["usage_weighted_with_raw_features"]:.3f}',
   )
   yield (
-    '  with the full-precision side path of the prompts',
+    '  with the side path of prompts',
     f'{bits["usage_weighted_with_side_path"]:.3f}',
   )
   yield (
-    '  with all other quantized tensors',
+    '  with all quantized tensors',
     f'{bits["usage_weighted_with_messages"]:.3f}',
   )
-  yield (
-    'average bits, unweighted over quantizers',
-    f'{bits["unweighted"]:.3f}',
-  )
+  yield 'average bits, unweighted', f'{bits["unweighted"]:.3f}'
   yield (
     'average bits, as A2Q prints them',
     '-' if published is None else f'{published:.3f}',
   )
   if 'mixq' in cost:
+    yield 'average bits, as MixQ counts', f'{cost["mixq"]["average_bits"]:.3f}'
     yield (
-      'average bits, as MixQ counts; BitOPs likewise',
-      f'{cost["mixq"]["average_bits"]:.3f}; '
-      f'{cost["mixq"]["bit_ops_per_graph"] / 1e6:.1f} M',
+      'BitOPs, as MixQ counts',
+      f'{cost["mixq"]["bit_ops_per_graph"] / 1e6:.1f} M per graph',
     )
 
 
-def _memory(cost: dict[str, Any]) -> Rows:
+def memory_rows(cost: dict[str, Any]) -> Rows:
+  """Bytes of features and weights, and of what belongs to them."""
   yield (
-    'feature memory per graph, of FP32',
-    f'{_kib(cost["feature_bytes_per_graph"])} of '
-    f'{_kib(cost["feature_bytes_fp32_per_graph"])}',
+    'features per graph, of FP32',
+    _of(cost['feature_bytes_per_graph'], cost['feature_bytes_fp32_per_graph']),
   )
+  yield '  metadata', _kib(cost['feature_metadata_bytes_per_graph'])
+  yield '  side path of prompts', _kib(cost['side_path_bytes_per_graph'])
   yield (
-    '  metadata; side path',
-    f'{_kib(cost["feature_metadata_bytes_per_graph"])}; '
-    f'{_kib(cost["side_path_bytes_per_graph"])}',
+    'weights, of FP32',
+    _of(cost['weight_bytes'], cost['weight_bytes_fp32']),
   )
-  yield (
-    'weight memory, of FP32',
-    f'{_kib(cost["weight_bytes"])} of {_kib(cost["weight_bytes_fp32"])}',
-  )
-  yield (
-    '  scales and biases; tables',
-    f'{_kib(cost["weight_metadata_bytes"])}; {_kib(cost["table_bytes"])}',
-  )
+  yield '  scales and biases', _kib(cost['weight_metadata_bytes'])
+  yield '  tables of the quantizers', _kib(cost['table_bytes'])
 
 
-def _operations(ops: dict[str, Any]) -> Rows:
-  millions = lambda name: f'{ops[name] / 1e6:.1f} M'
+def operation_rows(ops: dict[str, Any]) -> Rows:
+  """Bit operations per graph."""
+  millions = lambda name: f'{ops[name] / 1e6:.1f}'
   yield (
-    'BitOPs per graph, dense products, of FP32',
-    f'{millions("products")} of {millions("products_fp32")}',
+    'BitOPs per graph, dense, of FP32',
+    f'{millions("products")} of {millions("products_fp32")} M',
   )
-  yield (
-    '  prompts; neighbour sums',
-    f'{millions("prompts")}; {millions("neighbor_sums")}',
-  )
+  yield '  prompts', f'{millions("prompts")} M'
+  yield '  neighbour sums', f'{millions("neighbor_sums")} M'
 
 
 def _circumstances(report: dict[str, Any]) -> Rows:

@@ -11,6 +11,8 @@ CONFIG = 'config.json'
 REPORT = 'report.json'
 METRICS = 'metrics.jsonl'
 DATA = 'data.json'
+LOG = 'run.log'
+PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
@@ -191,6 +193,30 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise WorkdirError(f'cannot read {path}: {error}') from error
+
+
+def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The records of the epochs that a run has finished.
+
+  Args:
+    workdir: its folder.
+
+  Returns:
+    See `history`.
+
+  Raises:
+    WorkdirError: missing or damaged.
+  """
+  path = workdir / METRICS
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except (OSError, ValueError) as error:
+    raise WorkdirError(f'cannot read {path}: {error}') from error
+
+
+def member(seed: int, fold: int) -> str:
+  """Name of the folder of a group's run."""
+  return f'seed_{seed}_fold_{fold}'
 
 
 def _plain(value: Any) -> Any:

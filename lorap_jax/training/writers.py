@@ -3,11 +3,18 @@
 import json
 import pathlib
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from rich import console, progress
 
 from lorap_jax.data import store
+
+# Without a terminal a run says where it is when it has said nothing for so
+# long, and for this share of its time: long runs do not fill their logs.
+_QUIET_SECONDS = 10.0
+_QUIET_SHARE = 0.05
 
 
 class JsonLines:
@@ -130,14 +137,41 @@ class LiveDisplay:
 
 
 class LineDisplay:
-  """One line per epoch, for files and pipes."""
+  """Plain lines, for files and pipes: of epochs, and between them of steps.
+
+  A step has a line when nothing was printed for 10 seconds and for a twentieth
+  of the time that the run has taken.
+  """
+
+  def __init__(
+    self, total_steps: int, *, clock: Callable[[], float] = time.monotonic
+  ):
+    """Starts the clock.
+
+    Args:
+      total_steps: of the whole run.
+      clock: seconds from any moment on.
+    """
+    self._total = total_steps
+    self._clock = clock
+    self._started = self._printed = clock()
 
   def step(self, text: dict[str, str], done: int) -> None:
-    """Shows nothing."""
+    """See Display."""
+    now = self._clock()
+    quiet = max(_QUIET_SECONDS, _QUIET_SHARE * (now - self._started))
+    # The last step has the line of its epoch.
+    if now - self._printed >= quiet and done < self._total:
+      self.epoch(
+        f'epoch {text["epoch"]} ({100 * done // self._total} % done)  '
+        f'loss {text["loss"]}  val {text["valid"]}  bits {text["bits"]}  '
+        f'{text["speed"]} step/s'
+      )
 
   def epoch(self, line: str) -> None:
     """See Display."""
     print(line, file=sys.stderr, flush=True)
+    self._printed = self._clock()
 
   def close(self) -> None:
     """Nothing to do."""
@@ -152,4 +186,5 @@ def create_display(total_steps: int) -> Display:
   Returns:
     A display.
   """
-  return LiveDisplay(total_steps) if sys.stderr.isatty() else LineDisplay()
+  display = LiveDisplay if sys.stderr.isatty() else LineDisplay
+  return display(total_steps)

@@ -80,7 +80,7 @@ def test_table_and_plots(finished):
   folder, report = finished
   rows = dict(tables.rows(report))
   result = report['result']
-  name = f'test mae at epoch {result["epoch"]}'
-  assert rows[name] == f'{result["test"]:.4f}'
+  text = f'{result["test"]:.4f} at epoch {result["epoch"]}'
+  assert rows['test mae'] == text
   for name in ('learning_curves.png', 'bits_by_degree.png'):
     assert (folder / name).read_bytes().startswith(b'\x89PNG')

@@ -19,6 +19,7 @@ from lorap_jax.training import (
   settings,
   steps,
   tasks,
+  writers,
 )
 from lorap_jax.training import run as run_lib
 
@@ -269,6 +270,39 @@ def test_dispatches_divide_what_is_left(
   run.epochs, run.progress.epoch = epochs, done
   assert run.dispatch_size(members) == size
   run.close()
+
+
+@pytest.mark.parametrize(
+  'members, most, size', [(1, 84, 1), (1, 840, 10), (5, 840, 2), (1, 1, 1)]
+)
+def test_large_graphs_have_fewer_epochs_per_dispatch(
+  monkeypatch, tmp_path, members, most, size
+):
+  monkeypatch.undo()
+  monkeypatch.setattr(full_batch, '_MOST_NODES_AND_EDGES', most)
+  run = new_run(tiny_run.node_config(), tmp_path)
+  assert len(run.data.nodes) + len(run.data.senders) == 84
+  run.epochs = 200
+  assert run.dispatch_size(members) == size
+  run.close()
+
+
+def test_pipe_gets_a_line_of_a_dispatch(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(writers, '_QUIET_SECONDS', 0)
+  monkeypatch.setattr(writers, '_QUIET_SHARE', 0)
+  report = loop.train_and_evaluate(tiny_run.node_config(), tmp_path)
+  lines = capsys.readouterr().err.splitlines()
+  epochs = [line.split('  ')[0] for line in lines]
+  assert epochs == [
+    'epoch 2/6 (33 % done)',
+    'epoch 4/6 (66 % done)',
+    'epoch 6/6',
+  ]
+  second = metrics(tmp_path)[1]
+  assert f'loss {second["train_loss"]:.4f}' in lines[0]
+  assert f'val {100 * second["valid_accuracy"]:.2f}%' in lines[0]
+  assert f'bits {second["bits"]:.2f}' in lines[0] and 'step/s' in lines[0]
+  assert report['epochs'] == 6
 
 
 class TestDivergence:

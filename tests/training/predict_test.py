@@ -141,7 +141,10 @@ class TestRefusals:
       ({'nodes': np.zeros((10, 0))}, r'`graphs.nodes` is float64 \(10, 0\)'),
       ({'nodes': np.zeros(10)}, r'`graphs.nodes` is float64 \(10,\); give'),
       ({'nodes': np.full((10, 3), 'a')}, '`graphs.nodes` is <U1'),
-      ({'n_node': np.array([4, 999])}, '`graphs.n_node` adds up to 1003 .* 10 '),
+      (
+        {'n_node': np.array([4, 999])},
+        '`graphs.n_node` adds up to 1003 .* 10 ',
+      ),
       ({'n_node': np.array([-1, 11])}, 'its least is -1'),
       ({'n_edge': np.array([1, 1])}, '`graphs.n_edge` adds up to 2 and'),
       ({'n_edge': np.array([20])}, '2 n_node and 1 n_edge'),

@@ -12,7 +12,7 @@ DATA = {
 }
 CONFIG = {
   'model': {'name': 'gin'},
-  'scheme': {'name': 'a2q'},
+  'scheme': {'name': 'a2q', 'bits': 4},
   'prompt': {'name': 'gpf_lorap'},
 }
 COST = {
@@ -46,6 +46,7 @@ def single(metric='accuracy', test=0.876543, **changes):
   report = {
     'result': {
       'metric': metric,
+      'rule': 'val_metric',
       'rule_in_words': 'epoch of the best validation',
       'test': test,
       'valid': test / 2,
@@ -67,6 +68,7 @@ def group(metric='accuracy', **changes):
   report = {
     'result': {
       'metric': metric,
+      'rule': 'val_loss',
       'rule_in_words': 'epoch of the lowest validation loss',
       'count': 2,
       'test': 0.81234,
@@ -82,6 +84,7 @@ def group(metric='accuracy', **changes):
       {'seed': 3, 'fold': 0, 'test': 0.8, 'valid': 0.78},
       {'seed': 3, 'fold': 1, 'test': 0.82468, 'valid': 0.8},
     ],
+    'cost_of_first': COST,
     'seconds': {'total': 120.0},
     'device': '1 x cpu',
     'data': DATA,
@@ -90,23 +93,45 @@ def group(metric='accuracy', **changes):
   return report | changes
 
 
+def test_short_rows_of_one_run():
+  assert list(tables.short_rows(single())) == [
+    ('test accuracy', '87.65 % (epoch 17, best validation accuracy)'),
+    ('validation accuracy', '43.83 %'),
+    ('average bits', '3.25 of 32, features'),
+    ('KiB, of FP32', 'features 2.0 of 16.0 per graph, weights 1.0 of 8.0'),
+  ]
+
+
+def test_short_rows_of_several_runs():
+  assert list(tables.short_rows(group())) == [
+    ('test accuracy', '81.23 % +- 1.23 % (mean and deviation of 2)'),
+    ('validation accuracy', '79.00 % +- 0.10 % (lowest validation loss)'),
+    ('average bits', '3.25 +- 0.10 of 32, features'),
+    ('KiB, of FP32', 'features 2.0 of 16.0 per graph, weights 1.0 of 8.0'),
+  ]
+
+
 def test_rows_of_one_run():
   assert list(tables.rows(single())) == [
-    ('test accuracy at epoch 17', '87.65 %'),
-    ('  epoch of the best validation; validation', '43.83 %'),
-    ('best test epoch (21; optimistic, as A2Q reports)', '58.44 %'),
+    ('test accuracy', '87.65 % at epoch 17'),
+    ('  rule', 'epoch of the best validation'),
+    ('validation accuracy', '43.83 %'),
+    ('best test epoch', '58.44 % at epoch 21 (optimistic, as A2Q reports)'),
     ('average bits, usage-weighted', '3.250'),
-    ('  with the raw features that enter a convolution', '3.350'),
-    ('  with the full-precision side path of the prompts', '3.500'),
-    ('  with all other quantized tensors', '3.750'),
-    ('average bits, unweighted over quantizers', '4.000'),
+    ('  with raw features', '3.350'),
+    ('  with the side path of prompts', '3.500'),
+    ('  with all quantized tensors', '3.750'),
+    ('average bits, unweighted', '4.000'),
     ('average bits, as A2Q prints them', '3.100'),
-    ('feature memory per graph, of FP32', '2.00 KiB of 16.00 KiB'),
-    ('  metadata; side path', '0.50 KiB; 0.25 KiB'),
-    ('weight memory, of FP32', '1.00 KiB of 8.00 KiB'),
-    ('  scales and biases; tables', '0.12 KiB; 5.00 KiB'),
-    ('BitOPs per graph, dense products, of FP32', '2.5 M of 160.0 M'),
-    ('  prompts; neighbour sums', '0.3 M; 1.2 M'),
+    ('features per graph, of FP32', '2.00 of 16.00 KiB'),
+    ('  metadata', '0.50 KiB'),
+    ('  side path of prompts', '0.25 KiB'),
+    ('weights, of FP32', '1.00 of 8.00 KiB'),
+    ('  scales and biases', '0.12 KiB'),
+    ('  tables of the quantizers', '5.00 KiB'),
+    ('BitOPs per graph, dense, of FP32', '2.5 of 160.0 M'),
+    ('  prompts', '0.3 M'),
+    ('  neighbour sums', '1.2 M'),
     ('prompt parameters', '33 (1.25 %)'),
     ('time', '1.5 min, 0.12 s training per epoch'),
     ('device', '1 x cpu'),
@@ -116,12 +141,11 @@ def test_rows_of_one_run():
 
 def test_rows_of_several_runs():
   assert list(tables.rows(group())) == [
-    ('test accuracy, mean and deviation of 2', '81.23 % +- 1.23 %'),
-    (
-      '  epoch of the lowest validation loss; validation',
-      '79.00 % +- 0.10 %',
-    ),
-    ('best test epoch (optimistic, not a result)', '83.00 % +- 2.00 %'),
+    ('test accuracy', '81.23 % +- 1.23 %'),
+    ('  mean and deviation of', '2 runs'),
+    ('  rule', 'epoch of the lowest validation loss'),
+    ('validation accuracy', '79.00 % +- 0.10 %'),
+    ('best test epoch', '83.00 % +- 2.00 % (optimistic, not a result)'),
     ('average bits, usage-weighted', '3.250'),
     ('  seed 3, fold 0', '80.00 % (validation 78.00 %)'),
     ('  seed 3, fold 1', '82.47 % (validation 80.00 %)'),
@@ -132,20 +156,21 @@ def test_rows_of_several_runs():
 
 def test_regression_has_numbers_and_no_percentages():
   rows = dict(tables.rows(single('mae', 0.45678)))
-  assert rows['test mae at epoch 17'] == '0.4568'
-  assert rows['  epoch of the best validation; validation'] == '0.2284'
-  name = 'best test epoch (21; optimistic, as A2Q reports)'
-  assert rows[name] == '0.3045'
+  assert rows['test mae'] == '0.4568 at epoch 17'
+  assert rows['validation mae'] == '0.2284'
+  assert rows['best test epoch'].startswith('0.3045 at epoch 21')
   rows = dict(tables.rows(group('mae')))
-  assert rows['test mae, mean and deviation of 2'] == '0.8123 +- 0.0123'
+  assert rows['test mae'] == '0.8123 +- 0.0123'
   assert rows['  seed 3, fold 1'] == '0.8247 (validation 0.8000)'
 
 
 @pytest.mark.parametrize('make', [single, group])
 def test_note_on_data_that_is_not_comparable(make):
   assert 'note' not in dict(tables.rows(make()))
-  rows = dict(tables.rows(make(data=DATA | {'comparable': False})))
-  assert rows['note'] == 'fewer graphs than published'
+  assert 'nothing published' not in tables.title(make())
+  part = make(data=DATA | {'comparable': False})
+  assert dict(tables.rows(part))['note'] == 'fewer graphs than published'
+  assert tables.title(part).endswith('(compares with nothing published)')
 
 
 def test_bits_that_a2q_does_not_print():
@@ -154,11 +179,41 @@ def test_bits_that_a2q_does_not_print():
   assert rows['average bits, as A2Q prints them'] == '-'
 
 
+def printed(capsys, report, folder, **options):
+  tables.print_table(report, folder, **options)
+  return [line for line in capsys.readouterr().out.splitlines() if line]
+
+
 @pytest.mark.parametrize('make', [single, group])
-def test_table_is_printed_with_its_title(make, capsys, monkeypatch):
-  monkeypatch.setenv('COLUMNS', '120')
-  tables.print_table(make())
-  text = capsys.readouterr().out
-  assert 'tiny: gin, a2q, prompt gpf_lorap' in text
-  for name, value in tables.rows(make()):
-    assert name in text and value in text
+def test_table_has_five_rows_at_80_columns(make, capsys, monkeypatch, tmp_path):
+  monkeypatch.setenv('COLUMNS', '80')
+  first, *lines = printed(capsys, make(), tmp_path)
+  assert first == 'tiny: gin, a2q, prompt gpf_lorap'
+  assert len(lines) == 5
+  *rows, last = lines
+  for line, (name, value) in zip(rows, tables.short_rows(make()), strict=True):
+    assert line.split(name)[1].strip() == value and len(line) <= 80
+  assert last.split() == ['report', str(tmp_path / 'report.json')]
+
+
+@pytest.mark.parametrize('make', [single, group])
+def test_full_table_wraps_no_label(make, capsys, monkeypatch, tmp_path):
+  monkeypatch.setenv('COLUMNS', '80')
+  long = ' '.join(['longer than a line'] * 9)
+  report = make(data=DATA | {'comparable': False, 'note': long})
+  _, *lines = printed(capsys, report, tmp_path, full=True)
+  names = [name for name, _ in tables.rows(report)]
+  at = max(map(len, names)) + 4
+  assert [line[2:at].rstrip() for line in lines if line[:at].strip()] == [
+    *names,
+    'report',
+  ]
+  note = [line[at:] for line in lines if 'longer' in line or 'line' in line]
+  assert ' '.join(note) == long
+  assert max(map(len, lines[:-1])) <= 80
+
+
+def test_table_names_the_page_where_there_is_one(capsys, tmp_path):
+  page = tmp_path / 'report.html'
+  page.touch()
+  assert str(page) in printed(capsys, single(), tmp_path)[-1]

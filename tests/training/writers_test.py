@@ -91,6 +91,32 @@ class TestDisplays:
     display.close()
     assert capsys.readouterr().err == 'epoch 1/2\n'
 
+  def test_pipes_get_a_line_of_a_step_after_silence(self, capsys):
+    now = [5.0]
+    display = writers.LineDisplay(200, clock=lambda: now[0])
+    display.step(self.FIELDS, 50)
+    assert capsys.readouterr().err == ''
+    now[0] += 10
+    display.step(self.FIELDS, 51)
+    assert capsys.readouterr().err == (
+      'epoch 1/2 (25 % done)  loss 0.5  val -  bits 4.0  3.0 step/s\n'
+    )
+    now[0] += 9
+    display.step(self.FIELDS, 52)
+    assert capsys.readouterr().err == ''
+    now[0] += 1
+    display.epoch('epoch 1/2')
+    display.step(self.FIELDS, 53)
+    assert capsys.readouterr().err == 'epoch 1/2\n'
+
+  def test_long_runs_do_not_fill_their_logs(self, capsys):
+    now = [0.0]
+    display = writers.LineDisplay(20_000, clock=lambda: now[0])
+    for step in range(20_000):
+      now[0] += 10
+      display.step(self.FIELDS, step)
+    assert 100 < len(capsys.readouterr().err.splitlines()) < 200
+
   def test_terminals_get_a_progress_line(self, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     monkeypatch.setenv('COLUMNS', '120')
