@@ -6,8 +6,10 @@
 The same command goes on where a stopped run left off.
 """
 
+import difflib
 import os
 import pathlib
+import re
 import shlex
 import sys
 
@@ -38,7 +40,7 @@ _FULL = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
   """Runs the configuration and prints its result."""
   if len(argv) > 1:
-    sys.exit(f'error: unknown argument {argv[1]!r}; see --help')
+    sys.exit(f'error: unknown argument {argv[1]!r}; {_remedy(argv[1])}')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
   from lorap_jax.training import compile_cache, page, protocol, tables
@@ -75,19 +77,68 @@ def main(argv: list[str]) -> None:
 def _config():
   """The configuration, or an exit that says what is missing."""
   if _CONFIG.value is None:
-    sys.exit('error: --config is missing: --config=configs/NAME.py')
-  path = _config_name().partition(':')[0]
-  if not os.path.isfile(path):
-    sys.exit(f'error: no configuration file {path!r}')
-  return _CONFIG.value
+    sys.exit(
+      'error: --config is missing; for example python train.py '
+      '--config=configs/mnist_a2q_lorap.py'
+    )
+  from lorap_jax.training import fields
+
+  config = _CONFIG.value
+  given = config_flags.get_override_values(flags.FLAGS['config'])
+  try:
+    fields.drop_unused(config, given)
+    # Before the import of JAX, which takes seconds.
+    fields.check(config.to_dict())
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+  return config
 
 
 def _config_name() -> str:
   return getattr(flags.FLAGS['config'], 'config_filename')  # noqa: B009
 
 
+def _remedy(argument: str) -> str:
+  """What to type in place of an argument that is no flag."""
+  if argument.partition(':')[0].endswith('.py'):
+    return f'give the configuration as --config={argument}'
+  return 'see --help'
+
+
+def _check_arguments(argv: list[str]) -> None:
+  """Exits at a file that is no configuration and at an unknown field."""
+  for i, argument in enumerate(argv):
+    name, equal, value = argument.lstrip('-').partition('=')
+    if not argument.startswith('-'):
+      continue
+    if name == 'config':
+      value = value if equal else (argv[i + 1 : i + 2] or [''])[0]
+      _check_file(value.partition(':')[0])
+    elif name.startswith('config.'):
+      from lorap_jax.training import fields
+
+      path = name.removeprefix('config.')
+      if path not in fields.NEEDS:
+        sys.exit(f'error: {fields.unknown(path)}')
+
+
+def _check_file(path: str) -> None:
+  if not os.path.isfile(path):
+    folder, name = os.path.split(path)
+    there = sorted(pathlib.Path(folder or '.').glob('*.py'))
+    near = difflib.get_close_matches(name, [p.name for p in there], 1)
+    hint = f'; did you mean {os.path.join(folder, near[0])}?' if near else ''
+    sys.exit(f'error: no configuration file {path!r}{hint}')
+  if not path.endswith('.py'):
+    sys.exit(
+      f'error: {path!r} is no configuration file; give one of configs/, such '
+      'as --config=configs/mnist_a2q_lorap.py'
+    )
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses flags; says what is wrong with one in a line, not a traceback."""
+  _check_arguments(argv[1:])
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -97,7 +148,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     while error.args and isinstance(error.args[0], Exception):
       error = error.args[0]
     text = ' '.join(f'unknown field {error.args[0]}'.split())
-  sys.exit(f'error: {text.strip().splitlines()[-1].strip()}')
+  except (SyntaxError, ImportError) as error:
+    text = f'the configuration file cannot be read: {error}'
+  line = text.strip().splitlines()[-1].strip()
+  sys.exit(f'error: {re.sub(r"^[A-Za-z]+Error: ", "", line)}')
 
 
 def _set_up_logging() -> None:

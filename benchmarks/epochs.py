@@ -36,7 +36,7 @@ def run(quick: bool, data_dir: str | None) -> list[output.Row]:
   for name in ('cora',) if quick else hosts:
     configs = {cell: hosts[name](f'gcn,{cell}') for cell in cells}
     for config in configs.values():
-      config.train.epochs = config.train.subset_epochs = 20 if quick else 200
+      config.train.epochs = 20 if quick else 200
     base = configs[cells[0]]
     data = inputs.real_or(inputs.node_data(name), base, data_dir)
     speeds = _speeds(configs, data, 1 if quick else 3)
@@ -53,7 +53,7 @@ def _batched(
   configs = {cell: mnist.get_config(f'gin,{cell}') for cell in cells}
   for config in configs.values():
     config.train.batch_size = batch_size
-    config.train.epochs = config.train.subset_epochs = 2
+    config.train.epochs = 2
     config.train.plots = False
     config.data.limit = (batch_size * batches, 8, 8)
     if quick:

@@ -61,7 +61,7 @@ def _ours(path: str, seeds: int, epochs: int) -> None:
   config = cora.get_config('gcn,a2q,none')
   config.data.name, config.data.path = 'custom', path
   config.seeds = seeds
-  config.train.epochs = config.train.subset_epochs = epochs
+  config.train.epochs = epochs
   with tempfile.TemporaryDirectory() as folder:
     protocol.run(config, pathlib.Path(folder) / 'run')
 

@@ -17,7 +17,7 @@ Expected: a minute and a half per run and CPU core.
 
 from ml_collections import config_dict
 
-from configs import superpixels
+from configs import cells, superpixels
 
 _LOCAL = {'prompt.placement': 'post', 'prompt.objective': 'local'}
 VARIANTS = {
@@ -56,14 +56,12 @@ def get_config(variant: str = 'qat4,base') -> config_dict.ConfigDict:
     ValueError: no such quantizer or variant.
   """
   quantizer, _, name = variant.partition(',')
-  if name not in VARIANTS:
-    raise ValueError(
-      f'give QUANTIZER,VARIANT after the colon, with a variant of '
-      f'{tuple(VARIANTS)}; got {variant!r}'
-    )
+  if not name:
+    raise ValueError(f'give QUANTIZER,VARIANT after the colon, got {variant!r}')
+  cells.check_choice('variant', name, VARIANTS)
   config = superpixels.create('mnist', f'gin,{quantizer},lorap')
   config.data.limit = (10_000, 1_500, 1_500)
-  config.train.epochs = config.train.subset_epochs = 6
+  config.train.epochs = 6
   config.train.plots = False
   config.update_from_flattened_dict(VARIANTS[name])
   return config

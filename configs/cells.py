@@ -9,29 +9,18 @@ A data set's configuration takes `BACKBONE,QUANTIZER,PROMPT` after a colon:
 | fp32         | full precision                                                |
 | qat8, qat4   | affine, per tensor, momentum ranges; sums by percentile       |
 | dq8, dq4     | Degree-Quant, percentiles .001 / .01                          |
-| a2q          | A2Q, node or graph level by the task, 4 bits at the start     |
+| a2q          | A2Q, node or graph level by the data, 4 bits at the start     |
 | mixq         | MixQ, both phases                                             |
 """
+
+import difflib
+from collections.abc import Collection
 
 from ml_collections import config_dict
 
 BACKBONES = ('gcn', 'gin', 'gat')
 QUANTIZERS = ('fp32', 'qat8', 'qat4', 'dq8', 'dq4', 'a2q', 'mixq')
 PROMPTS = ('none', 'gpf', 'gpf_plus', 'lorap', 'gpf_lorap', 'gpf_plus_lorap')
-
-# Points that MixQ quantizes, by backbone (github.com/SamirMoustafa/MixQ).
-_MIXQ_POINTS = {
-  'gcn': ('features', 'readout', 'weight', 'output', 'norm', 'neighbor_sum'),
-  'gin': ('features', 'readout', 'weight', 'output', 'neighbor_sum'),
-  'gat': (
-    'features',
-    'readout',
-    'weight',
-    'output',
-    'attention',
-    'neighbor_sum',
-  ),
-}
 
 
 def parse(cell: str) -> tuple[str, str, str]:
@@ -55,18 +44,26 @@ def parse(cell: str) -> tuple[str, str, str]:
   kinds = ('backbone', 'quantizer', 'prompt')
   choices = (BACKBONES, QUANTIZERS, PROMPTS)
   for kind, part, allowed in zip(kinds, parts, choices, strict=True):
-    if part not in allowed:
-      raise ValueError(f'{kind} must be one of {allowed}, got {part!r}')
+    check_choice(kind, part, allowed)
   return parts
 
 
-def apply(config: config_dict.ConfigDict, cell: str, *, node_task: bool) -> str:
+def check_choice(kind: str, name: str, allowed: Collection[str]) -> None:
+  """Refuses a name that is none of those allowed, with the nearest of them."""
+  if name not in allowed:
+    near = difflib.get_close_matches(name, allowed, 1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'{kind} must be one of {tuple(allowed)}, got {name!r}{hint}'
+    )
+
+
+def apply(config: config_dict.ConfigDict, cell: str) -> str:
   """Sets the names of a cell and the fields that follow from them alone.
 
   Args:
     config: changed in place.
     cell: see `parse`.
-    node_task: one graph, whose nodes are classified.
 
   Returns:
     The quantizer, for what else a data set's configuration sets by it.
@@ -83,10 +80,4 @@ def apply(config: config_dict.ConfigDict, cell: str, *, node_task: bool) -> str:
     scheme.sum_percentile = 0.001 if quantizer == 'qat8' else 0.01
   if quantizer.startswith('dq'):
     scheme.percentile = 0.001 if quantizer == 'dq8' else 0.01
-  if quantizer == 'a2q' and node_task:
-    scheme.name = 'a2q_node'
-    scheme.node_messages = backbone == 'gat'
-  if quantizer == 'mixq':
-    scheme.points = _MIXQ_POINTS[backbone]
-    scheme.cost_weight = 0.1
   return quantizer

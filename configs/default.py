@@ -1,4 +1,9 @@
-"""Fields that all configurations share, with the defaults of the library."""
+"""Fields that all configurations share, with the defaults of the library.
+
+A field that is not set (None) has the default of what it belongs to, which the
+comment beside it says. One that is set and means nothing to the run is refused:
+configurations set what their own method needs.
+"""
 
 from ml_collections import config_dict
 
@@ -9,7 +14,7 @@ def get_config() -> config_dict.ConfigDict:
   config.seed = 0
   # Runs with seeds seed, seed + 1, ... and folds data.fold, data.fold + 1, ...
   config.seeds = 1
-  config.folds = 1
+  config.folds = 1  # TUDatasets.
   config.data = _data()
   config.model = _model()
   config.scheme = _scheme()
@@ -19,168 +24,185 @@ def get_config() -> config_dict.ConfigDict:
   return config
 
 
+def _group(**fields) -> config_dict.ConfigDict:
+  """Fields; a type stands for one that is not set."""
+  return config_dict.ConfigDict(
+    {
+      name: config_dict.placeholder(value) if isinstance(value, type) else value
+      for name, value in fields.items()
+    }
+  )
+
+
 def _data() -> config_dict.ConfigDict:
-  data = config_dict.ConfigDict()
-  data.name = 'mnist_superpixels'
-  # Folder with the raw files. Without it: $LORAP_JAX_DATA_DIR.
-  data.dir = config_dict.placeholder(str)
-  # auto, data_dir, download or (MNIST) embedded.
-  data.source = 'auto'
-  data.offline = False
-  # Processes that build graphs; all cores without it.
-  data.workers = config_dict.placeholder(int)
-  # (train, valid, test) graphs to keep; all without it.
-  data.limit = config_dict.placeholder(tuple)
-  data.fold = 0  # TUDatasets: fold whose graphs are the test set.
-  # TUDatasets; without them auto, 10 and 12345. auto (the set's own), labels,
-  # attributes, degree or one_hot_degree.
-  data.features = config_dict.placeholder(str)
-  data.num_folds = config_dict.placeholder(int)
-  data.split_seed = config_dict.placeholder(int)
-  # Planetoid: none or row; superpixels: none, center or standard.
-  data.normalize = 'none'
-  data.tu_name = config_dict.placeholder(str)  # For the data set `tu`.
-  data.path = config_dict.placeholder(str)  # For the data set `custom`.
-  return data
+  return _group(
+    name='mnist_superpixels',
+    # Folder with the raw files. Without it: $LORAP_JAX_DATA_DIR.
+    dir=str,
+    source=str,  # auto; data_dir, download or (MNIST) embedded.
+    offline=bool,  # False.
+    workers=int,  # Superpixels: processes that build graphs; all cores.
+    # Graphs to keep (train, valid, test); all. Not for one graph or own data.
+    limit=tuple,
+    # TUDatasets: fold whose graphs are the test set, 0; features auto (the
+    # set's own), labels, attributes, degree or one_hot_degree; 10; 12345.
+    fold=int,
+    features=str,
+    num_folds=int,
+    split_seed=int,
+    # Planetoid: none or row; superpixels: none, center or standard.
+    normalize=str,
+    tu_name=str,  # For the data set `tu`.
+    path=str,  # For the data set `custom`.
+  )
 
 
 def _model() -> config_dict.ConfigDict:
-  model = config_dict.ConfigDict()
-  model.name = 'gin'  # gcn, gin or gat.
-  model.features = 110
-  model.num_layers = 4
-  model.encoder = 'dense'  # none, dense or embedding.
-  # Raw features in front of the dense encoder: signed, non_negative or int8.
-  model.encoder_operand = 'signed'
-  model.num_types = 28  # Rows of the embedding.
-  model.norm = False  # Batch norm after GCN and GAT layers.
-  model.residual = False
-  model.dropout = 0.0
-  model.input_dropout = 0.0
-  model.pool = 'mean'  # none (node tasks), mean, sum or max.
-  model.normalize_pooled = False
-  model.readout = 2
-  model.readout_dropout = 0.0
-  # GIN.
-  model.num_dense = 2
-  model.mlp_norm = 'each'  # each, last or none.
-  model.own_term = True
-  model.full_precision_first = False
-  # GCN and GAT.
-  model.self_loops = True
-  model.self_loop_weight = 1.0
-  model.existing_loops = 'remaining'  # remaining or keep.
-  # GAT.
-  model.heads = 8
-  model.last_heads = 1
-  model.attention_dropout = 0.0
-  model.negative_slope = 0.2
-  return model
+  return _group(
+    name='gin',  # gcn, gin or gat.
+    features=110,
+    num_layers=4,
+    residual=False,
+    dropout=0.0,
+    input_dropout=0.0,
+    # none, dense or embedding; none for labels of nodes, dense for graphs.
+    encoder=str,
+    # Raw features in front of the dense encoder: signed; non_negative or int8.
+    encoder_operand=str,
+    num_types=int,  # Rows of the embedding; 28.
+    # mean, sum or max; mean. Labels of nodes have none.
+    pool=str,
+    # After pooling.
+    normalize_pooled=bool,  # False.
+    readout=int,  # 2.
+    readout_dropout=float,  # 0.
+    # GIN.
+    num_dense=int,  # 2.
+    mlp_norm=str,  # each; last or none.
+    own_term=bool,  # True.
+    full_precision_first=bool,  # False.
+    # GCN and GAT.
+    norm=bool,  # Batch norm after each layer; False.
+    self_loops=bool,  # True.
+    # GCN.
+    self_loop_weight=float,  # 1.
+    existing_loops=str,  # remaining; or keep.
+    # GAT.
+    heads=int,  # 8.
+    last_heads=int,  # Labels of nodes; 1.
+    attention_dropout=float,  # 0.
+    negative_slope=float,  # 0.2.
+  )
 
 
 def _scheme() -> config_dict.ConfigDict:
-  """Fields of all schemes; what is not set has the scheme's own default."""
-  scheme = config_dict.ConfigDict()
-  # fp32, qat, dq, a2q (graph level), a2q_node, or mixq.
-  scheme.name = 'a2q'
-  scheme.bits = 4
-  scheme.published = False
-  # QAT and Degree-Quant; `gradient` (clipped or plain) of A2Q too.
-  scheme.points = config_dict.placeholder(tuple)
-  scheme.symmetric = config_dict.placeholder(bool)
-  scheme.per_column = config_dict.placeholder(bool)
-  scheme.range_rule = config_dict.placeholder(str)
-  scheme.momentum = config_dict.placeholder(float)
-  scheme.percentile = config_dict.placeholder(float)
-  scheme.sum_percentile = config_dict.placeholder(float)
-  scheme.feature_percentile = config_dict.placeholder(float)
-  scheme.gradient = config_dict.placeholder(str)
-  scheme.edge_messages = config_dict.placeholder(bool)
-  scheme.stride = config_dict.placeholder(int)
-  # Degree-Quant.
-  scheme.low = config_dict.placeholder(float)
-  scheme.change = config_dict.placeholder(float)
-  scheme.redraw = config_dict.placeholder(bool)
-  scheme.protected_points = config_dict.placeholder(tuple)
-  # A2Q.
-  scheme.num_groups = 1000
-  scheme.start = 'data'
-  scheme.memory_weight = 5e-5
-  scheme.memory_target = 0.1
-  scheme.memory_width = config_dict.placeholder(int)
-  scheme.exact_range = False
-  scheme.quantize_features = config_dict.placeholder(bool)
-  scheme.quantize_messages = config_dict.placeholder(bool)
-  scheme.node_messages = config_dict.placeholder(bool)
-  scheme.weight_start = config_dict.placeholder(tuple)
-  scheme.feature_start = config_dict.placeholder(tuple)
-  scheme.message_start = config_dict.placeholder(tuple)
-  # MixQ.
-  scheme.candidates = config_dict.placeholder(tuple)
-  scheme.cost_weight = config_dict.placeholder(float)
-  # Bits by quantizer; without it a search runs first.
-  scheme.assignment = config_dict.placeholder(dict)
-  return scheme
+  """Fields of all schemes; their defaults are in `lorap_jax.nn.schemes`."""
+  return _group(
+    name='a2q',  # fp32, qat, dq, a2q or mixq.
+    bits=int,  # 4. MixQ finds its own.
+    published=bool,  # All but fp32: as the method's own code; False.
+    # QAT, Degree-Quant and MixQ.
+    points=tuple,
+    # QAT and Degree-Quant; `gradient` (clipped or plain) of A2Q too.
+    symmetric=bool,
+    per_column=bool,
+    range_rule=str,
+    momentum=float,
+    percentile=float,
+    sum_percentile=float,
+    feature_percentile=float,
+    gradient=str,
+    edge_messages=bool,  # GCN and GIN.
+    stride=int,
+    # Degree-Quant.
+    low=float,
+    change=float,
+    redraw=bool,
+    protected_points=tuple,
+    # A2Q.
+    start=str,  # data; uniform or normal.
+    memory_weight=float,
+    memory_target=float,
+    quantize_features=bool,
+    # A2Q, labels of graphs.
+    num_groups=int,
+    exact_range=bool,
+    # A2Q, labels of nodes.
+    memory_width=int,
+    quantize_messages=bool,
+    node_messages=bool,  # True for GAT.
+    weight_start=tuple,
+    feature_start=tuple,
+    message_start=tuple,
+    # MixQ.
+    candidates=tuple,
+    cost_weight=float,
+    # Bits by quantizer; without it a search runs first.
+    assignment=dict,
+  )
 
 
 def _prompt() -> config_dict.ConfigDict:
-  prompt = config_dict.ConfigDict()
-  # none, gpf, gpf_plus, lorap, gpf_lorap or gpf_plus_lorap.
-  prompt.name = 'none'
-  prompt.placement = 'pre'  # pre, post or bypass.
-  prompt.num_prompts = 10
-  prompt.rank = 4
-  prompt.init = 'zero'
-  prompt.node_init = 'zero'
-  prompt.low_rank = 'basis'
-  prompt.bits = 32
-  prompt.form = 'lorap'  # lorap, or a control: bias or adapter.
-  prompt.objective = 'task'  # task, local or both.
-  prompt.implementation = 'xla'  # xla, or pallas: one kernel, on a GPU.
-  return prompt
+  return _group(
+    # none, gpf, gpf_plus, lorap, gpf_lorap or gpf_plus_lorap.
+    name='none',
+    node_init=str,  # GPF and GPF-plus: zero; or glorot.
+    num_prompts=int,  # GPF-plus, LoRAP and its adapter; 10.
+    # LoRAP.
+    placement=str,  # pre; post or bypass.
+    form=str,  # lorap; or a control: bias or adapter.
+    rank=int,  # 4.
+    init=str,  # zero; or glorot.
+    low_rank=str,  # basis; basis_and_score or none.
+    bits=int,  # 32; or 2 to 8.
+    objective=str,  # task; with `post` and `bypass` local or both too.
+    implementation=str,  # xla; or pallas: one kernel, on a GPU.
+  )
 
 
 def _optim() -> config_dict.ConfigDict:
-  optim = config_dict.ConfigDict()
-  optim.learning_rate = 4e-3
-  optim.weight_decay = 0.0
-  optim.prompt_factor = 1.0
-  optim.prompt_weight_decay = 0.0
-  optim.feature_scale_lr = 5e-3
-  optim.feature_bits_lr = 3e-4
-  optim.message_scale_lr = 5e-3
-  optim.weight_scale_lr = 5e-4
-  optim.bit_logits_lr = 1e-2
-  return optim
+  return _group(
+    learning_rate=4e-3,
+    weight_decay=0.0,
+    # Prompts.
+    prompt_factor=float,  # 1.
+    prompt_weight_decay=float,  # 0.
+    # A2Q.
+    feature_scale_lr=float,  # 5e-3.
+    feature_bits_lr=float,  # 1e-4.
+    message_scale_lr=float,  # 5e-3.
+    weight_scale_lr=float,  # 5e-4.
+    # MixQ's search.
+    bit_logits_lr=float,  # 1e-2.
+  )
 
 
 def _train() -> config_dict.ConfigDict:
-  train = config_dict.ConfigDict()
-  train.epochs = 30
-  # Epochs on a subset: the embedded digits have 32 steps per epoch, not 430.
-  train.subset_epochs = 60
-  train.batch_size = 128
-  train.schedule = 'cosine'  # cosine, plateau, step or constant.
-  train.warmup = 0.05  # Share of the run, for cosine.
-  train.patience = 5  # Epochs, for plateau.
-  train.step_epochs = 50  # Epochs between halvings, for step.
-  # Training batches that renew batch norm's statistics before an evaluation.
-  train.settle_batches = 30
-  # Which epoch's test metric counts: val_metric, val_loss or last.
-  train.selection = 'val_metric'
-  # Folder of a run whose weights are the start; one inside the work folder by
-  # its path from there.
-  train.init_from = config_dict.placeholder(str)
-  train.plots = True
-  # MixQ: epochs of its first phase (those of the run without it), epochs in
-  # full precision between the phases, learning rate after them.
-  train.search_epochs = config_dict.placeholder(int)
-  train.pretrain_epochs = 0
-  train.finetune_lr = 1e-3
-  # Seeds and rates that train in one program where the data is one graph, at
-  # most; 1 for one after the other. Memory grows with it.
-  train.together = 10
-  # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
-  # found faster on the device.
-  train.aggregation = 'auto'
-  return train
+  return _group(
+    epochs=int,  # 30; 60 on the embedded digits.
+    schedule='cosine',  # cosine, plateau, step or constant.
+    warmup=float,  # Share of the run, for cosine; 0.05.
+    patience=int,  # Epochs, for plateau; 5.
+    step_epochs=int,  # Epochs between halvings, for step; 50.
+    # Which epoch's test metric counts: val_metric, val_loss or last.
+    selection='val_metric',
+    # Folder of a run whose weights are the start; one inside the work folder
+    # by its path from there.
+    init_from=str,
+    plots=True,
+    # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
+    # found faster on the device.
+    aggregation='auto',
+    # Batches of graphs.
+    batch_size=int,  # 128.
+    # Batches that renew batch norm's statistics before an evaluation; 30.
+    settle_batches=int,
+    # One graph: seeds and rates that train in one program, at most; 1 for one
+    # after the other. Memory grows with it. 10.
+    together=int,
+    # MixQ: epochs of its first phase (those of the run without it), epochs in
+    # full precision between the phases, learning rate after them.
+    search_epochs=int,
+    pretrain_epochs=int,  # 0.
+    finetune_lr=float,  # 1e-3.
+  )

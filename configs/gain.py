@@ -17,7 +17,7 @@ Expected: two minutes per run and CPU core.
 
 from ml_collections import config_dict
 
-from configs import mnist_a2q_lorap, superpixels
+from configs import cells, mnist_a2q_lorap, superpixels
 
 _NONE = {'prompt.name': 'none'}
 ARMS = {
@@ -31,18 +31,13 @@ ARMS = {
   'unsigned': {**_NONE, 'model.encoder_operand': 'non_negative'},
   'int8': {**_NONE, 'model.encoder_operand': 'int8'},
   # As many parameters, without LoRAP's form.
-  'bias': {'prompt.name': 'lorap', 'prompt.form': 'bias', 'prompt.bits': 32},
-  'adapter': {
-    'prompt.name': 'lorap',
-    'prompt.form': 'adapter',
-    'prompt.bits': 32,
-  },
+  'bias': {'prompt.name': 'lorap', 'prompt.form': 'bias'},
+  'adapter': {'prompt.name': 'lorap', 'prompt.form': 'adapter'},
   'wide': {**_NONE, 'model.features': 113},
   'prompts40': {'prompt.name': 'lorap', 'prompt.num_prompts': 40},
   'adapter40': {
     'prompt.name': 'lorap',
     'prompt.form': 'adapter',
-    'prompt.bits': 32,
     'prompt.num_prompts': 40,
   },
   # Both at once.
@@ -71,18 +66,18 @@ def get_config(arm: str = 'a2q,gpf_lorap') -> config_dict.ConfigDict:
     ValueError: no such quantizer or arm.
   """
   quantizer, _, name = arm.partition(',')
-  if name not in ARMS:
-    raise ValueError(
-      f'give QUANTIZER,ARM after the colon, with an arm of {tuple(ARMS)}; got '
-      f'{arm!r}'
-    )
+  if not name:
+    raise ValueError(f'give QUANTIZER,ARM after the colon, got {arm!r}')
+  cells.check_choice('arm', name, ARMS)
   if quantizer == 'a2q':
     config = mnist_a2q_lorap.get_config()
   else:
     config = superpixels.create('mnist', f'gin,{quantizer},lorap')
-    config.prompt.bits = 32 if quantizer == 'fp32' else 8
   config.data.limit = (10_000, 1_500, 1_500)
-  config.train.epochs = config.train.subset_epochs = 10
+  config.train.epochs = 10
   config.train.plots = False
   config.update_from_flattened_dict(ARMS[name])
+  prompt = config.prompt
+  low_rank = 'lorap' in prompt.name and prompt.form is None
+  prompt.bits = 8 if low_rank and quantizer != 'fp32' else None
   return config

@@ -25,7 +25,7 @@ References:
 
 from ml_collections import config_dict
 
-from configs import default
+from configs import cells, default
 
 RECIPES = ('fast', 'published', 'smoke')
 
@@ -42,21 +42,20 @@ def get_config(recipe: str = 'fast') -> config_dict.ConfigDict:
   Raises:
     ValueError: another recipe.
   """
-  if recipe not in RECIPES:
-    raise ValueError(f'recipe must be one of {RECIPES}, got {recipe!r}')
+  cells.check_choice('recipe', recipe, RECIPES)
   config = default.get_config()
   config.model.normalize_pooled = True
   config.prompt.name = 'gpf_lorap'
   config.prompt.bits = 8
+  config.optim.feature_bits_lr = 3e-4
   if recipe == 'published':
     config.model.normalize_pooled = False
     config.scheme.start = 'uniform'
     config.scheme.published = True
-    config.prompt.bits = 32
+    config.prompt.bits = None
     config.optim.learning_rate = 1e-3
     config.optim.feature_bits_lr = 1e-4
     config.train.epochs = 200
-    config.train.subset_epochs = 200
     config.train.schedule = 'plateau'
     config.train.settle_batches = 0
   if recipe == 'smoke':
@@ -65,6 +64,6 @@ def get_config(recipe: str = 'fast') -> config_dict.ConfigDict:
     config.model.features = 16
     config.model.num_layers = 2
     config.scheme.num_groups = 100
-    config.train.subset_epochs = 3
+    config.train.epochs = 3
     config.train.batch_size = 32
   return config

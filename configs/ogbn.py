@@ -22,25 +22,26 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   """
   config = default.get_config()
   config.data.name = name
-  quantizer = cells.apply(config, cell, node_task=True)
+  quantizer = cells.apply(config, cell)
   model, train = config.model, config.train
-  model.encoder = 'none'
-  model.pool = 'none'
   model.features = 256
   model.num_layers = 3
-  model.norm = True
+  if model.name != 'gin':
+    model.norm = True
   model.dropout = 0.5
   config.optim.learning_rate = 0.01
-  train.epochs = train.subset_epochs = 100
+  train.epochs = 100
   train.schedule = 'constant'
   train.plots = False
   train.together = 1  # One seed fills the memory.
   if quantizer == 'a2q':
     config.optim.feature_bits_lr = 0.01
     config.optim.feature_scale_lr = 0.01
-    config.optim.message_scale_lr = 0.01
     config.optim.weight_scale_lr = 0.001
-    config.scheme.quantize_messages = model.name == 'gat'
+    if model.name == 'gat':
+      config.optim.message_scale_lr = 0.01
+    else:
+      config.scheme.quantize_messages = False
     config.scheme.memory_weight = 1e-4
     config.scheme.memory_target = 5.0
   if quantizer == 'mixq':

@@ -42,7 +42,7 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   """
   config = default.get_config()
   config.data.name = name
-  quantizer = cells.apply(config, cell, node_task=True)
+  quantizer = cells.apply(config, cell)
   backbone = config.model.name
   _set_host(config, backbone, name)
   if quantizer == 'a2q':
@@ -59,26 +59,26 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
     config.scheme.feature_percentile = 0.0
   if quantizer == 'mixq':
     _set_mixq_host(config)
-  # 140 labels or fewer: prompts at the full rate fit them by heart.
-  config.optim.prompt_factor = 0.1
+  if config.prompt.name != 'none':
+    # 140 labels or fewer: prompts at the full rate fit them by heart.
+    config.optim.prompt_factor = 0.1
   return config
 
 
 def _set_host(config: config_dict.ConfigDict, backbone: str, name: str) -> None:
   model, optim, train = config.model, config.optim, config.train
-  model.encoder = 'none'
-  model.pool = 'none'
   model.num_layers = 2
   model.features = 16
   optim.learning_rate = 0.01
-  train.epochs = train.subset_epochs = 200
+  train.epochs = 200
   train.schedule = 'constant'
   train.plots = False
   if backbone == 'gcn':
     model.existing_loops = 'keep'
     optim.weight_decay, model.dropout = _GCN[name]
   if backbone == 'gin':
-    config.scheme.stride = 3  # Its sums are as wide as the raw features.
+    if config.scheme.name in ('qat', 'dq'):
+      config.scheme.stride = 3  # Its sums are as wide as the raw features.
     model.num_dense = 1
     model.mlp_norm = 'none'
     model.dropout = 0.5
@@ -89,7 +89,7 @@ def _set_host(config: config_dict.ConfigDict, backbone: str, name: str) -> None:
     model.attention_dropout = 0.3 if name == 'pubmed' else 0.6
     optim.learning_rate = 0.01 if name == 'cora' else 0.005
     optim.weight_decay = 1e-3
-    train.epochs = train.subset_epochs = 250
+    train.epochs = 250
 
 
 def _set_mixq_host(config: config_dict.ConfigDict) -> None:
@@ -104,4 +104,4 @@ def _set_mixq_host(config: config_dict.ConfigDict) -> None:
   config.optim.weight_decay = 2e-4
   config.train.search_epochs = 50
   config.train.pretrain_epochs = 50
-  config.train.epochs = config.train.subset_epochs = 50
+  config.train.epochs = 50

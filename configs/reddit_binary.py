@@ -29,19 +29,21 @@ def get_config(cell: str = 'gin,a2q,gpf_lorap') -> config_dict.ConfigDict:
   """The configuration of a cell, see `configs.cells`."""
   config = default.get_config()
   config.data.name = 'reddit_binary'
-  quantizer = cells.apply(config, cell, node_task=False)
+  quantizer = cells.apply(config, cell)
   model, optim, train = config.model, config.optim, config.train
   model.encoder = 'none'
   model.features = 64
   model.num_layers = 5
-  model.mlp_norm = 'last'
-  model.norm = True
-  model.full_precision_first = True
+  if model.name == 'gin':
+    model.mlp_norm = 'last'
+    model.full_precision_first = True
+  else:
+    model.norm = True
   model.dropout = 0.0
   model.readout = 2
   model.readout_dropout = 0.5
   optim.learning_rate = 0.01
-  train.epochs = train.subset_epochs = 200
+  train.epochs = 200
   train.schedule = 'step'
   train.step_epochs = 50
   train.settle_batches = 0

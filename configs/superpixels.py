@@ -33,7 +33,7 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   """
   config = default.get_config()
   config.data.name = f'{name}_superpixels'
-  quantizer = cells.apply(config, cell, node_task=False)
+  quantizer = cells.apply(config, cell)
   model = config.model
   model.normalize_pooled = True
   if model.name != 'gin':

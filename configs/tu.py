@@ -17,5 +17,5 @@ def get_config(cell: str = 'gin,a2q,gpf_lorap') -> config_dict.ConfigDict:
   config = reddit_binary.get_config(cell)
   config.data.name = 'tu'
   config.data.tu_name = 'MUTAG'
-  config.model.full_precision_first = False
+  config.model.full_precision_first = None
   return config

@@ -20,16 +20,17 @@ def get_config(cell: str = 'gcn,a2q,gpf_lorap') -> config_dict.ConfigDict:
   """The configuration of a cell, see `configs.cells`."""
   config = default.get_config()
   config.data.name = 'zinc'
-  quantizer = cells.apply(config, cell, node_task=False)
+  quantizer = cells.apply(config, cell)
   model, train = config.model, config.train
   model.encoder = 'embedding'
-  model.self_loops = model.name == 'gat'
   model.features = 144 if model.name == 'gat' else 145
-  model.norm = True
+  if model.name != 'gin':
+    model.self_loops = model.name == 'gat'
+    model.norm = True
   model.residual = True
   config.optim.learning_rate = 1e-3
   train.batch_size = 256
-  train.epochs = train.subset_epochs = 200
+  train.epochs = 200
   train.schedule = 'plateau'
   train.patience = 10
   if quantizer == 'a2q':

@@ -8,9 +8,11 @@ r"""Runs many cells, and goes on where it was stopped.
       seeds=20 'prompt.placement=pre|post|bypass' 'optim.prompt_factor=0.1|1.0'
 
 Braces and bars are choices; all combinations run, each in a folder of OUT named
-after its choices. On one graph, choices of seeds, learning rates, weight decays
-and schedules train side by side in one program, as the seeds of a run do. What
-is finished is not run again. The table of `lorap_jax.report` ends the sweep.
+after its choices. A choice that means nothing to a run, such as a placement to
+one without prompts, is left out of it, and what is then the same runs once. On
+one graph, choices of seeds, learning rates, weight decays and schedules train
+side by side in one program, as the seeds of a run do. What is finished is not
+run again. The table of `lorap_jax.report` ends the sweep.
 """
 
 import argparse
@@ -26,10 +28,12 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax import _logging, report
+from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
-from lorap_jax.training import compile_cache, loop, protocol
-from lorap_jax.training.run import Interrupted
+from lorap_jax.training import fields
+from lorap_jax.training.train_config import TrainConfig
+
+Member = tuple[config_dict.ConfigDict, pathlib.Path]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,11 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     runs = list(expand(arguments.config, arguments.fields))
     _check_names([name for name, _ in runs])
+    batches = _batches(runs, arguments.out.absolute())
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  # Late, so that mistakes do not wait for JAX.
+  from lorap_jax import report
+  from lorap_jax.training import compile_cache
+  from lorap_jax.training.run import Interrupted
+
+  if argv is None:
+    compile_cache.keep_programs()
   failed, done = 0, 0
-  for batch in _batches(runs, arguments.out.absolute()):
+  for batch in batches:
     names = ', '.join(folder.name for _, folder in batch)
     logging.info('[%d-%d/%d] %s', done + 1, done + len(batch), len(runs), names)
     done += len(batch)
@@ -74,24 +86,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _batches(
   runs: Sequence[tuple[str, config_dict.ConfigDict]], out: pathlib.Path
-) -> list[list[loop.Member]]:
+) -> list[list[Member]]:
   """Sorts runs into those that train together, on one graph."""
-  batches: dict[Any, list[loop.Member]] = {}
+  batches: dict[Any, list[Member]] = {}
   for name, config in runs:
     # Batches of graphs run one after the other.
-    key = protocol.kind(config) if config.model.pool == 'none' else name
+    on_one_graph = fields.level_of(config.to_dict()) == 'node'
+    key = fields.kind(config.to_dict()) if on_one_graph else name
     batches.setdefault(key, []).append((config, out / name))
   # No more than train in one program, so that reports do not wait for others.
   split = []
   for batch in batches.values():
     first, _ = batch[0]
-    size = max(first.train.together // max(first.seeds, 1), 1)
+    together = first.train.together or TrainConfig.together
+    size = max(together // max(first.seeds, 1), 1)
     split += [batch[i : i + size] for i in range(0, len(batch), size)]
   return split
 
 
-def _run_batch(batch: Sequence[loop.Member]) -> int:
+def _run_batch(batch: Sequence[Member]) -> int:
   """Runs what trains together; says which failed, and returns how many."""
+  from lorap_jax.training import protocol
+
   try:
     outcomes: list[Any] = protocol.run_together(batch)
   except (ValueError, OSError) as error:
@@ -107,30 +123,69 @@ def _run_batch(batch: Sequence[loop.Member]) -> int:
 
 
 def expand(
-  template: str, fields: Sequence[str]
+  template: str, choices: Sequence[str]
 ) -> Iterator[tuple[str, config_dict.ConfigDict]]:
   """The runs of a sweep.
 
   Args:
     template: FILE or FILE:CELL, with braces around choices.
-    fields: `path=value|value`, values as Python literals or plain text.
+    choices: `path=value|value`, values as Python literals or plain text.
 
   Yields:
     Name of the run's folder, and its configuration.
 
+  A choice that means nothing to a run, such as a placement to one without
+  prompts, is left out of it, and runs that are then the same run once.
+
   Raises:
-    ValueError: no such file, no `=`, or a field that does not exist.
+    ValueError: no such file, no `=`, a field that does not exist, or one that
+      means nothing to any run.
   """
-  axes = [_axis(field) for field in fields]
-  for cell in _alternatives(template):
-    for choice in itertools.product(*(values for _, values in axes)):
-      config = _load(cell)
-      names = [_slug(cell)]
-      for (path, values), value in zip(axes, choice, strict=True):
-        _set(config, path, value)
+  axes = [_axis(field) for field in choices]
+  unused: dict[str, str] = {}
+  used: set[str] = set()
+  runs: dict[Any, tuple[str, config_dict.ConfigDict]] = {}
+  for number, cell in enumerate(_alternatives(template)):
+    for choice in itertools.product(*(enumerate(v) for _, v in axes)):
+      own, without = _configure(
+        cell,
+        [
+          (path, value)
+          for (path, _), (_, value) in zip(axes, choice, strict=True)
+        ],
+      )
+      names, key = [_slug(cell)], [number]
+      for (path, values), (i, value) in zip(axes, choice, strict=True):
+        if path in without:
+          unused.setdefault(path, without[path])
+          continue
+        used.add(path)
+        key.append((path, i))
         if len(values) > 1:
           names.append(f'{path.rsplit(".", 1)[-1]}={value}')
-      yield '_'.join(names), config
+      runs.setdefault(tuple(key), ('_'.join(names), own))
+  for path in unused.keys() - used:
+    raise ValueError(unused[path])
+  yield from runs.values()
+
+
+def _configure(
+  cell: str, given: Sequence[tuple[str, Any]]
+) -> tuple[config_dict.ConfigDict, dict[str, str]]:
+  """The configuration of a run, and the choices that mean nothing to it."""
+  config = _load(cell)
+  for path, value in given:
+    _set(config, path, value)
+  values = config.to_dict()
+  unused = {
+    path: reason
+    for path, reason in fields.unused(values, fields.level_of(values)).items()
+    if path in dict(given)
+  }
+  for path in unused:
+    _set(config, path, 1 if path == 'folds' else None)
+  fields.drop_unused(config)
+  return config, unused
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -193,16 +248,13 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
   try:
     config.update_from_flattened_dict({path: value})
   except (KeyError, AttributeError) as error:
-    raise ValueError(
-      f'config.{path}: no such field; configs/default.py lists them'
-    ) from error
+    raise ValueError(fields.unknown(path)) from error
   except TypeError as error:
     raise ValueError(f'config.{path}: {error}') from error
 
 
 if __name__ == '__main__':
   restart_with_huge_pages()
-  compile_cache.keep_programs()
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(_logging.FirstLine('%(message)s'))
   sys.exit(main())

@@ -88,7 +88,7 @@ def test_help_is_readable():
 def test_interrupted_command_goes_on(tmp_path):
   folder = tmp_path / 'run'
   arguments = [f'{CONFIG}:smoke', f'--workdir={folder}']
-  arguments += ['--config.train.subset_epochs=60', '--config.data.workers=1']
+  arguments += ['--config.train.epochs=60', '--config.data.workers=1']
   process = subprocess.Popen(
     command(*arguments),
     cwd=ROOT,

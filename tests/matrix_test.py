@@ -8,7 +8,7 @@ import pytest
 import tiny_run
 
 from configs import cells, planetoid, superpixels
-from lorap_jax.training import batched, loop, settings
+from lorap_jax.training import batched, fields, loop, settings
 
 QUANTIZERS = cells.QUANTIZERS  # `mixq` is its second phase here.
 SEARCHES = [
@@ -58,13 +58,15 @@ def config_of(backbone, quantizer, prompt, task):
   if quantizer == 'mixq_search':
     config.scheme.name = 'mixq_search'
   config.model.features = 8
-  config.model.heads = 2
+  if backbone == 'gat':
+    config.model.heads = 2
   config.model.num_layers = 2 if task == 'node' else 1
   config.scheme.num_groups = 8
   config.prompt.num_prompts = 3
   config.prompt.rank = 2
   config.model.readout = 1
-  config.train.epochs = config.train.subset_epochs = 2
+  config.train.epochs = 2
+  fields.drop_unused(config)
   return config
 
 

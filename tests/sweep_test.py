@@ -81,14 +81,13 @@ class TestExpand:
       ('optim.learning_rate=1', 'optim.learning_rate', 1.0),
       ('model.norm=True', 'model.norm', True),
       ('prompt.placement=post', 'prompt.placement', 'post'),
-      ("scheme.points=('weight',)", 'scheme.points', ('weight',)),
-      ('data.limit=(8,4,4)', 'data.limit', (8, 4, 4)),
+      ('scheme.feature_start=(1.,2.)', 'scheme.feature_start', (1.0, 2.0)),
       ('data.workers=None', 'data.workers', None),
       ('data.dir=a=b', 'data.dir', 'a=b'),
     ],
   )
   def test_values(self, field, path, value):
-    ((_, config),) = sweep.expand(CORA, [field])
+    ((_, config),) = sweep.expand(CORA, [field, 'scheme.start=normal'])
     group, name = path.split('.')
     assert config[group][name] == value
     assert type(config[group][name]) is type(value)
@@ -98,6 +97,33 @@ class TestExpand:
     assert [config.train.epochs for _, config in runs] == [1, 2]
     runs[0][1].train.patience = 99
     assert runs[1][1].train.patience != 99
+
+  def test_choices_without_effect_are_left_out(self):
+    found = dict(
+      sweep.expand(
+        f'{CORA}:gcn,{{fp32,qat4}},{{none,lorap}}',
+        ['prompt.placement=pre|post', 'scheme.bits=2|4', 'seeds=3'],
+      )
+    )
+    assert list(found) == [
+      'cora_gcn_fp32_none',
+      'cora_gcn_fp32_lorap_placement=pre',
+      'cora_gcn_fp32_lorap_placement=post',
+      'cora_gcn_qat4_none_bits=2',
+      'cora_gcn_qat4_none_bits=4',
+      'cora_gcn_qat4_lorap_placement=pre_bits=2',
+      'cora_gcn_qat4_lorap_placement=pre_bits=4',
+      'cora_gcn_qat4_lorap_placement=post_bits=2',
+      'cora_gcn_qat4_lorap_placement=post_bits=4',
+    ]
+    assert {config.seeds for config in found.values()} == {3}
+    assert found['cora_gcn_fp32_none'].prompt.placement is None
+
+  def test_names_are_choices_as_well(self):
+    found = dict(
+      sweep.expand(f'{CORA}:gcn,dq4,lorap', ['scheme.name=dq|qat|fp32'])
+    )
+    assert [c.scheme.percentile for c in found.values()] == [0.01, 0.01, None]
 
   def test_names_are_unique(self):
     found = names(
@@ -127,6 +153,18 @@ MISTAKES = {
   'files of one name': (
     (CORA.replace('configs', '{configs,configs/../configs}'),),
     "two runs would have the folder 'cora'",
+  ),
+  'field of no run': (
+    (f'{CORA}:gcn,{{fp32,a2q}},none', 'scheme.percentile=0.1|0.2'),
+    'config.scheme: `percentile` = 0.1 has no effect on this run, it needs',
+  ),
+  'field that was': (
+    (CORA, 'train.subset_epochs=5'),
+    'config.train.subset_epochs: no such field any more; a run has one length',
+  ),
+  'own data without a file': (
+    ('configs/custom.py',),
+    'give --config.data.path=FILE.npz',
   ),
   'below a field': ((CORA, 'seed.x=1'), 'config.seed.x: no such field'),
   'wrong type': ((CORA, 'train.epochs=many'), 'config.train.epochs: '),
@@ -175,13 +213,17 @@ class TestMain:
     assert 'fp32' in captured.out
 
   def test_reports_do_not_wait_for_all(self, out, template, monkeypatch):
+    template = f'{template}:gcn,fp32,lorap'
     fields = ['optim.prompt_factor=0.1|1|10', 'seeds=2', 'train.together=4']
     with monkeypatch.context() as patch:
       # Two of the rates train together, with two seeds each.
       tiny_run.interrupt_after_dispatch(patch, 2)
       assert sweep.main([str(out), template, *fields]) == 130
     done = {path.parent.name for path in out.glob('*/report.json')}
-    assert done == {'tiny_prompt_factor=0.1', 'tiny_prompt_factor=1'}
+    assert done == {
+      'tiny_gcn_fp32_lorap_prompt_factor=0.1',
+      'tiny_gcn_fp32_lorap_prompt_factor=1',
+    }
     assert sweep.main([str(out), template, *fields]) == 0
     assert len(list(out.glob('*/report.json'))) == 3
 
@@ -224,7 +266,7 @@ class TestMain:
     cell = f'{template}:gcn,fp32,{{none,lorap}}'
     fields = ['optim.prompt_factor=0.1|1|10', 'seeds=2']
     assert sweep.main([str(out), cell, *fields]) == 0
-    assert members == [6, 6]
+    assert members == [2, 6]  # None has no rate of prompts.
     tests = [
       read(out / f'tiny_gcn_fp32_lorap_prompt_factor={rate}')['members']
       for rate in ('0.1', '1', '10')

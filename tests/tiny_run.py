@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from configs import mnist_a2q_lorap, planetoid
+from configs import mnist_a2q_lorap, planetoid, superpixels
 from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
 from lorap_jax.training import (
+  fields,
   full_batch,
   loop,
   optimizer,
@@ -112,14 +113,23 @@ def node_config(cell: str = 'gcn,fp32,none', **changes):
   values.model.features = 8
   values.model.num_layers = 1
   values.model.input_dropout = 0.3
-  values.train.epochs = values.train.subset_epochs = 6
+  values.train.epochs = 6
+  return _changed(values, changes)
+
+
+def superpixels_config(cell: str = 'gcn,fp32,none', **changes):
+  """A cell of MNIST superpixels, one layer; `changes` as in `config`."""
+  values = superpixels.create('mnist', cell)
+  values.model.features = 8
+  values.model.num_layers = 1
   return _changed(values, changes)
 
 
 def _changed(values: config_dict.ConfigDict, changes):
-  values.update_from_flattened_dict(
-    {name.replace('__', '.'): value for name, value in changes.items()}
-  )
+  given = {name.replace('__', '.'): value for name, value in changes.items()}
+  values.update_from_flattened_dict(given)
+  with contextlib.suppress(ValueError):  # Of names, for tests of mistakes.
+    fields.drop_unused(values, given)
   return values
 
 

@@ -14,10 +14,11 @@ SCHEMES = {
   'qat': schemes.QAT,
   'dq': schemes.DegreeQuant,
   'a2q': schemes.A2QGraph,
-  'a2q_node': schemes.A2QNode,
   'mixq_search': schemes.MixQSearch,
   'mixq': schemes.MixQ,
 }
+# Those of data whose nodes have labels.
+NODE_SCHEMES = {**SCHEMES, 'a2q': schemes.A2QNode}
 BACKBONES = {'gcn': gcn.GCN, 'gin': gin.GIN, 'gat': gat.GAT}
 _CHOICES = {
   'encoder': ('none', 'dense', 'embedding'),
@@ -28,29 +29,36 @@ _CHOICES = {
 }
 
 
-def create_scheme(values: Mapping[str, Any]) -> schemes.Scheme:
-  """The scheme that `name` says, from the values it has fields for.
+def create_scheme(
+  values: Mapping[str, Any], *, level: str = 'graph'
+) -> schemes.Scheme:
+  """The scheme that `name` says.
 
   Args:
-    values: `name` and the fields of the schemes; None takes the default.
+    values: `name` and fields of the scheme; None takes the default.
+    level: what has a label in the data, `node` or `graph`.
 
   Returns:
     A scheme.
 
   Raises:
-    ValueError: unknown name, or a value that the scheme refuses.
+    ValueError: unknown name, a field of another scheme, or a value that the
+      scheme refuses.
   """
   values = dict(values)
   if values.get('assignment') is not None:
     values['assignment'] = tuple(sorted(values['assignment'].items()))
-  return _build(_choose(SCHEMES, values, 'scheme'), values, 'scheme')
+  table = NODE_SCHEMES if level == 'node' else SCHEMES
+  kind = _choose(table, values, 'scheme')
+  del values['name']
+  return _build(kind, values, 'scheme')
 
 
 def create_prompt(values: Mapping[str, Any]) -> prompts.PromptSpec:
   """The prompt of a model.
 
   Args:
-    values: fields of PromptSpec.
+    values: fields of PromptSpec; None takes the default.
 
   Returns:
     A prompt specification.
@@ -71,7 +79,8 @@ def create_model(
   """The network whose backbone `name` says.
 
   Args:
-    values: `name`, and the fields of the backbones and of `Network`.
+    values: `name`, and fields of the backbone and of `Network`; None takes the
+      default.
     outputs: classes, or 1 for regression.
     scheme: from `create_scheme`.
     prompt: from `create_prompt`.
@@ -80,50 +89,63 @@ def create_model(
     A Linen module.
 
   Raises:
-    ValueError: unknown name or choice, a width or depth below 1, a rate outside
-      [0, 1), or heads that do not divide the width.
+    ValueError: unknown name or choice, a field of another backbone, a width or
+      depth below 1, a rate outside [0, 1), or heads that do not divide the
+      width.
   """
+  values = {name: v for name, v in values.items() if v is not None}
   kind = _choose(BACKBONES, values, 'model')
+  del values['name']
   _check_model(values)
-  fields = {'features', 'num_layers', 'num_types', 'norm', 'residual'}
-  fields |= {'encoder', 'encoder_operand', 'dropout', 'input_dropout', 'pool'}
-  fields |= {'normalize_pooled', 'readout', 'readout_dropout'}
-  return network.Network(
-    outputs=outputs,
-    backbone=_build(kind, values, 'model'),
-    scheme=scheme,
-    prompt=prompt,
-    **{name: values[name] for name in fields},
-  )
+  own = {f.name for f in dataclasses.fields(kind)}
+  backbone = {name: values.pop(name) for name in own & values.keys()}
+  given = {
+    'outputs': outputs,
+    'backbone': _build(kind, backbone, 'model'),
+    'scheme': scheme,
+    'prompt': prompt,
+  }
+  model = _build(network.Network, {**values, **given}, 'model')
+  heads = getattr(model.backbone, 'heads', 1)
+  if heads < 1 or model.features % heads:
+    raise ValueError(
+      f'config.model: `heads` must divide `features` = {model.features}, got '
+      f'{heads}'
+    )
+  return model
+
+
+def model_values(model: Any) -> dict[str, Any]:
+  """The inverse of `create_model`, less the name."""
+  others = ('outputs', 'backbone', 'scheme', 'prompt', 'parent', 'name')
+  return {
+    **{
+      f.name: getattr(model, f.name)
+      for f in dataclasses.fields(model)
+      if f.name not in others
+    },
+    **dataclasses.asdict(model.backbone),
+  }
 
 
 def _check_model(values: Mapping[str, Any]) -> None:
-  for name in ('features', 'num_layers', 'num_types', 'readout', 'num_dense'):
-    if values[name] < 1:
+  counts = ('features', 'num_layers', 'num_types', 'readout', 'num_dense')
+  rates = [name for name in values if name.endswith('dropout')]
+  for name in counts:
+    if values.get(name, 1) < 1:
       raise ValueError(
         f'config.model: `{name}` must be at least 1, got {values[name]}'
       )
-  for name in (
-    'dropout',
-    'input_dropout',
-    'readout_dropout',
-    'attention_dropout',
-  ):
+  for name in rates:
     if not 0 <= values[name] < 1:
       raise ValueError(
         f'config.model: `{name}` must be in [0, 1), got {values[name]}'
       )
   for name, allowed in _CHOICES.items():
-    if values[name] not in allowed:
+    if values.get(name, allowed[0]) not in allowed:
       raise ValueError(
         f'config.model: `{name}` must be one of {allowed}, got {values[name]!r}'
       )
-  heads = values['heads']
-  if heads < 1 or (values['name'] == 'gat' and values['features'] % heads):
-    raise ValueError(
-      f'config.model: `heads` must divide `features` = {values["features"]}, '
-      f'got {heads}'
-    )
 
 
 def _choose(table: dict, values: Mapping[str, Any], what: str):
@@ -135,13 +157,19 @@ def _choose(table: dict, values: Mapping[str, Any], what: str):
   return table[name]
 
 
-def _build(kind, values: Mapping[str, Any], what: str):
-  fields = {f.name for f in dataclasses.fields(kind)}
+def _build(kind, values: Mapping[str, Any], what: str) -> Any:
+  """The object of these values; None takes the default."""
   given = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in values.items()
-    if name in fields and value is not None
+    if value is not None
   }
+  known = {f.name for f in dataclasses.fields(kind)}
+  for name in given:
+    if name not in known:
+      raise ValueError(
+        f'config.{what}: `{name}` is no field of {kind.__name__}; leave it out'
+      )
   try:
     return kind(**given)
   except ValueError as error:

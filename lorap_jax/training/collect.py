@@ -208,7 +208,7 @@ def _results(
     'bits': report['cost']['average_bits']['usage_weighted'],
   }
   values = {name: Value(float(value)) for name, value in values.items()}
-  member = (report['seed'], config['data']['fold'])
+  member = (report['seed'], config['data'].get('fold', 0))
   return {**values, 'members': {member: values['test'].mean}}
 
 
@@ -218,11 +218,11 @@ def _configuration(
   """The configuration as it was given.
 
   MixQ's last phase has the bits it found, and the optimiser of a fine-tuning,
-  in its own; the search kept what was given.
+  in its own. Earlier versions have what was given in the search alone.
   """
-  config = report['config']
+  config = report.get('given', report['config'])
   path = folder / 'search' / workdir.CONFIG
-  if 'members' in report or not path.exists():
+  if {'members', 'given'} & report.keys() or not path.exists():
     return config
   given = workdir.read_json(path)
   return {

@@ -8,16 +8,8 @@ import numpy as np
 
 from lorap_jax.training import published
 from lorap_jax.training.collect import Run
+from lorap_jax.training.fields import FREE
 
-# Settings that change no result: where data comes from, what is drawn.
-_FREE = (
-  'data.dir',
-  'data.workers',
-  'data.offline',
-  'data.source',
-  'train.plots',
-  'train.together',
-)
 # Settings of one repetition.
 _REPEATED = ('seed', 'seeds', 'folds', 'data.fold')
 # Settings that a run without prompts does not have.
@@ -76,7 +68,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
   first: dict[tuple[str, ...], Run] = {}
   rows = []
   for run in runs:
-    differs = differences(first.setdefault(run.cell, run), run, free=_FREE)
+    differs = differences(first.setdefault(run.cell, run), run, free=FREE)
     found, reason = gain(run, runs)
     figures: tuple[published.Figure, ...] = ()
     if run.comparable:
@@ -143,7 +135,7 @@ def gain(run: Run, runs: Sequence[Run]) -> tuple[Gain | None, str]:
   plain = [r for r in runs if r.prompt == 'none' and r.host == run.host]
   if not plain:
     return None, 'no run without prompts'
-  free = (*_FREE, *_REPEATED, *_OF_PROMPTS)
+  free = (*FREE, *_REPEATED, *_OF_PROMPTS)
   apart = [differences(r, run, free=free) for r in plain]
   if all(apart):
     nearest = ', '.join(min(apart, key=len))

@@ -7,8 +7,6 @@ from typing import Any
 from lorap_jax.training.schedules import Plateau
 from lorap_jax.training.tasks import Task
 
-RULES = ('val_metric', 'val_loss', 'last')
-
 
 @dataclasses.dataclass(frozen=True)
 class Selection:

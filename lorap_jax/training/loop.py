@@ -11,7 +11,6 @@ from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax import _logging
-from lorap_jax.data import NodeDataset
 from lorap_jax.training import (
   collect,
   report,
@@ -91,7 +90,8 @@ def train_members(
     if folders.count(folder) > 1:
       raise ValueError(f'{folder} is the work folder of two runs')
   for (config, _), folder in zip(members, folders, strict=True):
-    chosen = settings.from_config(config)
+    level = None if data is None else data.level
+    chosen = settings.from_config(config, level=level)
     workdir.claim(folder, chosen.config)
     if (folder / workdir.REPORT).exists():
       outcomes[folder] = _finished(folder)
@@ -103,9 +103,12 @@ def train_members(
       _log_start(first)
       data = data or first.load_data()
       logging.info('Data: %s', report.data_text(data))
-      size = first.train.together if isinstance(data, NodeDataset) else 1
+      if first.train.epochs is None:
+        logging.info('Epochs: %d, the default on this data', first.epochs(data))
+      size = first.train.together if first.level == 'node' else 1
       for start in range(0, len(left), size):
-        outcomes |= _train(left[start : start + size], data)
+        part = left[start : start + size]
+        outcomes |= _train([(chosen.on(data), f) for chosen, f in part], data)
   return [outcomes[folder] for folder in folders]
 
 
@@ -122,6 +125,7 @@ def _train(
   try:
     for chosen, folder in members:
       runs.append(create_run(chosen, data, folder))
+      workdir.resolve(folder, chosen.config)
       if len(runs) > 1:
         runs[-1].share_batch(runs[0])
     logging.info('Sums over neighbours: %s', runs[0].aggregation)
@@ -175,9 +179,8 @@ def create_run(
   chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
 ) -> Run:
   """The run that suits the data: one graph in full, or batches of graphs."""
-  if isinstance(data, NodeDataset):
-    return FullBatchRun(chosen, data, folder)
-  return BatchedRun(chosen, data, folder)
+  kind = FullBatchRun if chosen.level == 'node' else BatchedRun
+  return kind(chosen, data, folder)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ import numpy as np
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax.training import loop, settings, workdir
+from lorap_jax.training import fields, loop, settings, workdir
 from lorap_jax.training.run import NonFiniteError
+from lorap_jax.training.train_config import TrainConfig
 
 _AVERAGED = ('test', 'valid', 'best_test')
-_RATES = ('schedule', 'warmup', 'step_epochs', 'finetune_lr')
 
 
 def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
-  """As `run`, for configurations of one kind, see `kind`.
+  """As `run`, for configurations of one kind, see `fields.kind`.
 
   Args:
     members: configuration and work folder of each.
@@ -53,19 +53,20 @@ def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
     ValueError: see `run`; configurations of different kinds.
     Interrupted: see `run`.
   """
-  if len({kind(config) for config, _ in members}) > 1:
-    raise ValueError('`members` must be of one kind, see `protocol.kind`')
+  if len({fields.kind(config.to_dict()) for config, _ in members}) > 1:
+    raise ValueError('`members` must be of one kind, see `fields.kind`')
+  for config, _ in members:
+    settings.from_config(config)  # Refuses mistakes before any work.
   (first, _), *_ = members
-  for name in ('seeds', 'folds'):
-    if first[name] < 1:
-      raise ValueError(f'config: `{name}` must be at least 1: {first[name]}')
   if first.seeds == first.folds == 1:
     return run_phases(members)
   for config, folder in members:
     workdir.claim_group(folder, settings.from_config(config).config)
   outcomes: list[list[loop.Outcome]] = [[] for _ in members]
-  for fold in range(first.data.fold, first.data.fold + first.folds):
-    logging.info('Fold %d', fold)
+  start = first.data.fold or 0
+  for fold in range(start, start + first.folds):
+    if first.folds > 1:
+      logging.info('Fold %d', fold)
     # Of all configurations, so that they share programs.
     seeds = [seed for member in members for seed in _seeds(member, fold)]
     of_fold = iter(run_phases(seeds))
@@ -77,30 +78,14 @@ def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
   ]
 
 
-def kind(config: config_dict.ConfigDict) -> str:
-  """What configurations of `run_together` have in common.
-
-  All but the seed, the optimizer's rates and the schedule, of which compiled
-  programs see no more than numbers.
-
-  Args:
-    config: as `configs.default`.
-
-  Returns:
-    A key.
-  """
-  values = config.to_dict()
-  del values['seed'], values['optim']
-  train = {k: v for k, v in values['train'].items() if k not in _RATES}
-  return repr({**values, 'train': train})
-
-
 def _seeds(member: loop.Member, fold: int) -> list[loop.Member]:
   """The members that are the seeds of one, on a fold."""
   config, folder = member
   seeds = []
   for seed in range(config.seed, config.seed + config.seeds):
-    own = {'seed': seed, 'seeds': 1, 'folds': 1, 'data.fold': fold}
+    own = {'seed': seed, 'seeds': 1, 'folds': 1}
+    if config.folds > 1:
+      own['data.fold'] = fold
     place = folder / workdir.member(seed, fold)
     seeds.append((_changed(config, own), place))
   return seeds
@@ -122,7 +107,8 @@ def _group_outcome(
     seed, fold = at % config.seeds, at // config.seeds
     return NonFiniteError(
       f'{len(errors)} of {len(outcomes)} runs diverged, the others are '
-      f'finished; seed {config.seed + seed}, fold {config.data.fold + fold}: '
+      f'finished; seed {config.seed + seed}, fold '
+      f'{(config.data.fold or 0) + fold}: '
       f'{errors[0]}'
     )
   by_seed = [
@@ -130,7 +116,12 @@ def _group_outcome(
     for seed in range(config.seeds)
     for outcome in outcomes[seed :: config.seeds]
   ]
-  report = summarize(by_seed, settings.from_config(config).config)
+  given = settings.from_config(config).config
+  # The default of the data, if none was set.
+  length = by_seed[0]['config']['train']['epochs']
+  given = {**given, 'train': {**given['train'], 'epochs': length}}
+  workdir.resolve(folder, given)
+  report = summarize(by_seed, given)
   workdir.write_json(folder / workdir.REPORT, report)
   return report
 
@@ -164,20 +155,21 @@ def run_phases(members: Sequence[loop.Member]) -> list[loop.Outcome]:
     for (_, folder), o in zip(members, outcomes, strict=True)
     if isinstance(o, dict)
   }
-  epochs = config.train.pretrain_epochs
-  if epochs:
+  pretrain = config.train.pretrain_epochs
+  if pretrain:
     logging.info('MixQ: full precision')
     outcomes = _carry_on(
-      members, outcomes, lambda m: _run_phase(m, 'pretrain', 'fp32', epochs)
+      members, outcomes, lambda m: _run_phase(m, 'pretrain', 'fp32', pretrain)
     )
   logging.info('MixQ, second phase: the bit-widths found')
-  return _carry_on(
+  outcomes = _carry_on(
     members,
     outcomes,
     lambda left: loop.train_members(
       [(_second_phase(own, found[folder]), folder) for own, folder in left]
     ),
   )
+  return [_with_given(m, o) for m, o in zip(members, outcomes, strict=True)]
 
 
 def _carry_on(
@@ -192,6 +184,19 @@ def _carry_on(
   return [o if isinstance(o, NonFiniteError) else next(after) for _, o in pairs]
 
 
+def _with_given(member: loop.Member, outcome: loop.Outcome) -> loop.Outcome:
+  """Adds the configuration as it was given to the report of a last phase."""
+  config, folder = member
+  if isinstance(outcome, NonFiniteError) or 'given' in outcome:
+    return outcome
+  given = settings.from_config(config).config
+  length = outcome['config']['train']['epochs']
+  given = {**given, 'train': {**given['train'], 'epochs': length}}
+  report = {**outcome, 'given': given}
+  workdir.write_json(folder / workdir.REPORT, report)
+  return report
+
+
 def _second_phase(
   config: config_dict.ConfigDict, assignment: dict[str, int]
 ) -> config_dict.ConfigDict:
@@ -199,7 +204,10 @@ def _second_phase(
   if config.train.pretrain_epochs:
     # By its place in the folder, which may move.
     changes['train.init_from'] = 'pretrain'
-    changes['optim.learning_rate'] = config.train.finetune_lr
+    rate = config.train.finetune_lr
+    changes['optim.learning_rate'] = (
+      TrainConfig.finetune_lr if rate is None else rate
+    )
     changes['optim.weight_decay'] = 0.0
   return _changed(config, changes)
 
@@ -209,9 +217,8 @@ def _run_phase(
 ) -> list[loop.Outcome]:
   """Runs a phase before the last, in a folder `name` of each member."""
   changes: dict[str, Any] = {'scheme.name': scheme}
-  if epochs:  # On a subset as well.
-    lengths = ('train.epochs', 'train.subset_epochs')
-    changes |= dict.fromkeys(lengths, epochs)
+  if epochs:
+    changes['train.epochs'] = epochs
   return loop.train_members(
     [(_changed(own, changes), folder / name) for own, folder in members]
   )
@@ -234,7 +241,7 @@ def summarize(
   members = [
     {
       'seed': r['seed'],
-      'fold': r['config']['data']['fold'],
+      'fold': r['config']['data'].get('fold', 0),
       'test': r['result']['test'],
       'valid': r['result']['valid'],
       'train': r['result']['train'],
@@ -268,7 +275,11 @@ def summarize(
 def _changed(
   config: config_dict.ConfigDict, changes: dict[str, Any]
 ) -> config_dict.ConfigDict:
-  """A copy with other values, given by dotted path."""
+  """A copy with other values, given by dotted path.
+
+  What means nothing to it any more, such as the search to what follows it, is
+  left out.
+  """
   values = config.to_dict()
   for path, value in changes.items():
     *parents, name = path.split('.')
@@ -276,4 +287,8 @@ def _changed(
     for parent in parents:
       place = place[parent]
     place[name] = value
+  level = fields.level_of(values)
+  for path in fields.unused(values, level):
+    group, _, name = path.rpartition('.')
+    values[group][name] = None
   return config_dict.ConfigDict(values)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from ml_collections import config_dict
 
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import GraphDataset, NodeDataset, pipeline
@@ -73,12 +72,12 @@ class LoadedRun(NamedTuple):
         f'`graphs` has {data.nodes.shape[1]} features per node; the run in '
         f'question was trained on {width}'
       )
-    if self.config['model']['pool'] == 'none':
+    if self._settings().level == 'node':
       return self._of_nodes(data)
     return self._of_graphs(data, batch_size)
 
   def _settings(self) -> settings.Settings:
-    return settings.from_config(config_dict.ConfigDict(self.config))
+    return settings.from_record(self.config)
 
   def _of_graphs(self, data: GraphDataset, batch_size: int) -> np.ndarray:
     chosen = self._settings()
@@ -203,7 +202,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   data = workdir.read_json(path / workdir.DATA)
   config = workdir.read_json(path / workdir.CONFIG)
   config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
-  chosen = settings.from_config(config_dict.ConfigDict(config))
+  chosen = settings.from_record(config)
   model = chosen.model(data['num_classes'])
   # Some quantizers have parameters for each node.
   count = data['num_nodes']
@@ -226,4 +225,4 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     variables = checkpoints.load_entries('best', abstract.variables())
   finally:
     checkpoints.close()
-  return LoadedRun(model, variables, config, data)
+  return LoadedRun(model, variables, chosen.config, data)

@@ -1,100 +1,23 @@
 """A configuration, checked and turned into objects before any work."""
 
 import dataclasses
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
+from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.graphs import layout
 from lorap_jax.models import factory
 from lorap_jax.nn import prompts, schemes
-from lorap_jax.training import datasets, history, tasks
+from lorap_jax.training import datasets, fields, tasks
 from lorap_jax.training.optimizer import OptimizerConfig
+from lorap_jax.training.train_config import TrainConfig
 
-DATA_DIR_VARIABLE = 'LORAP_JAX_DATA_DIR'
 Data = DataSplits | NodeDataset
-_SCHEDULES = ('cosine', 'plateau', 'step', 'constant')
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """Length and schedule of a run.
-
-  Attributes:
-    epochs: on a full data set.
-    subset_epochs: on the embedded subset.
-    batch_size: graphs per batch.
-    schedule: `cosine`, `plateau`, `step` or `constant`.
-    warmup: share of the run, for cosine.
-    patience: epochs, for plateau.
-    settle_batches: training batches that renew batch norm's running
-      statistics before each evaluation; 0 keeps the running averages.
-    step_epochs: epochs between halvings, for step.
-    selection: rule that chooses the epoch, see `history.Selection`.
-    init_from: folder of a run whose weights are the start, or None; one inside
-      the work folder by its path from there.
-    plots: draw the learning curves and bits by degree.
-    search_epochs: of MixQ's first phase; None for `epochs`.
-    pretrain_epochs: in full precision before its second; 0 for none.
-    finetune_lr: learning rate of the second phase after them.
-    together: runs that train in one program, where one graph is the data.
-    aggregation: how sums over neighbours run, see `graphs.layout`.
-  """
-
-  epochs: int
-  subset_epochs: int
-  batch_size: int
-  schedule: str
-  warmup: float
-  patience: int
-  settle_batches: int
-  step_epochs: int
-  selection: str
-  init_from: str | None
-  plots: bool
-  search_epochs: int | None
-  pretrain_epochs: int
-  finetune_lr: float
-  together: int = 10
-  aggregation: layout.Aggregation = 'auto'
-
-  def __post_init__(self):
-    for name in (
-      'epochs',
-      'subset_epochs',
-      'batch_size',
-      'step_epochs',
-      'together',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'config.train: `{name}` must be at least 1, got '
-          f'{getattr(self, name)}'
-        )
-    for name, allowed in (
-      ('schedule', _SCHEDULES),
-      ('selection', history.RULES),
-      ('aggregation', layout.AGGREGATIONS),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'config.train: `{name}` must be one of {allowed}, got '
-          f'{getattr(self, name)!r}'
-        )
-    if not 0 <= self.warmup < 1:
-      raise ValueError(
-        f'config.train: `warmup` must be in [0, 1), got {self.warmup}'
-      )
-    for name in ('patience', 'settle_batches', 'pretrain_epochs'):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'config.train: `{name}` must be 0 or more, got {getattr(self, name)}'
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +25,8 @@ class Settings:
   """The objects that a configuration describes.
 
   Attributes:
-    config: the configuration as plain values.
+    config: what runs, as plain values: the fields that mean something to this
+      run, each with the value in force.
     scheme: quantization framework.
     prompt: prompts.
     optimizer: learning rates.
@@ -114,6 +38,11 @@ class Settings:
   prompt: prompts.PromptSpec
   optimizer: OptimizerConfig
   train: TrainConfig
+
+  @property
+  def level(self) -> str:
+    """What has a label in the data: `node` or `graph`."""
+    return self.config['data']['level']
 
   def model(self, num_classes: int) -> nn.Module:
     """The model.
@@ -145,56 +74,150 @@ class Settings:
 
   def task(self, data: Data) -> tasks.Task:
     """What to train for on this data."""
-    if isinstance(data, NodeDataset):
-      return tasks.Task('classification')
-    floats = data.train.labels.dtype == np.float32
-    return tasks.Task('regression' if floats else 'classification')
+    return tasks.Task(data.task)
 
   def load_data(self) -> Data:
     """The data set, from the source that the configuration asks for."""
-    data = self.config['data']
-    directory = data['dir'] or os.environ.get(DATA_DIR_VARIABLE)
-    return datasets.load({**data, 'dir': directory})
+    return datasets.load(self.config['data'])
 
-  def epochs(self, data: Data) -> int:
-    """Epochs of the run on this data.
+  def on(self, data: Data) -> 'Settings':
+    """The settings of a run on this data: with its number of epochs.
 
     Args:
-      data: full or subset.
+      data: the data set.
 
-    Returns:
-      The number.
+    Raises:
+      ValueError: labels of nodes where the settings are for graphs, or the
+        other way round.
     """
-    subset = data.source['subset']
-    return self.train.subset_epochs if subset else self.train.epochs
+    if data.level != self.level:
+      raise ValueError(
+        f'the data has a label for each {data.level}, the configuration is for '
+        f'labels of each {self.level} (config.data: `name` is '
+        f'{self.config["data"]["name"]!r})'
+      )
+    epochs = self.epochs(data)
+    train = {**self.config['train'], 'epochs': epochs}
+    return dataclasses.replace(
+      self,
+      config={**self.config, 'train': train},
+      train=dataclasses.replace(self.train, epochs=epochs),
+    )
+
+  def epochs(self, data: Data) -> int:
+    """Epochs of the run on this data."""
+    return self.train.epochs or datasets.default_epochs(data)
 
 
-def from_config(config: config_dict.ConfigDict) -> Settings:
+def from_config(
+  config: config_dict.ConfigDict, *, level: str | None = None
+) -> Settings:
   """Checks a configuration.
 
   Args:
     config: as `configs.default`.
+    level: what has a label in data that is given as arrays; None for the data
+      set that the configuration names.
 
   Returns:
     Its objects.
 
   Raises:
-    ValueError: a value that makes no run, named with its path.
+    ValueError: a value that makes no run, or one that means nothing to this
+      run, named with its path.
   """
   values = config.to_dict()
-  if values['seed'] < 0:
-    raise ValueError(f'config: `seed` must be 0 or more, got {values["seed"]}')
-  datasets.check(values['data'])
+  level = fields.check(values, level)
+  return _settings(values, level)
+
+
+def from_record(record: Mapping[str, Any]) -> Settings:
+  """The settings of a run that was, from its `Settings.config`.
+
+  Those of other versions are read as far as that goes: fields that are gone or
+  meant nothing are left out, new ones have their defaults.
+
+  Args:
+    record: plain values, such as config.json holds.
+
+  Raises:
+    ValueError: a value that this version does not know.
+  """
+  there = fields.flat(record)
+  values = fields.complete(record)
+  # Before `data.level` was recorded, the pool said it.
+  by_pool = 'node' if values['model']['pool'] == 'none' else 'graph'
+  level = there.pop('data.level', by_pool)
+  if values['scheme']['name'] == 'a2q_node':  # As the form was called then.
+    values['scheme']['name'] = 'a2q'
+  gone = sorted(path for path in there if path not in fields.NEEDS)
+  if gone:
+    logging.info('Fields of another version, left out: %s', ', '.join(gone))
+  for path in fields.unused(values, level):
+    group, _, name = path.rpartition('.')
+    (values[group] if group else values)[name] = None
+  return _settings(values, level)
+
+
+def _settings(values: dict[str, Any], level: str) -> Settings:
+  """The objects of checked values."""
+  at_level = fields.at_level(values['model'], level)
+  model_values = {**values['model'], **at_level}
+  scheme, scheme_values = _scheme(values['scheme'], model_values['name'], level)
+  prompt = factory.create_prompt(values['prompt'])
   try:
-    optimizer = OptimizerConfig(**values['optim'])
+    optimizer = OptimizerConfig(
+      **{k: v for k, v in values['optim'].items() if v is not None}
+    )
   except ValueError as error:
     raise ValueError(f'config.optim: {error}') from error
-  settings = Settings(
-    config=values,
-    scheme=factory.create_scheme(values['scheme']),
-    prompt=factory.create_prompt(values['prompt']),
-    optimizer=optimizer,
-    train=TrainConfig(**values['train']),
+  train = fields.train_config(values['train'])
+  if train.aggregation not in layout.AGGREGATIONS:
+    raise ValueError(
+      f'config.train: `aggregation` must be one of {layout.AGGREGATIONS}, got '
+      f'{train.aggregation!r}'
+    )
+  # Refuses bad widths before any work.
+  model = factory.create_model(
+    model_values, outputs=2, scheme=scheme, prompt=prompt
   )
-  settings.model(num_classes=2)  # Refuses bad widths before any work.
-  return settings
+  in_force = {
+    **values,
+    'data': datasets.defaults(values['data']),
+    'model': {**model_values, **factory.model_values(model)},
+    'scheme': scheme_values,
+    'prompt': dataclasses.asdict(prompt),
+    'optim': dataclasses.asdict(optimizer),
+    'train': dataclasses.asdict(train),
+  }
+  record = fields.record(fields.complete(in_force), level)
+  return Settings(record, scheme, prompt, optimizer, train)
+
+
+def _scheme(
+  values: dict[str, Any], backbone: str, level: str
+) -> tuple[schemes.Scheme, dict[str, Any]]:
+  """The scheme of config.scheme, and its fields with the values in force."""
+  values, name = dict(values), values['name']
+  if name in ('mixq', 'mixq_search') and values['points'] is None:
+    values['points'] = schemes.MIXQ_POINTS[backbone]
+  if name == 'a2q' and level == 'node' and values['node_messages'] is None:
+    values['node_messages'] = backbone == 'gat'
+  in_force = {'name': name}
+  if name == 'mixq' and values['assignment'] is None:
+    search = {**values, 'name': 'mixq_search'}
+    in_force |= _plain(factory.create_scheme(search, level=level))
+    values |= {'candidates': None, 'cost_weight': None}
+  scheme = factory.create_scheme(values, level=level)
+  in_force |= _plain(scheme)
+  if values['assignment'] is None:
+    in_force['assignment'] = None
+  return scheme, in_force
+
+
+def _plain(scheme: Any) -> dict[str, Any]:
+  """The fields of a scheme, as a configuration has them."""
+  values = dataclasses.asdict(scheme)
+  if 'assignment' in values:
+    values['assignment'] = dict(values['assignment'])
+  return values

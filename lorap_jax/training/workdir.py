@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from lorap_jax.data import store
+from lorap_jax.training.fields import FREE
 
 CONFIG = 'config.json'
 REPORT = 'report.json'
@@ -16,16 +17,6 @@ PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
-
-# They change where data comes from or how fast, not what is computed.
-_FREE = (
-  'data.dir',
-  'data.workers',
-  'data.offline',
-  'train.together',
-  'train.aggregation',
-  'prompt.implementation',
-)
 
 
 class WorkdirError(ValueError):
@@ -68,9 +59,20 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       f'{workdir} has results of a run but no {CONFIG}; choose another folder '
       'with --workdir'
     )
-  difference = first_difference(read_json(path), _plain(config))
+  difference = first_difference(_known(path, config), _plain(config))
   if difference is not None:
     raise _belongs_to_another(workdir, difference)
+
+
+def _known(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+  """The configuration in a file, less what the data of `config` will say.
+
+  The default number of epochs is that of the data, which `claim_data` compares.
+  """
+  old = read_json(path)
+  if config.get('train', {}).get('epochs', 0) is None and 'train' in old:
+    old['train']['epochs'] = None
+  return old
 
 
 def _belongs_to_another(
@@ -99,7 +101,9 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     claim(workdir, config)
     return
   difference = first_difference(
-    read_json(workdir / CONFIG), _plain(config), free=(*_FREE, 'seeds', 'folds')
+    _known(workdir / CONFIG, config),
+    _plain(config),
+    free=(*FREE, 'seeds', 'folds'),
   )
   if difference is not None:
     raise _belongs_to_another(workdir, difference)
@@ -113,6 +117,18 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
           'choose another folder with --workdir'
         )
   write_json(workdir / CONFIG, config)
+
+
+def resolve(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Records the configuration with what the data has said.
+
+  Args:
+    workdir: a folder that is this run's, on this data.
+    config: plain values of the configuration.
+  """
+  path = workdir / CONFIG
+  if read_json(path) != _plain(config):
+    write_json(path, config)
 
 
 def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
@@ -145,7 +161,7 @@ def first_difference(
   new: dict[str, Any],
   prefix: str = '',
   *,
-  free: tuple[str, ...] = _FREE,
+  free: tuple[str, ...] = FREE,
 ) -> tuple[str, Any, Any] | None:
   """The first setting in which two configurations differ.
 

@@ -18,7 +18,7 @@ def finished(tmp_path_factory):
     scheme__name='fp32',
     prompt__name='gpf',
     model__readout=1,
-    train__subset_epochs=EPOCHS,
+    train__epochs=EPOCHS,
     train__schedule='constant',
     optim__learning_rate=0.1,  # So that the best epoch is not the last.
     seed=2,

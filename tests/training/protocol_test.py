@@ -8,6 +8,8 @@ import tiny_run
 from run_folder import contents, plain, read
 
 from lorap_jax.training import (
+  datasets,
+  fields,
   full_batch,
   loop,
   protocol,
@@ -17,7 +19,13 @@ from lorap_jax.training import (
 from lorap_jax.training.run import Interrupted, NonFiniteError
 
 # Seeds 3 and 4, folds 1 and 2.
-GROUP = {'seed': 3, 'seeds': 2, 'data__fold': 1, 'folds': 2}
+GROUP = {
+  'seed': 3,
+  'seeds': 2,
+  'data__name': 'folded',
+  'data__fold': 1,
+  'folds': 2,
+}
 MEMBERS = [(3, 1), (3, 2), (4, 1), (4, 2)]
 
 
@@ -36,11 +44,14 @@ def folds(monkeypatch):
 
 
 def set_up(monkeypatch):
+  row = datasets.DATASETS['cora']
+  row = row._replace(fields=(*row.fields, 'fold'))
+  monkeypatch.setitem(datasets.DATASETS, 'folded', row)
   tiny_run.two_epochs_per_dispatch(monkeypatch)
   monkeypatch.setattr(
     settings.Settings,
     'load_data',
-    lambda self: fold_data(self.config['data']['fold']),
+    lambda self: fold_data(self.config['data'].get('fold', 0)),
   )
 
 
@@ -93,14 +104,15 @@ class TestGroup:
     for name in ('parameters', 'data', 'versions', 'device'):
       assert report[name] == first[name]
     assert report['cost_of_first'] == first['cost']
-    assert report['config'] == tiny_run.node_config(**GROUP).to_dict()
+    expected = settings.from_config(tiny_run.node_config(**GROUP)).config
+    assert report['config'] == expected
     times = [m['seconds']['total'] for m in map(read, folder.glob('seed_*'))]
     assert report['seconds']['total'] == pytest.approx(sum(times))
 
   def test_files_hold_the_report_and_the_configuration(self, group):
     folder, report = group
     assert read(folder) == plain(report)
-    config = tiny_run.node_config(**GROUP).to_dict()
+    config = settings.from_config(tiny_run.node_config(**GROUP)).config
     assert read(folder, 'config.json') == plain(config)
 
   def test_finished_members_are_not_run_again(self, group, monkeypatch):
@@ -118,7 +130,6 @@ class TestGroup:
     folder, _ = group
     before = contents(folder)
     config = tiny_run.node_config(**GROUP, optim__learning_rate=0.5)
-    config.train.warmup = 0.5
     with pytest.raises(
       workdir.WorkdirError,
       match=r'config\.optim\.learning_rate = 0\.01, this one has 0\.5; .*--w',
@@ -249,7 +260,7 @@ class TestKind:
   def test_numbers_that_a_program_reads(self, changes):
     config = tiny_run.node_config()
     other = tiny_run.node_config(**changes)
-    assert protocol.kind(other) == protocol.kind(config)
+    assert fields.kind(other.to_dict()) == fields.kind(config.to_dict())
 
   @pytest.mark.parametrize(
     'changes',
@@ -267,7 +278,7 @@ class TestKind:
   def test_all_else_is_another(self, changes):
     config = tiny_run.node_config()
     other = tiny_run.node_config(**changes)
-    assert protocol.kind(other) != protocol.kind(config)
+    assert fields.kind(other.to_dict()) != fields.kind(config.to_dict())
 
 
 def test_groups_together_are_as_alone(tmp_path):

@@ -34,7 +34,7 @@ class TestStepSchedule:
 
 class TestFactor:
   def factors(self, folder, **changes):
-    run = make_run(folder, train__subset_epochs=4, **changes)
+    run = make_run(folder, train__epochs=4, **changes)
     return [run.factor(e) for e in (0, 1, 2.5, 3)]
 
   def test_step(self, tmp_path):
@@ -100,7 +100,7 @@ def test_aggregation_is_logged_and_reported(
   tmp_path, caplog, aggregation, words
 ):
   config = tiny_run.config(train__aggregation=aggregation)
-  config.train.epochs = config.train.subset_epochs = 1
+  config.train.epochs = 1
   with caplog.at_level('INFO'):
     report = loop.train_and_evaluate(
       config, tmp_path / 'run', data=tiny_run.splits()

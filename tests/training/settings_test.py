@@ -1,8 +1,10 @@
+import json
+
 import pytest
 import tiny_run
 
 from lorap_jax.nn import schemes
-from lorap_jax.training import datasets, settings
+from lorap_jax.training import datasets, fields, settings
 
 # Path of the field, value, and what the message says beside its name. Choices
 # that are Literal types end in the type check of this session; for them see
@@ -28,7 +30,6 @@ MISTAKES = [
   ('optim__feature_bits_lr', -1.0, '0 or more, got -1.0'),
   ('optim__weight_decay', -1.0, '0 or more, got -1.0'),
   ('train__epochs', 0, 'at least 1, got 0'),
-  ('train__subset_epochs', 0, 'at least 1, got 0'),
   ('train__batch_size', 0, 'at least 1, got 0'),
   ('train__schedule', 'linear', "got 'linear'"),
   ('train__selection', 'test_max', "got 'test_max'"),
@@ -38,6 +39,9 @@ MISTAKES = [
   ('train__warmup', -0.1, 'in [0, 1), got -0.1'),
   ('train__together', 0, 'at least 1, got 0'),
   ('train__patience', -1, '0 or more, got -1'),
+  ('train__aggregation', 'sparse', "got 'sparse'"),
+  ('seeds', 0, 'at least 1'),
+  ('data__limit', (1, 2), 'three positive numbers'),
 ]
 
 
@@ -57,7 +61,7 @@ def test_mistake_is_named(name, value, text):
 
 def test_unknown_names_are_answered_with_the_known_ones():
   config = tiny_run.config(scheme__name='int4')
-  with pytest.raises(ValueError, match=r"\['a2q', 'a2q_node', .*'qat'\]"):
+  with pytest.raises(ValueError, match=r"\['a2q', .*'qat'\]"):
     settings.from_config(config)
 
 
@@ -71,13 +75,29 @@ def test_objects_hold_the_values():
   assert chosen.model(10).outputs == 10
 
 
-def test_length_depends_on_the_data():
-  chosen = settings.from_config(
-    tiny_run.config(train__epochs=7, train__subset_epochs=2)
-  )
-  data = tiny_run.splits()
-  full = data._replace(source=data.source | {'subset': False})
-  assert (chosen.epochs(full), chosen.epochs(data)) == (7, 2)
+def embedded(data):
+  return data._replace(source=data.source | {'origin': 'embedded'})
+
+
+@pytest.mark.parametrize(
+  'epochs, kind, expected',
+  [
+    (7, lambda data: data, 7),
+    (7, embedded, 7),
+    (None, lambda data: data, 30),  # A subset, which is no other length.
+    (None, embedded, 60),
+  ],
+)
+def test_one_length(epochs, kind, expected):
+  data = kind(tiny_run.splits())
+  chosen = settings.from_config(tiny_run.config(train__epochs=epochs)).on(data)
+  assert chosen.train.epochs == chosen.config['train']['epochs'] == expected
+
+
+def test_data_of_another_level():
+  chosen = settings.from_config(tiny_run.config())
+  with pytest.raises(ValueError, match='label for each node.*each graph'):
+    chosen.on(tiny_run.node_data())
 
 
 class TestDataArguments:
@@ -86,11 +106,9 @@ class TestDataArguments:
     """Loads with the given changes; returns the arguments of the loader."""
 
     def call(**changes):
-      monkeypatch.setitem(
-        datasets._LOADERS,
-        'mnist_superpixels',
-        (lambda **kwargs: kwargs, ('workers', 'limit')),
-      )
+      row = datasets.DATASETS['mnist_superpixels']
+      row = row._replace(load=lambda **kwargs: kwargs)
+      monkeypatch.setitem(datasets.DATASETS, 'mnist_superpixels', row)
       load = settings.Settings.load_data
       load = getattr(load, '__wrapped__', load)  # Its result is no data set.
       inner = getattr(datasets.load, '__wrapped__', datasets.load)
@@ -100,7 +118,7 @@ class TestDataArguments:
     return call
 
   def test_from_the_configuration(self, call, monkeypatch):
-    monkeypatch.setenv(settings.DATA_DIR_VARIABLE, '/from/environment')
+    monkeypatch.setenv(datasets.DATA_DIR_VARIABLE, '/from/environment')
     given = call(data__dir='/from/config', data__workers=2, data__offline=True)
     assert given == {
       'source': 'embedded',
@@ -108,11 +126,61 @@ class TestDataArguments:
       'offline': True,
       'workers': 2,
       'limit': (256, 64, 64),
+      'normalize': 'none',
     }
 
   @pytest.mark.parametrize('value', [None, '/from/environment'])
   def test_folder_from_the_environment(self, call, monkeypatch, value):
-    monkeypatch.delenv(settings.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.delenv(datasets.DATA_DIR_VARIABLE, raising=False)
     if value:
-      monkeypatch.setenv(settings.DATA_DIR_VARIABLE, value)
+      monkeypatch.setenv(datasets.DATA_DIR_VARIABLE, value)
     assert call()['data_dir'] == value
+
+
+class TestRecord:
+  def test_has_the_values_in_force(self):
+    record = settings.from_config(tiny_run.config()).config
+    assert record['scheme']['gradient'] == 'clipped'
+    assert record['model']['pool'] == 'mean'
+    assert record['data']['level'] == 'graph'
+    assert record['optim']['feature_scale_lr'] == 5e-3
+    assert record['train']['warmup'] == 0.05
+
+  def test_has_no_field_of_others(self):
+    record = settings.from_config(tiny_run.node_config()).config
+    assert record['scheme'] == {'name': 'fp32'}
+    assert record['prompt'] == {'name': 'none'}
+    assert set(record['optim']) == {'learning_rate', 'weight_decay'}
+    assert not {'heads', 'mlp_norm', 'readout'} & record['model'].keys()
+    assert not {'patience', 'batch_size'} & record['train'].keys()
+
+  @pytest.mark.parametrize(
+    'config',
+    [
+      tiny_run.config(),
+      tiny_run.node_config('gat,a2q,gpf_plus_lorap'),
+      tiny_run.node_config('gin,mixq,none'),
+      tiny_run.node_config('gcn,dq4,gpf'),
+    ],
+  )
+  def test_makes_the_same_objects(self, config):
+    first = settings.from_config(config)
+    plain = json.loads(json.dumps(first.config))
+    again = settings.from_record(plain)
+    assert json.loads(json.dumps(again.config)) == plain
+    assert (again.scheme, again.prompt) == (first.scheme, first.prompt)
+    assert again.model(3) == first.model(3)
+
+  def test_of_an_older_version(self):
+    """Fields that are gone, that meant nothing, that are new; other names."""
+    config = tiny_run.node_config('gcn,a2q,none')
+    record = fields.complete(config.to_dict())
+    record['scheme'] |= {'name': 'a2q_node', 'num_groups': 1000}
+    record['model'] |= {'pool': 'none', 'encoder': 'none', 'heads': 8}
+    record['train'] |= {'subset_epochs': 60, 'batch_size': 128}
+    del record['train']['aggregation'], record['prompt']['form']
+    found = settings.from_record(record)
+    expected = settings.from_config(config)
+    assert (found.scheme, found.level) == (expected.scheme, 'node')
+    assert found.model(3) == expected.model(3)
+    assert found.config == expected.config

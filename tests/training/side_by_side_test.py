@@ -205,7 +205,7 @@ def test_graphs_run_one_after_the_other(tmp_path, monkeypatch):
   tiny_run.feed(monkeypatch)
   monkeypatch.delattr(side_by_side, 'train')
   started = tiny_run.starts(monkeypatch)
-  changes = {'scheme__name': 'fp32', 'train__subset_epochs': 1}
+  changes = {'scheme__name': 'fp32', 'train__epochs': 1}
   loop.train_members(
     [(tiny_run.config(seed=s, **changes), tmp_path / str(s)) for s in (0, 1)]
   )
@@ -343,7 +343,7 @@ class TestDivergence:
 
   def test_graphs_after_it_are_run(self, tmp_path, monkeypatch):
     tiny_run.feed(monkeypatch)
-    changes = {'scheme__name': 'fp32', 'train__subset_epochs': 1}
+    changes = {'scheme__name': 'fp32', 'train__epochs': 1}
     given = [
       (tiny_run.config(**changes, optim__learning_rate=rate), tmp_path / name)
       for name, rate in (('fast', 1e38), ('slow', 0.01))

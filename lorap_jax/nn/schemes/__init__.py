@@ -14,6 +14,7 @@ from lorap_jax.nn.schemes.base import (
   run_quantizer,
 )
 from lorap_jax.nn.schemes.fp32 import FP32
+from lorap_jax.nn.schemes.mixq import POINTS as MIXQ_POINTS
 from lorap_jax.nn.schemes.mixq import MixQ, MixQSearch
 from lorap_jax.nn.schemes.qat import QAT, DegreeQuant
 
@@ -24,6 +25,7 @@ __all__ = [
   'FP32',
   'Forms',
   'HIDDEN_OPERANDS',
+  'MIXQ_POINTS',
   'MixQ',
   'MixQSearch',
   'OPERANDS',

@@ -1,0 +1,73 @@
+"""Length and schedule of a run. Knows no JAX, so that checks are quick."""
+
+import dataclasses
+
+SCHEDULES = ('cosine', 'plateau', 'step', 'constant')
+RULES = ('val_metric', 'val_loss', 'last')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Length and schedule of a run.
+
+  Attributes:
+    epochs: of the run; None for the default of the data, see
+      `datasets.default_epochs`.
+    batch_size: graphs per batch.
+    schedule: `cosine`, `plateau`, `step` or `constant`.
+    warmup: share of the run, for cosine.
+    patience: epochs, for plateau.
+    settle_batches: training batches that renew batch norm's running
+      statistics before each evaluation; 0 keeps the running averages.
+    step_epochs: epochs between halvings, for step.
+    selection: rule that chooses the epoch, see `history.Selection`.
+    init_from: folder of a run whose weights are the start, or None; one inside
+      the work folder by its path from there.
+    plots: draw the learning curves and bits by degree.
+    search_epochs: of MixQ's first phase; None for `epochs`.
+    pretrain_epochs: in full precision before its second; 0 for none.
+    finetune_lr: learning rate of the second phase after them.
+    together: runs that train in one program, where one graph is the data.
+    aggregation: how sums over neighbours run, see `graphs.layout`.
+  """
+
+  epochs: int | None = None
+  batch_size: int = 128
+  schedule: str = 'cosine'
+  warmup: float = 0.05
+  patience: int = 5
+  settle_batches: int = 30
+  step_epochs: int = 50
+  selection: str = 'val_metric'
+  init_from: str | None = None
+  plots: bool = True
+  search_epochs: int | None = None
+  pretrain_epochs: int = 0
+  finetune_lr: float = 1e-3
+  together: int = 10
+  aggregation: str = 'auto'
+
+  def __post_init__(self):
+    for names, lowest, in_words in (
+      (
+        ('epochs', 'search_epochs', 'batch_size', 'step_epochs', 'together'),
+        1,
+        'at least 1',
+      ),
+      (('patience', 'settle_batches', 'pretrain_epochs'), 0, '0 or more'),
+    ):
+      for name in names:
+        value = getattr(self, name)
+        if value is not None and value < lowest:
+          raise ValueError(f'`{name}` must be {in_words}, got {value}')
+    for name, allowed in (('schedule', SCHEDULES), ('selection', RULES)):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
+        )
+    if not 0 <= self.warmup < 1:
+      raise ValueError(f'`warmup` must be in [0, 1), got {self.warmup}')
+    if not 0 <= self.finetune_lr < float('inf'):
+      raise ValueError(
+        f'`finetune_lr` must be 0 or more, got {self.finetune_lr}'
+      )
