@@ -43,6 +43,31 @@ MISTAKES = {
   'wrong type': ([CONFIG, '--config.train.epochs=many'], 'epochs'),
   'unknown flag': ([CONFIG, '--workdr=x'], 'workdr'),
   'unknown argument': ([CONFIG, 'smoke'], "unknown argument 'smoke'"),
+  'configuration as an argument': (
+    ['configs/cora.py'],
+    'give the configuration as --config=configs/cora.py',
+  ),
+  'file of another kind': (['--config=README.md'], 'such as --config=configs/'),
+  'misspelled file': (
+    ['--config=configs/coar.py'],
+    'did you mean configs/cora.py?',
+  ),
+  'misspelled quantizer': (
+    ['--config=configs/cora.py:gcn,a2qq,none'],
+    'error: quantizer must be one of',
+  ),
+  'field that was': (
+    [CONFIG, '--config.train.subset_epochs=3'],
+    'a run has one length: set `train.epochs`',
+  ),
+  'own data without a file': (
+    ['--config=configs/custom.py'],
+    'give --config.data.path=FILE.npz',
+  ),
+  'field of another method': (
+    [CONFIG, '--config.scheme.low=0.1'],
+    '`low` = 0.1 has no effect on this run, it needs scheme.name dq',
+  ),
 }
 
 
@@ -75,6 +100,14 @@ def test_value_that_makes_no_run(tmp_path, change, text):
   folder = tmp_path / 'run'
   check_mistake(run(CONFIG, f'--config.{change}', f'--workdir={folder}'), text)
   assert not folder.exists()
+
+
+def test_mistakes_do_not_wait_for_jax():
+  code = (
+    'import sys; from lorap_jax.training import fields; '
+    'sys.exit("jax" in sys.modules)'
+  )
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def test_help_is_readable():

@@ -6,7 +6,7 @@ import pytest
 import tiny_run
 from run_folder import contents, plain, read
 
-from lorap_jax.training import full_batch, protocol, state, workdir
+from lorap_jax.training import fields, full_batch, protocol, state, workdir
 from lorap_jax.training.run import Interrupted, NonFiniteError
 
 
@@ -72,6 +72,13 @@ def test_last_phase_has_the_assignment_found(phases):
   bits = 8 * cost['weight_bytes'] / (cost['weight_bytes_fp32'] / 4)
   assert bits == found['conv_0/dense/weight']
   assert 'assignment' not in report
+  given = report['given']  # What is the search's, and what it was asked for.
+  assert given['scheme']['candidates'] == (2, 8)
+  assert given['scheme']['assignment'] is None
+  assert given['train']['search_epochs'] == 2
+  assert (
+    not {'search_epochs', 'pretrain_epochs'} & report['config']['train'].keys()
+  )
 
 
 def test_last_phase_starts_from_the_pretrained_weights(phases):
@@ -109,7 +116,7 @@ def test_fine_tuning_has_its_own_optimizer(phases):
 
 def test_without_pretraining_from_scratch(tmp_path, monkeypatch):
   starts = tiny_run.starts(monkeypatch)
-  config = mixq_config(train__pretrain_epochs=0)
+  config = mixq_config(train__pretrain_epochs=0, train__finetune_lr=None)
   report = protocol.run(config, tmp_path / 'last')
   assert list(starts) == ['search', 'last']
   kernel = lambda name: starts[name]['conv_0']['dense']['kernel']
@@ -124,6 +131,7 @@ def test_without_pretraining_from_scratch(tmp_path, monkeypatch):
 def test_assignment_given_needs_no_search(tmp_path, monkeypatch, phases):
   config = mixq_config()
   config.scheme.assignment = phases[1]['config']['scheme']['assignment']
+  fields.drop_unused(config)  # What is the search's.
   starts = tiny_run.starts(monkeypatch)
   report = protocol.run(config, tmp_path / 'last')
   assert list(starts) == ['last']

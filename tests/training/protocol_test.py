@@ -218,16 +218,20 @@ def test_fewer_seeds_before_the_report(tmp_path, monkeypatch):
     protocol.run(tiny_run.node_config(), tmp_path)
 
 
+def folded(**changes):
+  return tiny_run.node_config(data__name='folded', **changes)
+
+
 @pytest.mark.parametrize('name', ['seeds', 'folds'])
 def test_one_member_in_the_folder_of_a_group(tmp_path, monkeypatch, name):
   with monkeypatch.context() as patch:
     tiny_run.interrupt_after_dispatch(patch, 1)
     with pytest.raises(Interrupted):
-      protocol.run(tiny_run.node_config(**{name: 2}), tmp_path)
+      protocol.run(folded(**{name: 2}), tmp_path)
   before = contents(tmp_path)
   match = rf'config\.{name} = 2, this one has 1; .*--workdir'
   with pytest.raises(workdir.WorkdirError, match=match):
-    protocol.run(tiny_run.node_config(), tmp_path)
+    protocol.run(folded(), tmp_path)
   assert contents(tmp_path) == before
 
 
