@@ -82,7 +82,7 @@ def gcn_of(config, data: NodeDataset) -> GCN:
   model = config.model
   hidden = [model.features] * (model.num_layers - 1)
   widths = [data.nodes.shape[1], *hidden, data.num_classes]
-  return GCN(widths, dropout=model.dropout, norm=model.norm)
+  return GCN(widths, dropout=model.dropout, norm=bool(model.norm))
 
 
 def node_graph(data: NodeDataset) -> Any:

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from benchmarks import child, inputs, output, programs, timing
 from configs import cora, mnist
-from lorap_jax.training import settings
+from lorap_jax.training import fields, settings
 
 _CELLS = tuple(
   f'{quantizer},{prompt}'
@@ -92,6 +92,7 @@ def cell_config(
   if config.scheme.name == 'mixq':
     # What the search would have found: every quantizer at `scheme.bits`.
     config.scheme.assignment = {}
+  fields.drop_unused(config)
   return config
 
 

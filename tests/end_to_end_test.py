@@ -161,7 +161,7 @@ class TestReport:
       0,
     )
     assert result['data'] == tiny_run.splits().source
-    assert result['config'] == tiny_run.config().to_dict()
+    assert result['config'] == settings.from_config(tiny_run.config()).config
     assert result['versions']['lorap_jax'] == lorap_jax.__version__
     assert result['versions']['jax'] == jax.__version__
     assert '(cpu)' in result['device'] or jax.default_backend() != 'cpu'
@@ -274,12 +274,12 @@ def test_where_the_data_lies_may_change(finished):
 
 def test_mistake_in_the_data_leaves_the_folder_free(tmp_path, monkeypatch):
   def fail(self):
-    raise ValueError('limit is (0, 1, 1)')
+    raise ValueError('limit asks for 256')
 
   monkeypatch.setattr(settings.Settings, 'load_data', fail)
-  for limit in ((0, 1, 1), (9, 9, 9)):
+  for limit in ((1, 1, 1), (9, 9, 9)):
     # The second time as well it is the data, and not whose folder it is.
-    with pytest.raises(ValueError, match='^limit is'):
+    with pytest.raises(ValueError, match='^limit asks'):
       loop.train_and_evaluate(tiny_run.config(data__limit=limit), tmp_path)
 
 
@@ -374,8 +374,9 @@ class TestLoadRun:
       'placement': 'pre',
       'implementation': 'pallas',
     }
-    for name in ('together', 'aggregation'):
-      del config['train'][name]
+    del config['train']['aggregation']
+    config['train'] |= {'subset_epochs': 60, 'patience': 5}
+    config['model'] |= {'heads': 8}
     (folder / 'config.json').write_text(json.dumps(config))
     loaded = lorap_jax.load_run(folder)
     assert loaded.config['prompt']['implementation'] == 'xla'
@@ -449,8 +450,11 @@ def test_schedules_reach_the_steps(tmp_path, monkeypatch, schedule):
     scheme__name='fp32',
     prompt__name='none',
     train__schedule=schedule,
-    train__warmup=1 / 3,
-    train__patience=0,
+    **{
+      'cosine': {'train__warmup': 1 / 3},
+      'plateau': {'train__patience': 0},
+      'constant': {},
+    }[schedule],
   )
   loop.train_and_evaluate(config, tmp_path)
   rise, cosine = np.arange(3) / 3, 0.5 + 0.5 * np.cos(np.pi * np.arange(6) / 6)

@@ -3,7 +3,7 @@ import pathlib
 import pytest
 from report_files import group, single
 
-from lorap_jax.training import collect, comparison
+from lorap_jax.training import collect, comparison, fields
 from lorap_jax.training.comparison import compare, gain
 
 OTHER = {'name': 'cora-part', 'comparable': False, 'note': 'a part of it'}
@@ -122,6 +122,15 @@ class TestGain:
     changes = {'prompt__rank': 9, 'optim__prompt_factor': 0.1}
     prompted = with_prompt(self.BASE, **changes)
     assert gain_of(prompted, run(group(self.BASE)))[0].mean == 0
+
+  @pytest.mark.parametrize('path', fields.FREE)
+  def test_settings_that_change_no_result_are_free(self, path):
+    """A base with other sums over neighbours, say, is found."""
+    base = group(self.BASE)
+    place, _, name = path.partition('.')
+    base['config'][place][name] = 'another'
+    found, reason = gain_of(with_prompt(self.BASE), run(base))
+    assert found is not None, reason
 
 
 class TestCompare:

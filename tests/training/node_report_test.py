@@ -10,7 +10,7 @@ from run_folder import metrics, plain, read
 
 import lorap_jax
 from lorap_jax.data import pipeline
-from lorap_jax.training import checkpointing, loop, report, tasks
+from lorap_jax.training import checkpointing, loop, report, settings, tasks
 
 
 class Finished(NamedTuple):
@@ -59,7 +59,7 @@ def test_length_and_origin(finished):
   found = finished.report
   assert (found['epochs'], found['steps'], found['seed']) == (6, 6, 0)
   assert found['data'] == tiny_run.node_data().source
-  assert found['config'] == finished.config.to_dict()
+  assert found['config'] == settings.from_config(finished.config).config
   assert found['seconds']['total'] > 0
 
 

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from lorap_jax.training import workdir
+from lorap_jax.training.fields import FREE
 from lorap_jax.training.workdir import WorkdirError, claim, first_difference
 
 CONFIG = {
@@ -50,6 +51,27 @@ def test_folder_of_a_run_that_never_trained(tmp_path):
   claim(tmp_path, CONFIG)
   claim(tmp_path, CONFIG | {'seed': 1})
   assert json.loads((tmp_path / workdir.CONFIG).read_text())['seed'] == 1
+
+
+class TestEpochsOfTheData:
+  """Unset, they are what the data says; the folder has what ran."""
+
+  def config(self, epochs):
+    return CONFIG | {'train': {'epochs': epochs}}
+
+  def test_the_same_command_goes_on(self, tmp_path):
+    claim(tmp_path, self.config(None))
+    workdir.resolve(tmp_path, self.config(60))
+    (tmp_path / workdir.CHECKPOINTS).mkdir()
+    claim(tmp_path, self.config(None))
+    claim(tmp_path, self.config(60))
+    assert workdir.read_json(tmp_path / workdir.CONFIG)['train']['epochs'] == 60
+
+  def test_another_length_is_another_run(self, tmp_path):
+    claim(tmp_path, self.config(60))
+    (tmp_path / workdir.CHECKPOINTS).mkdir()
+    with pytest.raises(WorkdirError, match='epochs = 60, this one has 30'):
+      claim(tmp_path, self.config(30))
 
 
 class TestClaimData:
@@ -113,10 +135,13 @@ def test_damaged_file(tmp_path, content):
 
 
 class TestFirstDifference:
-  @pytest.mark.parametrize('name', ['dir', 'workers', 'offline'])
-  def test_free_settings(self, name):
-    other = CONFIG | {'data': CONFIG['data'] | {name: 'other'}}
-    assert first_difference(CONFIG, other) is None
+  @pytest.mark.parametrize('path', FREE)
+  def test_free_settings(self, path):
+    group, _, name = path.partition('.')
+    other = CONFIG | {group: CONFIG.get(group, {}) | {name: 'other'}}
+    assert (
+      first_difference(CONFIG | {group: CONFIG.get(group, {})}, other) is None
+    )
 
   def test_only_in_their_place(self):
     assert first_difference({'dir': 1}, {'dir': 2}) == ('dir', 1, 2)
