@@ -154,7 +154,7 @@ def expand(
           for (path, _), (_, value) in zip(axes, choice, strict=True)
         ],
       )
-      names, key = [_slug(cell)], [number]
+      names, key = [_slug(cell)], [(cell, number)]
       for (path, values), (i, value) in zip(axes, choice, strict=True):
         if path in without:
           unused.setdefault(path, without[path])

@@ -73,9 +73,7 @@ DATASETS: dict[str, DataSet] = {
     'graph',
     _TU,
   ),
-  'tu': DataSet(
-    data_lib.load_tu, 'graph', (*_TU, 'tu_name')
-  ),
+  'tu': DataSet(data_lib.load_tu, 'graph', (*_TU, 'tu_name')),
   'cora': _planetoid('cora'),
   'citeseer': _planetoid('citeseer'),
   'pubmed': _planetoid('pubmed'),

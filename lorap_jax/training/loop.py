@@ -179,8 +179,9 @@ def create_run(
   chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
 ) -> Run:
   """The run that suits the data: one graph in full, or batches of graphs."""
-  kind = FullBatchRun if chosen.level == 'node' else BatchedRun
-  return kind(chosen, data, folder)
+  if data.level == 'node':
+    return FullBatchRun(chosen, data, folder)  # pyrefly: ignore
+  return BatchedRun(chosen, data, folder)  # pyrefly: ignore
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ class Settings:
   @property
   def uses_layout(self) -> bool:
     """Batches carry a layout for sums over neighbours."""
-    return layout.wants_layout(self.train.aggregation, jax.default_backend())
+    wanted: Any = self.train.aggregation
+    return layout.wants_layout(wanted, jax.default_backend())
 
   def task(self, data: Data) -> tasks.Task:
     """What to train for on this data."""
