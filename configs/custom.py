@@ -25,8 +25,5 @@ def get_config(cell: str = 'gcn,dq8,lorap') -> config_dict.ConfigDict:
   config.train.epochs = 200
   config.train.schedule = 'constant'
   if quantizer == 'a2q':
-    config.optim.feature_bits_lr = 3e-4
-    # Weak: how much memory a graph of unknown size should take is not known.
-    config.scheme.memory_weight = 5e-5
-    config.scheme.memory_target = 0.1
+    config.scheme.target_bits = 3.0  # Means the same on all data.
   return config

@@ -36,8 +36,9 @@ class BatchedRun(Run):
     self.settle_step = steps.make_settle_step(self.model)
     self.eval_step = steps.make_eval_step(self.model, self.task)
     loader = self.loaders['train']
-    first = loader.shuffled(chosen.config['seed'], 0)[0]
-    self.start(jax.device_put(loader.batch(first)), data.train.nodes.shape[1])
+    plan = loader.shuffled(chosen.config['seed'], 0)
+    self.epoch_steps = len(plan)
+    self.start(jax.device_put(loader.batch(plan[0])), data.train.nodes.shape[1])
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""

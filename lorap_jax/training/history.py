@@ -7,6 +7,8 @@ from typing import Any
 from lorap_jax.training.schedules import Plateau
 from lorap_jax.training.tasks import Task
 
+_EARLY = 1e9  # More than any metric or loss: early epochs nearly tie.
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -23,29 +25,36 @@ class Selection:
   Attributes:
     rule: see table.
     task: says which metrics are better.
+    first: epochs before this one count only where there is no other.
   """
 
   rule: str
   task: Task
+  first: int = 0
 
   @property
   def text(self) -> str:
     """The rule in words."""
-    return {
+    behind = f', from epoch {self.first} on' if self.first else ''
+    words = {
       'val_metric': f'epoch of the best validation {self.task.metric}; of '
       'equal ones the lowest validation loss, then the first',
       'val_loss': 'epoch of the lowest validation loss, then the first',
       'last': 'last epoch',
-    }[self.rule]
+    }
+    return words[self.rule] + behind
 
   def score(self, record: dict[str, Any]) -> tuple[Any, Any]:
     """The key of a record, to be compared by `beats`."""
     if self.rule == 'last':
       return record['epoch'], 0
     loss = -record['valid_loss']
+    early = 0.0
+    if self.first:
+      early = _EARLY * (record['epoch'] < self.first)
     if self.rule == 'val_loss':
-      return loss, 0 * loss
-    return self.task.sign * record[f'valid_{self.task.metric}'], loss
+      return loss - early, 0 * loss
+    return self.task.sign * record[f'valid_{self.task.metric}'] - early, loss
 
   def best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The selected record.

@@ -72,14 +72,15 @@ class OptimizerConfig:
     self,
     factor: float | Sequence[float] = 1.0,
     *,
-    bit_factor: float | Sequence[float] = 1.0,
+    bits_lr: float | Sequence[float] | None = None,
     target_bits: float | Sequence[float] = 0.0,
   ) -> Rates:
     """The rates of the groups at a place in the schedule.
 
     Args:
       factor: common to all learning rates; several for several places.
-      bit_factor: of learned bits besides; as many.
+      bits_lr: learning rate of learned bits in place of `feature_bits_lr` and
+        its factor; as many.
       target_bits: see Rates; as many.
 
     Returns:
@@ -90,14 +91,18 @@ class OptimizerConfig:
       'base': self.learning_rate,
       'prompt': self.learning_rate * self.prompt_factor,
       'feature_scale': self.feature_scale_lr,
-      'feature_bits': self.feature_bits_lr * np.asarray(bit_factor),
       'message_scale': self.message_scale_lr,
       'weight_scale': self.weight_scale_lr,
       'bit_logits': self.bit_logits_lr,
     }
     decay = {'base': self.weight_decay, 'prompt': self.prompt_weight_decay}
+    rates: dict[str, Any] = {
+      group: np.float32(rate * factors) for group, rate in learning.items()
+    }
+    if bits_lr is not None:
+      rates['feature_bits'] = np.asarray(bits_lr, np.float32)
     return Rates(
-      {group: np.float32(rate * factors) for group, rate in learning.items()},
+      rates,
       {
         group: np.full(factors.shape, rate, np.float32)
         for group, rate in decay.items()

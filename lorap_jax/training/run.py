@@ -1,6 +1,7 @@
 """What all runs have: data, state, checkpoints, logs, the folder."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -46,9 +47,11 @@ class Run:
     epochs: length of the run.
     aggregation: how sums over neighbours are computed, in words.
     labels: group of each parameter, see `nn.groups`.
+    epoch_steps: optimizer steps of an epoch.
   """
 
   loaders: dict[str, Any]
+  epoch_steps = 1
 
   def __init__(
     self, chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
@@ -132,8 +135,11 @@ class Run:
 
   @property
   def selection(self) -> history.Selection:
-    """How the result's epoch is chosen."""
-    return history.Selection(self.settings.train.selection, self.task)
+    """How the result's epoch is chosen: with a target in bits, behind it."""
+    first = 0
+    if self.settings.scheme.bit_schedule is not None:
+      first = math.ceil(schedules.BITS_REACHED * self.epochs)
+    return history.Selection(self.settings.train.selection, self.task, first)
 
   def factor(self, epoch: int | float) -> float:
     """Learning-rate factor at a position in the run, in epochs."""
@@ -157,9 +163,15 @@ class Run:
       return optimizer.rates(of(self.factor))
     start, end = scheme.bit_schedule
     target = functools.partial(schedules.bit_target, start=start, target=end)
+    rate = functools.partial(
+      schedules.bit_rate,
+      start=start,
+      target=end,
+      steps=self.epochs * self.epoch_steps,
+    )
     return optimizer.rates(
       of(self.factor),
-      bit_factor=of(lambda e: schedules.bit_factor(e / self.epochs)),
+      bits_lr=of(lambda e: rate(e / self.epochs)),
       target_bits=of(lambda e: target(e / self.epochs)),
     )
 

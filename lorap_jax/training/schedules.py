@@ -41,7 +41,7 @@ def bit_target(progress: float, *, start: float, target: float) -> float:
   """Average bits to be driven to: a line from the start to the target.
 
   The target is reached at `BITS_REACHED`; from `BITS_FIXED` on bits are not
-  trained any more, see `bit_factor`.
+  trained any more, see `bit_rate`.
 
   Args:
     progress: position in the run, 0 to 1.
@@ -55,9 +55,26 @@ def bit_target(progress: float, *, start: float, target: float) -> float:
   return start + share * (target - start)
 
 
-def bit_factor(progress: float) -> float:
-  """Factor of the bits' learning rate in a run with a target: 1, at last 0."""
-  return float(progress < BITS_FIXED)
+def bit_rate(
+  progress: float, *, start: float, target: float, steps: int
+) -> float:
+  """Learning rate of bits that have a target: twice what the line needs.
+
+  Adam moves a bit-width by about its rate in each step, whatever the data.
+
+  Args:
+    progress: position in the run, 0 to 1.
+    start: see `bit_target`.
+    target: see `bit_target`.
+    steps: optimizer steps of the run.
+
+  Returns:
+    Bits per step; 0 from `BITS_FIXED` on.
+  """
+  if progress >= BITS_FIXED:
+    return 0.0
+  distance = max(start - target, 0.5)  # Bits of single nodes move anyway.
+  return 2 * distance / max(BITS_REACHED * steps, 1)
 
 
 class Plateau(NamedTuple):

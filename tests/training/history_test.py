@@ -107,3 +107,15 @@ def test_nan_loss_is_the_highest(losses, expected):
 def test_nan_is_no_best_test_metric():
   records = [record(i, 0.5, 1.0, test) for i, test in ((1, NAN), (2, 0.1))]
   assert BY_ACCURACY.best_test(records)['epoch'] == 2
+
+
+@pytest.mark.parametrize('rule', ['val_metric', 'val_loss'])
+def test_early_epochs_do_not_count(rule):
+  selection = history.Selection(rule, tasks.Task(), first=3)
+  records = [
+    {'epoch': i, 'valid_accuracy': a, 'valid_loss': 1 - a}
+    for i, a in enumerate([0.9, 0.8, 0.5, 0.6, 0.55], start=1)
+  ]
+  assert selection.best(records)['epoch'] == 4
+  assert selection.best(records[:2])['epoch'] == 1  # There is no other.
+  assert selection.text.endswith(', from epoch 3 on')

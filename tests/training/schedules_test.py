@@ -81,5 +81,6 @@ def test_bits_go_to_their_target_in_a_line_and_are_fixed():
   assert target(0.0) == 4
   assert target(0.3) == pytest.approx(3.25)
   assert target(0.6) == target(1.0) == 2.5
-  assert schedules.bit_factor(0.69) == 1
-  assert schedules.bit_factor(0.7) == schedules.bit_factor(1.0) == 0
+  rate = lambda at: schedules.bit_rate(at, start=4.0, target=2.5, steps=50)
+  assert rate(0.0) == rate(0.69) == 2 * 1.5 / 30  # Twice the line's.
+  assert rate(0.7) == rate(1.0) == 0
