@@ -103,6 +103,9 @@ _MOMENTUM = Need(
     and (c.scheme.name != 'dq' or c.scheme.range_rule is not None)
   ),
 )
+_BY_MEMORY = Need(
+  'scheme.target_bits None', lambda c: c.scheme.target_bits is None
+)
 _NORMAL = _is('scheme.start', 'normal')
 
 _GIN = _is('model.name', 'gin')
@@ -168,10 +171,12 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'feature_percentile': (_AFFINE, _RAW),
       'edge_messages': (_AFFINE, _is('model.name', 'gcn', 'gin')),
       'low change redraw protected_points': (_DQ,),
-      'start memory_weight memory_target': (_A2Q,),
+      'start target_bits': (_A2Q,),
+      'memory_weight memory_target': (_A2Q, _BY_MEMORY),
       'quantize_features': (_A2Q, _RAW),
       'num_groups exact_range': (_A2Q, _GRAPHS),
-      'memory_width quantize_messages node_messages': (_A2Q, _NODES),
+      'memory_width': (_A2Q, _NODES, _BY_MEMORY),
+      'quantize_messages node_messages': (_A2Q, _NODES),
       'weight_start feature_start message_start': (_A2Q, _NODES, _NORMAL),
       'candidates cost_weight': (_SEARCH,),
       'assignment': (_is('scheme.name', 'mixq'),),
