@@ -123,6 +123,7 @@ def _scheme() -> config_dict.ConfigDict:
     start=str,  # data; uniform or normal.
     memory_weight=float,
     memory_target=float,
+    target_bits=float,  # Average bits to end at, in place of these two.
     quantize_features=bool,
     # A2Q, labels of graphs.
     num_groups=int,

@@ -75,7 +75,7 @@ def test_own_data_can_be_trained_on_as_its_commands_say(tmp_path, monkeypatch):
   for cell, path, changes in cells:
     config = custom_config.get_config(cell)
     config.data.path = path
-    config.train.epochs = config.train.subset_epochs = 1
+    config.train.epochs = 1
     config.train.plots = False
     config.model.features, config.model.num_layers = 8, 1  # Compiles sooner.
     for field, value in re.findall(r'--config.(\S+)=(\S+)', changes):

@@ -146,9 +146,12 @@ def from_record(record: Mapping[str, Any]) -> Settings:
   """
   there = fields.flat(record)
   values = fields.complete(record)
-  # Before `data.level` was recorded, the pool said it.
-  by_pool = 'node' if values['model']['pool'] == 'none' else 'graph'
-  level = there.pop('data.level', by_pool)
+  level, pool = there.pop('data.level', None), values['model']['pool']
+  if level is None and pool is not None:
+    # Before the level was recorded, the pool said it.
+    level = 'node' if pool == 'none' else 'graph'
+  if level is None:
+    level = fields.level_of(values)
   if values['scheme']['name'] == 'a2q_node':  # As the form was called then.
     values['scheme']['name'] = 'a2q'
   gone = sorted(path for path in there if path not in fields.NEEDS)

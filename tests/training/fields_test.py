@@ -174,6 +174,7 @@ UNUSED = [
   ('cora', 'gcn,fp32,none', 'scheme.bits', 3, 'scheme.name qat or dq or a2q'),
   ('cora', 'gcn,mixq,none', 'scheme.bits', 3, 'mixq with scheme.assignment'),
   ('cora', 'gcn,fp32,none', 'scheme.published', True, 'scheme.name qat'),
+  ('cora', 'gcn,dq4,none', 'scheme.target_bits', 3.0, 'scheme.name a2q'),
   ('cora', 'gcn,a2q,none', 'scheme.num_groups', 9, 'graphs with a label'),
   ('mnist', 'gcn,a2q,none', 'scheme.memory_width', 9, 'nodes with a label'),
   ('cora', 'gcn,a2q,none', 'scheme.weight_start', (1.0, 1.0), 'start normal'),
@@ -246,6 +247,16 @@ def test_published_is_refused_or_a_field_of_the_scheme(scheme):
   else:
     with pytest.raises(ValueError, match='`published` = True has no effect'):
       settings.from_config(config)
+
+
+def test_a_target_in_bits_is_in_place_of_one_in_memory():
+  config = tiny_run.node_config('gcn,a2q,none')
+  config.scheme.target_bits = 2.0
+  with pytest.raises(ValueError, match='`memory_weight` = .* target_bits None'):
+    settings.from_config(config)
+  fields.drop_unused(config, {'scheme.target_bits'})
+  record = settings.from_config(config).config['scheme']
+  assert record['target_bits'] == 2.0 and 'memory_target' not in record
 
 
 class TestDropUnused:
