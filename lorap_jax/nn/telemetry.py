@@ -35,6 +35,8 @@ class Quantized(NamedTuple):
     metadata_bytes: what the quantizer stores beside the codes, once.
     row_metadata_bits: what it stores beside the codes of each row.
     usage: of learned bits that a penalty may reach, else None.
+    bounds: the smallest and the largest value of the grid, broadcast to
+      [n, f]; None without a grid. For the report.
   """
 
   values: Array
@@ -42,6 +44,7 @@ class Quantized(NamedTuple):
   metadata_bytes: int = 0
   row_metadata_bits: int = 0
   usage: BitUsage | None = None
+  bounds: tuple[Array, Array] | None = None
 
 
 def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
@@ -58,6 +61,8 @@ class FeatureReport:
     bits: stored bits per element of each row [n].
     error: sum of squared quantization errors of each row [n].
     energy: sum of squares of each row before quantization [n].
+    energy_after: the same after it [n].
+    clipped: elements of each row beyond the bounds of its grid [n].
     mask: True for real rows [n].
     width: f.
     row_metadata_bits: bits that each row needs beside its codes.
@@ -68,6 +73,8 @@ class FeatureReport:
   bits: Array
   error: Array
   energy: Array
+  energy_after: Array
+  clipped: Array
   mask: Array
   width: Array
   row_metadata_bits: Array
@@ -116,6 +123,22 @@ class WeightReport(NamedTuple):
   elements: Array
   bits: Array
   metadata_bytes: Array
+
+
+class PromptReport(NamedTuple):
+  """What a prompt does to its aggregate, over the real rows of the batch.
+
+  Attributes:
+    elements: of the aggregate.
+    before: sum of squares of the aggregate.
+    prompt: sum of squares of the prompt.
+    after: sum of squares of the aggregate with it.
+  """
+
+  elements: Array
+  before: Array
+  prompt: Array
+  after: Array
 
 
 class SideReport(NamedTuple):
@@ -178,12 +201,32 @@ def report_feature(
     bits=jnp.broadcast_to(bits[:, 0] if bits.ndim else bits, (count,)),
     error=jnp.zeros(count) if same else _square_sums(error),
     energy=_square_sums(x),
+    energy_after=_square_sums(y.values),
+    clipped=_clipped(x, y.bounds),
     mask=real_rows(x, rows)[:, 0],
     width=jnp.float32(x.shape[1]),
     row_metadata_bits=jnp.float32(y.row_metadata_bits),
     table_bytes=jnp.float32(y.metadata_bytes),
   )
   sow(module, COLLECTION, 'feature', report)
+
+
+def _clipped(
+  x: Array | SparseRows, bounds: tuple[Array, Array] | None
+) -> Array:
+  """Elements of each row beyond the bounds."""
+  if bounds is None:
+    return jnp.zeros(x.shape[0])
+  low, high = bounds
+  if not isinstance(x, SparseRows):
+    return jnp.sum((x < low) | (x > high), axis=1, dtype=jnp.float32)
+  # Of the nonzeros: a quantizer that takes sparse rows has 0 on its grid, or
+  # one row beside them, which is inside of the range that it observed.
+  at = lambda b: b[0, x.columns] if b.shape[-1:] == x.shape[1:] else b.ravel()
+  outside = (x.values < at(low)) | (x.values > at(high))
+  return jax.ops.segment_sum(
+    outside.astype(jnp.float32), x.rows, x.shape[0], indices_are_sorted=True
+  )
 
 
 def _square_sums(x: Array | SparseRows) -> Array:
@@ -218,6 +261,24 @@ def report_product(
     bit_ops=macs * weight_bits * jnp.sum(bits * mask),
   )
   sow(module, COLLECTION, 'product', report)
+
+
+def report_prompt(
+  module: nn.Module, s: Array, prompt: Array, rows: Rows
+) -> None:
+  """Sows what a prompt adds to an aggregate.
+
+  Args:
+    module: the prompt's.
+    s: aggregate [n, d] that it is added to.
+    prompt: [n, d], or one row [1, d] for all.
+    rows: of s.
+  """
+  mask = real_rows(s, rows)
+  total = lambda t: jnp.sum(jnp.where(mask, t, 0) ** 2)
+  elements = s.shape[1] * jnp.sum(mask, dtype=jnp.float32)
+  report = PromptReport(elements, total(s), total(prompt), total(s + prompt))
+  sow(module, COLLECTION, 'prompt', report)
 
 
 def report_sum(

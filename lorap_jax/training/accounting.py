@@ -120,8 +120,8 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
 
   Returns:
     Nested dict of scalars and of [MAX_DEGREE + 1] arrays: `features` by
-    quantization point and path, `products` by role and path, `sums` and
-    `side_bits` by path.
+    quantization point and path, `products` by role and path, `sums`,
+    `prompts` and `side_bits` by path.
   """
   num_nodes = graph.nodes.shape[0]
   degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
@@ -135,6 +135,8 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
       'bits': r.width * jnp.sum(r.bits * r.mask),
       'error': jnp.sum(r.error * r.mask),
       'energy': jnp.sum(r.energy * r.mask),
+      'energy_after': jnp.sum(r.energy_after * r.mask),
+      'clipped': jnp.sum(r.clipped * r.mask),
       'metadata_bits': rows * r.row_metadata_bits,
     }
     if r.mask.shape[0] == num_nodes:
@@ -143,6 +145,8 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
         'bits': by_degree(r.bits * r.mask),
         'error': by_degree(r.error * r.mask),
         'energy': by_degree(r.energy * r.mask),
+        'energy_after': by_degree(r.energy_after * r.mask),
+        'clipped': by_degree(r.clipped * r.mask),
       }
     return entry
 
@@ -164,6 +168,10 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
     'sums': {
       path: r._asdict()
       for path, r in reports(tree, telemetry.SumReport).items()
+    },
+    'prompts': {
+      path: r._asdict()
+      for path, r in reports(tree, telemetry.PromptReport).items()
     },
     'side_bits': sides,
   }

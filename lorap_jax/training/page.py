@@ -11,6 +11,7 @@ from typing import Any
 from lorap_jax.data import store
 from lorap_jax.training import collect, plots, tables, workdir
 
+_PROMPT_COLUMNS = ('before', 'prompt', 'after')
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -114,6 +115,7 @@ def of_run(
         _figure(curves),
       ),
       *_xray(report.get('points', [])),
+      *_prompts(report.get('prompts', [])),
       _costs(report['cost'], ''),
       _provenance(report, command),
     ],
@@ -255,17 +257,29 @@ def _xray(points: Sequence[dict[str, Any]]) -> list[str]:
       '<span class="track"><span class="bar" style="width:'
       f'{100 * point["error"] / largest:.0f}%"></span></span>',
       f'{point["rms"]:.3g}',
+      f'{point["rms_after"]:.3g}' if 'rms_after' in point else '',
+      f'{100 * point["clipped"]:.2f} %' if 'clipped' in point else '',
       f'{point["elements"]:,.0f}',
     ]
     for point in points
   ]
-  head = ['layer', 'point', 'bits', 'relative error', 'rms', 'elements']
+  head = [
+    'layer',
+    'point',
+    'bits',
+    'relative error',
+    'rms before',
+    'rms after',
+    'clipped',
+    'elements',
+  ]
   by_layer = _section(
     'Quantization by layer',
     'Of each tensor that is quantized or stored, in the test split: average '
     'bits, the relative error that its quantizer makes, '
-    'sqrt(sum (x - y)² / sum x²), and its root mean square.',
-    _table(head, rows, numbers=(2, 3, 4, 5), escaped=True),
+    'sqrt(sum (x - y)² / sum x²), the root mean square before and after it, '
+    'and the share of elements beyond the ends of their grid.',
+    _table(head, rows, numbers=(2, 3, 4, 5, 6, 7), escaped=True),
   )
   by_degree = _section(
     'Quantization by in-degree',
@@ -274,6 +288,24 @@ def _xray(points: Sequence[dict[str, Any]]) -> list[str]:
     _figure(plots.by_degree(points, title='')),
   )
   return [by_layer, by_degree]
+
+
+def _prompts(prompts: Sequence[dict[str, Any]]) -> list[str]:
+  """What the prompts add to their aggregates; nothing without any."""
+  if not prompts:
+    return []
+  rows = [
+    [entry['layer'], *(f'{entry[name]:.3g}' for name in _PROMPT_COLUMNS)]
+    for entry in prompts
+  ]
+  return [
+    _section(
+      'Prompts on aggregates',
+      'Root mean squares in the test split: of the aggregate before its '
+      'prompt, of the prompt, and of the aggregate with it.',
+      _table(['layer', *_PROMPT_COLUMNS], rows, numbers=(1, 2, 3)),
+    )
+  ]
 
 
 def _costs(cost: dict[str, Any], remark: str) -> str:

@@ -113,6 +113,7 @@ def finish(run: Any) -> dict[str, Any]:
     'result': _result(run.selection, records),
     'cost': _cost(run, sums, fixed),
     'points': xray.points(sums['features']),
+    'prompts': xray.prompts(sums['prompts']),
     'parameters': _parameters(state.params, run.labels),
     'epochs': run.epochs,
     'steps': latest_step,

@@ -5,7 +5,8 @@ Of each point, over the elements of its real rows in the test split:
 * bits: mean of the stored bits.
 * error: relative, sqrt(sum (x - y)^2 / sum x^2) of x before and y after the
   quantizer.
-* rms: sqrt(mean x^2), how large x is.
+* rms, rms_after: sqrt(mean x^2), sqrt(mean y^2), how large both are.
+* clipped: share of the elements beyond the ends of their grid.
 
 The same by in-degree where rows are nodes, in bins that grow by factors of two.
 """
@@ -44,9 +45,9 @@ def points(
 
   Returns:
     JSON-able dicts in the order of the layers: `path`, its `layer` and `point`,
-    `elements`, `bits`, `error`, `rms`, and `by_degree` where rows are nodes:
-    `rows`, `bits`, `error` and `rms` of each bin, None where there are too few
-    rows to tell.
+    `elements`, `bits`, `error`, `rms`, `rms_after`, `clipped`, and `by_degree`
+    where rows are nodes: `rows` and the same of each bin, None where there are
+    too few rows to tell.
   """
   found = [
     _point(path, point, sums)
@@ -54,6 +55,27 @@ def points(
     for path, sums in group.items()
   ]
   return sorted(found, key=lambda entry: _natural(entry['path']))
+
+
+def prompts(sums: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """What the prompts do to their aggregates.
+
+  Args:
+    sums: `prompts` of `accounting.totals`, added up over the batches.
+
+  Returns:
+    JSON-able dicts in the order of the layers: `path`, `layer`, and the root
+    mean squares of the aggregate `before`, of the `prompt` and of the aggregate
+    `after` it was added.
+  """
+  found = []
+  for path in sorted(sums, key=_natural):
+    entry: dict[str, Any] = {'path': path, 'layer': path.partition('/')[0]}
+    elements = max(float(sums[path]['elements']), 1)
+    for name in ('before', 'prompt', 'after'):
+      entry[name] = float(np.sqrt(float(sums[path][name]) / elements))
+    found.append(entry)
+  return found
 
 
 def _natural(path: str) -> list[Any]:
@@ -71,7 +93,8 @@ def _point(path: str, point: str, sums: dict[str, Any]) -> dict[str, Any]:
   width = float(sums['elements']) / max(float(sums['rows']), 1)
   found: dict[str, Any] = {'path': path, 'layer': layer, 'point': point}
   found['elements'] = float(sums['elements'])
-  totals = {name: np.float64(sums[name]) for name in ('error', 'energy')}
+  names = ('error', 'energy', 'energy_after', 'clipped')
+  totals = {name: np.float64(sums[name]) for name in names}
   # Sums of `bits` are over elements here, over rows by degree.
   totals |= {
     'rows': np.float64(sums['rows']),
@@ -102,4 +125,6 @@ def _means(sums: dict[str, Any], width: float) -> dict[str, Any]:
     'bits': sums['bits'] / rows,
     'error': np.sqrt(sums['error'] / np.maximum(sums['energy'], 1e-30)),
     'rms': np.sqrt(sums['energy'] / (rows * width)),
+    'rms_after': np.sqrt(sums['energy_after'] / (rows * width)),
+    'clipped': sums['clipped'] / (rows * width),
   }

@@ -22,6 +22,8 @@ def feature(point, bits, mask, *, width, metadata=0, table=0, error=None):
       bits=bits,
       error=error,
       energy=10 * error,
+      energy_after=9 * error,
+      clipped=error / 10,
       mask=jnp.asarray(mask),
       width=jnp.float32(width),
       row_metadata_bits=jnp.float32(metadata),
@@ -145,9 +147,11 @@ def test_by_in_degree(tree, graph):
     'bits': [2, 6, 4],
     'error': [1, 3, 2],
     'energy': [10, 30, 20],
+    'energy_after': [9, 27, 18],
+    'clipped': [0.1, 0.3, 0.2],
   }
   for name, values in expected.items():
-    np.testing.assert_array_equal(degree[name][:3], values, name)
+    np.testing.assert_allclose(degree[name][:3], values, err_msg=name)
     assert not degree[name][3:].any()
   assert 'degree' not in features['readout']['readout_0/input']
 

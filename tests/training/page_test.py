@@ -38,6 +38,7 @@ SECTIONS = {
     'learning-curves',
     'quantization-by-layer',
     'quantization-by-in-degree',
+    'prompts-on-aggregates',
     'cost',
     'provenance',
   ],

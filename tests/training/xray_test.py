@@ -14,6 +14,8 @@ def sums(rows=30.0, bits=4.0, degree=None):
     'bits': 2 * rows * bits,
     'error': 2.0 * rows,
     'energy': 8.0 * rows,
+    'energy_after': 18.0 * rows,
+    'clipped': 0.5 * rows,
   }
   if degree is not None:
     counts = np.zeros(65)
@@ -24,6 +26,8 @@ def sums(rows=30.0, bits=4.0, degree=None):
       'bits': bits * counts,
       'error': 2 * counts,
       'energy': 8 * counts,
+      'energy_after': 18 * counts,
+      'clipped': 0.5 * counts,
     }
   return found
 
@@ -38,6 +42,8 @@ def test_means():
     'bits': 4.0,
     'error': 0.5,
     'rms': 2.0,
+    'rms_after': 3.0,
+    'clipped': 0.25,
   }
 
 
@@ -75,3 +81,16 @@ def test_point_is_declared_and_not_the_name_of_a_module():
 def test_raw_features_are_of_the_network():
   (point,) = xray.points({'features': {'features': sums()}})
   assert (point['layer'], point['point']) == ('network', 'features')
+
+
+def test_prompts():
+  one = {'elements': 50.0, 'before': 200.0, 'prompt': 50.0, 'after': 450.0}
+  found = xray.prompts({'conv_10/prompt': one, 'conv_2/prompt': one})
+  assert [entry['layer'] for entry in found] == ['conv_2', 'conv_10']
+  assert found[0] == {
+    'path': 'conv_2/prompt',
+    'layer': 'conv_2',
+    'before': 2.0,
+    'prompt': 1.0,
+    'after': 3.0,
+  }

@@ -53,10 +53,13 @@ def prompted(
   if spec.implementation != 'xla':  # `pre`, in one kernel.
     return quantizer(prompt.inject(s, rows=rows))
   if spec.placement == 'pre':
-    return quantizer(s + prompt(s, rows=rows))
+    delta = prompt(s, rows=rows)
+    telemetry.report_prompt(prompt, s, delta, rows)
+    return quantizer(s + delta)
   y = quantizer(s)
   seen = y.values if spec.placement == 'post' else s
   delta = prompt(seen, rows=rows)
+  telemetry.report_prompt(prompt, y.values, delta, rows)
   if spec.objective == 'local':
     delta = jax.lax.stop_gradient(delta)
   mask = real_rows(s, rows)

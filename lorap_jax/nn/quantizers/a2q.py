@@ -114,6 +114,7 @@ class GroupedQuantizer(nn.Module):
       metadata_bytes=self.num_groups * 5,  # float32 scale, one byte of bits
       row_metadata_bits=math.ceil(math.log2(max(self.num_groups, 2))),
       usage=None if self.fixed_bits else usage,
+      bounds=_bounds(scale[group][:, None], used_bits[group][:, None]),
     )
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
@@ -217,11 +218,16 @@ class NodeQuantizer(nn.Module):
         min_bits=rule.min_bits,
         sign_bit=sign_bit,
       )
-    stored = (
-      a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
-      - sign_bit
+    used_bits = a2q.round_bits(
+      bits, min_bits=rule.min_bits, max_bits=rule.max_bits
     )
-    return Quantized(y, stored[:, None], row_metadata_bits=32 + 8, usage=usage)
+    return Quantized(
+      y,
+      (used_bits - sign_bit)[:, None],
+      row_metadata_bits=32 + 8,
+      usage=usage,
+      bounds=_bounds(scale[:, None], used_bits[:, None]),
+    )
 
   def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
     start = jnp.full((num_rows,), float(self.bits + sign_bit))
@@ -284,7 +290,9 @@ class ColumnQuantizer(nn.Module):
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
     bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
     y = a2q.fake_quant(x, scale[None], bits[None], rule=rule, mask=mask)
-    return Quantized(y, float(self.bits), 4 * width)
+    return Quantized(
+      y, float(self.bits), 4 * width, bounds=_bounds(scale[None], bits[None])
+    )
 
   def _init_scale(self, key: Array, x: Array, mask: Array) -> Array:
     if self.start != 'data':
@@ -337,6 +345,11 @@ class ChannelQuantizer(nn.Module):
     if self.start != 'data':
       return _normal_start(key, (kernel.shape[1],), self.normal)
     return _max_scale(kernel, axis=0, bits=self.bits)
+
+
+def _bounds(scale: Array, bits: Array) -> tuple[Array, Array]:
+  high = jnp.abs(scale) * numerics.symmetric_qmax(bits)
+  return -high, high
 
 
 def _normal_start(

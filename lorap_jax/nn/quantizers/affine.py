@@ -109,7 +109,9 @@ class AffineQuantizer(nn.Module):
     else:
       y = put_on_grid(x, keep=keep)
     metadata = _METADATA_BYTES * max(1, qparams.scale.size)
-    return Quantized(y, float(self.bits), metadata)
+    codes = affine.code_range(self.bits, signed=self.signed)
+    low, high = ((c - qparams.zero_point) * qparams.scale for c in codes)
+    return Quantized(y, float(self.bits), metadata, bounds=(low, high))
 
   def _batch_range(
     self, x: Array | SparseRows, mask: Array

@@ -140,14 +140,25 @@ class FixedQuantizer(nn.Module):
     """
     bits = dict(self.bits).get('/'.join(self.path), self.default_bits)
     t, mask = _oriented(x, rows, self.transposed)
+    params = _range_params(self, _calibrate(self, t, mask, bits))
     y = _quantized(
       functools.partial(mixq.fake_quant, bits=bits, published=self.published),
       t,
-      _range_params(self, _calibrate(self, t, mask, bits)),
+      params,
       mask,
     )
     y = y.T if self.transposed else y
-    return Quantized(y, float(bits), _SCALE_BYTES * t.shape[1])
+    return Quantized(
+      y,
+      float(bits),
+      _SCALE_BYTES * t.shape[1],
+      bounds=None if self.transposed else _bounds(*params, bits),
+    )
+
+
+def _bounds(scale: Array, zero_point: Array, bits: int) -> tuple[Array, Array]:
+  ends = [(code - zero_point) * scale for code in mixq.code_range(bits)]
+  return jnp.minimum(*ends), jnp.maximum(*ends)
 
 
 def _oriented(x: Any, rows: Rows, transposed: bool):

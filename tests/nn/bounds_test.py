@@ -1,0 +1,86 @@
+"""The ends of the grid that each quantizer declares, and who lies beyond."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lorap_jax import graphs
+from lorap_jax.nn import prompts, quantizers, schemes, telemetry
+from lorap_jax.nn.rows import Rows
+
+ROWS = Rows(jnp.ones((40, 1), bool))
+A2Q = {'bits': 3, 'start': 'data', 'published': False}
+QUANTIZERS = {
+  'affine': quantizers.AffineQuantizer(bits=3, signed=True),
+  'affine_columns': quantizers.AffineQuantizer(
+    bits=3, signed=True, per_column=True
+  ),
+  'groups': quantizers.GroupedQuantizer(
+    num_groups=8, non_negative=False, exact_range=False, **A2Q
+  ),
+  'nodes': quantizers.NodeQuantizer(non_negative=False, **A2Q),
+  'columns': quantizers.ColumnQuantizer(level='graph', **A2Q),
+  'mixq': quantizers.FixedQuantizer((), 3),
+}
+
+
+@pytest.mark.parametrize('name', QUANTIZERS)
+def test_bounds_are_the_ends_of_the_grid(name):
+  module = QUANTIZERS[name]
+  x = jax.random.normal(jax.random.key(0), (40, 4))
+  train = ROWS._replace(train=True)
+  variables = module.init(jax.random.key(1), x, rows=train)
+  _, seen = module.apply(variables, x, rows=train, mutable=['quant_stats'])
+  variables = {**variables, **seen}
+  far = 100 * jnp.sign(x)  # To both ends of every grid.
+  out = module.apply(variables, far, rows=ROWS)
+  low, high = (jnp.broadcast_to(b, x.shape) for b in out.bounds)
+  expected = np.where(far > 0, high, low)
+  np.testing.assert_allclose(out.values, expected, rtol=1e-6, atol=1e-6)
+  report = helpers.feature_report(far, out, ROWS)
+  np.testing.assert_array_equal(report.clipped, 4)
+  np.testing.assert_allclose(
+    report.energy_after, np.sum(expected**2, 1), rtol=1e-5
+  )
+  inside = module.apply(variables, 0.999 * out.values, rows=ROWS)
+  if name != 'groups':  # Whose rows would choose other groups.
+    report = helpers.feature_report(0.999 * out.values, inside, ROWS)
+    np.testing.assert_array_equal(report.clipped, 0)
+
+
+def test_clipped_nonzeros_of_sparse_rows():
+  x = np.zeros((40, 4), np.float32)
+  x[3, 1], x[5, 2], x[5, 3] = 9, 0.5, -9
+  out = telemetry.Quantized(
+    jnp.asarray(x), 3.0, bounds=(jnp.float32(-1), jnp.float32(1))
+  )
+  expected = np.zeros(40)
+  expected[[3, 5]] = 1
+  for form in (jnp.asarray(x), graphs.sparse_rows(x)):
+    report = helpers.feature_report(form, out._replace(values=form), ROWS)
+    np.testing.assert_array_equal(report.clipped, expected)
+
+
+def test_report_of_a_prompt():
+  spec = prompts.PromptSpec('lorap', form='bias')
+  s = jnp.arange(12.0).reshape(4, 3)
+  rows = Rows(jnp.array([[True], [True], [True], [False]]))
+
+  class Layer(helpers.nn.Module):
+    @helpers.nn.compact
+    def __call__(self, s):
+      quantizer = lambda t: schemes.quantize(
+        schemes.FP32(), 'aggregate', t, rows=rows
+      )
+      return prompts.prompted(spec, quantizer, s, rows=rows).values
+
+  params = {'prompt': {'prompt': jnp.array([[1.0, -2.0, 0.5]])}}
+  _, sown = Layer().apply({'params': params}, s, mutable=['telemetry'])
+  report = sown['telemetry']['prompt']['prompt']
+  real = np.arange(9.0).reshape(3, 3)
+  assert report.elements == 9
+  np.testing.assert_allclose(report.before, np.sum(real**2))
+  np.testing.assert_allclose(report.prompt, 3 * (1 + 4 + 0.25))
+  np.testing.assert_allclose(report.after, np.sum((real + [1, -2, 0.5]) ** 2))
