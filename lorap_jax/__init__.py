@@ -9,8 +9,10 @@ from lorap_jax._version import __version__
 __all__ = [
   'LoadedRun',
   '__version__',
+  'default_config',
   'from_pyg',
   'load_run',
+  'own_data_config',
   'train_and_evaluate',
 ]
 
@@ -22,6 +24,11 @@ def __getattr__(name: str):
     from lorap_jax.training import restore
 
     return getattr(restore, name)
+  if name in ('default_config', 'own_data_config'):
+    from lorap_jax.training import default_config
+
+    whole = default_config.get_config
+    return whole if name == 'default_config' else default_config.own_data_config
   if name == 'from_pyg':
     from lorap_jax.data import pyg
 

@@ -226,7 +226,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
   for names, needs in rows.items()
   for name in names.split()
 }
-_NAMES = {
+NAMES = {
   'model.name': ('gcn', 'gin', 'gat'),
   'scheme.name': ('fp32', 'qat', 'dq', 'a2q', 'mixq', 'mixq_search'),
   'prompt.name': (
@@ -463,7 +463,7 @@ def _place(path: str) -> str:
 
 def _check_names(values: Values) -> None:
   datasets.check_name(values['data']['name'])
-  for path, allowed in _NAMES.items():
+  for path, allowed in NAMES.items():
     group, name = path.split('.')
     value = values[group][name]
     if value == 'a2q_node':

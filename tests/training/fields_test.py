@@ -252,7 +252,9 @@ def test_published_is_refused_or_a_field_of_the_scheme(scheme):
 def test_a_target_in_bits_is_in_place_of_one_in_memory():
   config = tiny_run.node_config('gcn,a2q,none')
   config.scheme.target_bits = 2.0
-  with pytest.raises(ValueError, match='`memory_weight` = .*scheme.target_bits None'):
+  with pytest.raises(
+    ValueError, match='`memory_weight` = .*scheme.target_bits None'
+  ):
     settings.from_config(config)
   fields.drop_unused(config, {'scheme.target_bits'})
   record = settings.from_config(config).config['scheme']

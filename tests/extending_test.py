@@ -1,0 +1,63 @@
+"""The examples of docs/extending.md, from a quantizer to its report."""
+
+import json
+import pathlib
+
+import jax
+import jraph
+import numpy as np
+import pytest
+from docs_test import python_blocks
+
+import lorap_jax
+from lorap_jax.models import factory
+from lorap_jax.training import fields
+
+PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+  """What the blocks of the page define, run in an empty folder."""
+  monkeypatch.chdir(tmp_path)
+  for module, table in (
+    (factory, 'SCHEMES'),
+    (factory, 'NODE_SCHEMES'),
+    (fields, 'NAMES'),
+  ):
+    monkeypatch.setattr(module, table, dict(getattr(module, table)))
+  found = {'__name__': 'extending'}
+  for block in python_blocks(PAGE.read_text()):
+    exec(compile(block, PAGE.name, 'exec'), found)
+  return found
+
+
+def test_a_quantizer_from_its_module_to_its_report(names, tmp_path):
+  report = names['report']
+  groups = report['parameters']['by_group']
+  assert set(groups) == {'base', 'prompt', 'feature_scale'}
+  points = {point['path']: point for point in report['points']}
+  assert points['conv_0/aggregate']['bits'] == 4
+  assert 0 < points['conv_0/aggregate']['error'] < 0.5
+  saved = json.loads((tmp_path / 'runs/step/report.json').read_text())
+  assert saved['config']['scheme']['name'] == 'step'
+  run = lorap_jax.load_run('runs/step')
+  steps = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+      run.variables['params']
+    )
+    if path[-1].key == 'step'
+  ]
+  assert len(steps) == 4 and all(leaf > 0 for leaf in steps)
+  nodes = np.ones((2, 8), np.float32)
+  graph = jraph.GraphsTuple(
+    nodes,
+    None,
+    np.array([0]),
+    np.array([1]),
+    None,
+    np.array([2]),
+    np.array([1]),
+  )
+  assert run.predict(graph).shape == (2, 4)
