@@ -73,6 +73,7 @@ def get_config(arm: str = 'a2q,gpf_lorap') -> config_dict.ConfigDict:
     config = mnist_a2q_lorap.get_config()
   else:
     config = superpixels.create('mnist', f'gin,{quantizer},lorap')
+  config.model.encoder_operand = None  # The scheme's, unless the arm says it.
   config.data.limit = (10_000, 1_500, 1_500)
   config.train.epochs = 10
   config.train.plots = False
