@@ -100,6 +100,7 @@ def config(**changes) -> config_dict.ConfigDict:
   values = mnist_a2q_lorap.get_config('smoke')
   values.model.features = 4
   values.model.num_layers = 1
+  values.model.encoder_operand = None  # Another group table.
   values.scheme.num_groups = 8
   values.prompt.num_prompts = 3
   values.prompt.rank = 2

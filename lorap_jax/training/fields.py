@@ -80,6 +80,9 @@ def _search_comes(c: Any) -> bool:
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
+_QUANTIZED = Need(
+  'a scheme other than fp32', lambda c: c.scheme.name != 'fp32'
+)
 _AFFINE = _is('scheme.name', 'qat', 'dq')
 _DQ = _is('scheme.name', 'dq')
 _A2Q = _is('scheme.name', 'a2q')
@@ -144,7 +147,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     'model.': {
       'name features num_layers residual dropout input_dropout': (),
       'encoder pool': (),
-      'encoder_operand': (_is('model.encoder', 'dense'),),
+      'encoder_operand': (_is('model.encoder', 'dense'), _QUANTIZED),
       'num_types': (_is('model.encoder', 'embedding'),),
       'norm': (_GCN_GAT,),
       'normalize_pooled readout': (_GRAPHS,),

@@ -91,6 +91,7 @@ class OptimizerConfig:
       'base': self.learning_rate,
       'prompt': self.learning_rate * self.prompt_factor,
       'feature_scale': self.feature_scale_lr,
+      'feature_bits': self.feature_bits_lr,
       'message_scale': self.message_scale_lr,
       'weight_scale': self.weight_scale_lr,
       'bit_logits': self.bit_logits_lr,

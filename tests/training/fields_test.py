@@ -103,9 +103,9 @@ class TestTable:
     assert own == names_of(kind)
 
   def test_names(self):
-    assert set(fields._NAMES['scheme.name']) == set(factory.SCHEMES)
-    assert set(fields._NAMES['model.name']) == set(factory.BACKBONES)
-    assert set(fields._NAMES['prompt.name']) == set(prompts.PROMPTS)
+    assert set(fields.NAMES['scheme.name']) == set(factory.SCHEMES)
+    assert set(fields.NAMES['model.name']) == set(factory.BACKBONES)
+    assert set(fields.NAMES['prompt.name']) == set(prompts.PROMPTS)
 
   def test_free_fields_exist(self):
     assert set(fields.FREE) <= set(fields.NEEDS)

@@ -48,7 +48,7 @@ def test_scores_that_are_no_numbers(tmp_path, scores, best):
   chosen = settings.from_config(tiny_run.node_config())
   run = full_batch.FullBatchRun(chosen, tiny_run.node_data(), tmp_path)
   run.close()
-  selection = Scripted('last', tasks.Task(), scores)
+  selection = Scripted('last', tasks.Task(), scores=scores)
   assert selection.best([{'epoch': e} for e in (1, 2, 3)])['epoch'] == best
   program = full_batch.make_epochs(run.model, run.settings.scheme, selection)
   carry, _ = program(run.carry(), *run.inputs(), run.rates(range(3)))
