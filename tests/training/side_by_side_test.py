@@ -154,7 +154,11 @@ RATES = {
   'fast prompts': {'optim__prompt_factor': 20.0},
   'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
   'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
-  'warm': {'train__warmup': 0.5, 'optim__feature_scale_lr': 0.1},
+  'warm': {
+    'train__schedule': 'cosine',
+    'train__warmup': 0.5,
+    'optim__feature_scale_lr': 0.1,
+  },
   'seed': {'seed': 1},
 }
 
