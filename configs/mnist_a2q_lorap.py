@@ -7,9 +7,10 @@
 Recipes: `fast` (ours, the default) warms up, anneals along a cosine from a
 larger learning rate, normalises the pooled vector, renews batch norm's
 statistics before each evaluation, has integer prompts and 8 bits for the raw
-features that enter the encoder. `published` is A2Q's: Adam at 1e-3, halved on a plateau of the validation loss, 200 epochs, uniform
-start of the scales, the published arithmetic. `smoke` is a small network on
-few digits, for a look and for the tests.
+features that enter the encoder. `published` is A2Q's: Adam at 1e-3, halved on a
+plateau of the validation loss, 200 epochs, uniform start of the scales, the
+published arithmetic. `smoke` is a small network on few digits, for a look and
+for the tests.
 
 Hyper-parameters of the quantizers: A2Q's for GIN on MNIST (memory weight
 5e-5, target 0.1 KiB, bit rate 1e-4, scale rates 5e-3, 5e-3, 5e-4), from its

@@ -80,9 +80,7 @@ def _search_comes(c: Any) -> bool:
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
-_QUANTIZED = Need(
-  'a scheme other than fp32', lambda c: c.scheme.name != 'fp32'
-)
+_QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
 _AFFINE = _is('scheme.name', 'qat', 'dq')
 _DQ = _is('scheme.name', 'dq')
 _A2Q = _is('scheme.name', 'a2q')
