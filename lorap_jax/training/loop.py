@@ -83,6 +83,8 @@ def train_members(
       folders are looked at first.
     Interrupted: see `train_and_evaluate`.
   """
+  if data is not None:
+    settings.check_data(data)
   outcomes: dict[pathlib.Path, Outcome] = {}
   left = []
   folders = [folder.absolute() for _, folder in members]

@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import tiny_run
 
 from lorap_jax.nn import schemes
-from lorap_jax.training import datasets, fields, settings
+from lorap_jax.training import datasets, fields, loop, settings
 
 # Path of the field, value, and what the message says beside its name. Choices
 # that are Literal types end in the type check of this session; for them see
@@ -184,3 +185,18 @@ class TestRecord:
     assert (found.scheme, found.level) == (expected.scheme, 'node')
     assert found.model(3) == expected.model(3)
     assert found.config == expected.config
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'senders': np.full(60, 24, np.int32)}, 'data: edge 0 has the senders id'),
+    ({'nodes': np.full((24, 5), np.nan, np.float32)}, 'data: node 0 has a fea'),
+    ({'source': {'name': 'mine'}}, 'data: source lacks origin, .*node_dataset'),
+  ],
+)
+def test_data_that_is_passed_is_checked(changes, message, tmp_path):
+  data = tiny_run.node_data()._replace(**changes)
+  with pytest.raises(ValueError, match=message):
+    loop.train_and_evaluate(tiny_run.node_config(), tmp_path / 'x', data=data)
+  assert not (tmp_path / 'x').exists()
