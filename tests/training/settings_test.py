@@ -18,7 +18,7 @@ MISTAKES = [
   ('model__features', 0, 'at least 1, got 0'),
   ('model__num_layers', 0, 'at least 1, got 0'),
   ('scheme__name', 'a3q', "got 'a3q'"),
-  ('scheme__bits', 0, 'in 1..8, got 0'),
+  ('scheme__bits', 0, 'in 1..16, got 0'),
   ('scheme__bits', 9, 'in 1..8, got 9'),
   ('scheme__num_groups', 0, 'at least 1'),
   ('scheme__start', 'ones', "got 'ones'"),
@@ -43,6 +43,18 @@ MISTAKES = [
   ('train__aggregation', 'sparse', "got 'sparse'"),
   ('seeds', 0, 'at least 1'),
   ('data__limit', (1, 2), 'three positive numbers'),
+  ('seed', 2**40, 'at most 4,294,967,295, got 1099511627776'),
+  ('seeds', 10**9, 'at most 10,000, got 1000000000'),
+  ('model__features', 10**9, 'at most 65,536, got 1000000000'),
+  ('model__num_layers', 10**9, 'at most 1,000, got'),
+  ('scheme__num_groups', 10**9, 'at most 1,000,000, got'),
+  ('scheme__memory_weight', float('nan'), 'a finite number, got nan'),
+  ('scheme__memory_weight', 1e30, 'at most 1,000,000, got 1e+30'),
+  ('scheme__memory_target', float('inf'), 'a finite number, got inf'),
+  ('scheme__memory_target', -1.0, '0 or more, got -1.0'),
+  ('prompt__rank', 10**9, 'at most 65,536, got'),
+  ('optim__learning_rate', float('nan'), 'a finite number, got nan'),
+  ('train__epochs', 10**9, 'at most 10,000,000, got'),
 ]
 
 
