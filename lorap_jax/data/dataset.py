@@ -156,6 +156,37 @@ def check_labels(
     )
 
 
+# What `DataSplits.source` holds.
+_SOURCE = (
+  'name',
+  'origin',
+  'files',
+  'sha256',
+  'counts',
+  'subset',
+  'comparable',
+  'note',
+)
+
+
+def check_source(source: dict[str, Any], name: str) -> None:
+  """Checks that a record of data has all that reports take from it.
+
+  Args:
+    source: of a data set.
+    name: how to call the data set in an error message.
+
+  Raises:
+    DataError: names what is missing.
+  """
+  missing = [key for key in _SOURCE if key not in source]
+  if missing:
+    raise DataError(
+      f'{name}: source lacks {", ".join(missing)}; make the data set with '
+      'data.custom.node_dataset or graph_splits, which record it.'
+    )
+
+
 # Types and number of axes of each field.
 _TYPES = {
   'nodes': (('float32',), 2),

@@ -8,6 +8,7 @@ it holds. Nothing is unpickled here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import gzip
@@ -18,6 +19,7 @@ import json
 import os
 import pathlib
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -31,12 +33,40 @@ _TIMEOUT_S = 5.0
 _CHUNK = 1 << 16
 _META = '__meta__'
 _DIGEST = '__sha256__'
+_BOMB_SIZE, _BOMB_RATIO = 1 << 30, 64
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 PathLike = str | os.PathLike[str]
 
 
 class DataError(ValueError):
   """Data is missing, damaged or not what it should be."""
+
+
+class DiskFullError(DataError):
+  """No space is left on a disk."""
+
+
+@contextlib.contextmanager
+def naming_full_disk(place: PathLike) -> Generator[None]:
+  """Says in one line which disk is full, whoever noticed and in what words.
+
+  Args:
+    place: file or folder that the block writes to.
+
+  Raises:
+    DiskFullError: in place of the error of a full disk or quota.
+  """
+  try:
+    yield
+  except Exception as error:
+    full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
+    # Libraries that write by themselves pass the system's words on.
+    if not full and os.strerror(errno.ENOSPC) not in str(error):
+      raise
+    raise DiskFullError(
+      f'the disk of {place} is full; make room there, and the same command '
+      'goes on, or choose a place on another disk.'
+    ) from error
 
 
 def cache_dir() -> pathlib.Path:
@@ -313,23 +343,29 @@ def atomic_file(path: PathLike) -> Generator[pathlib.Path]:
   one left is then overwritten by the next.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
-  try:
-    yield part
-    os.replace(part, path)
-  finally:
-    part.unlink(missing_ok=True)
+  with naming_full_disk(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      yield part
+      os.replace(part, path)
+    finally:
+      part.unlink(missing_ok=True)
 
 
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
   """Returns the arrays of an npz file; pickled ones are refused.
 
+  So are arrays of over 1 GiB that were compressed to less than 1/64: such a
+  file may fill any memory.
+
   Raises:
-    DataError: the file is missing, damaged or holds pickles.
+    DataError: the file is missing, damaged, holds pickles or would be too
+      large.
   """
   try:
     with open(path, 'rb') as file:
+      _refuse_bomb(file, path)
       npz = np.load(file, allow_pickle=False)
       if isinstance(npz, np.ndarray):
         raise DataError(f'{path}: a single array; expected an npz file.')
@@ -346,6 +382,20 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
         'holds arrays of numbers, booleans or text.'
       ) from error
     raise DataError(f'{path}: not a sound npz file ({error}).') from error
+
+
+def _refuse_bomb(file: Any, path: PathLike) -> None:
+  if zipfile.is_zipfile(file):
+    # Readers stop at these sizes, whatever follows.
+    size = sum(item.file_size for item in zipfile.ZipFile(file).infolist())
+    packed = os.fstat(file.fileno()).st_size
+    if size > max(_BOMB_SIZE, _BOMB_RATIO * packed):
+      raise DataError(
+        f'{path}: {packed:,} bytes that would become {size:,}, more than '
+        f'{_BOMB_RATIO} times as many; if that is right, write the file with '
+        'numpy.savez, which does not compress.'
+      )
+  file.seek(0)
 
 
 def save_arrays(

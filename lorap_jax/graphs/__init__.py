@@ -13,6 +13,7 @@ from lorap_jax.graphs.batching import (
   choose_budget,
   plan_batches,
 )
+from lorap_jax.graphs.checks import check_graph, check_shapes
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 from lorap_jax.graphs.normalize import (
   Existing,
@@ -55,6 +56,8 @@ __all__ = [
   'aggregate',
   'aggregate_weighted',
   'batch_graphs',
+  'check_graph',
+  'check_shapes',
   'choose_budget',
   'edge_aggregate',
   'edge_mask',

@@ -224,12 +224,21 @@ def _zeros(side: Csr | Table, x: Array) -> Array:
 def _csr_product(rows: Csr, values: Array, x: Array) -> Array:
   """Rows of a sparse matrix times x [m, f].
 
-  Only ever called inside of rules that say what its gradient is.
+  Only ever called inside of rules that say what its gradient is. Whatever the
+  matrix says, nothing outside of the arrays is read: the kernel looks at no
+  bounds, and would end the process.
   """
-  indptr = jnp.asarray(rows.indptr)
+  indptr, indices = jnp.asarray(rows.indptr), jnp.asarray(rows.indices)
+  num_columns = x.shape[0]
+  if not num_columns:
+    return jnp.zeros((indptr.shape[0] - 1, x.shape[1]), x.dtype)
   matrix = sparse.BCSR(
-    (values, jnp.asarray(rows.indices), indptr),
-    shape=(indptr.shape[0] - 1, x.shape[0]),
+    (
+      values,
+      jnp.clip(indices, 0, num_columns - 1),
+      jnp.clip(indptr, 0, indices.shape[0]),
+    ),
+    shape=(indptr.shape[0] - 1, num_columns),
   )
   # The kernel is up to four times faster on columns in whole vectors. A zero
   # that XLA cannot see through, as it does through the 0 that starts a cumsum.

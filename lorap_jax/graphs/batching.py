@@ -8,7 +8,7 @@ import jraph
 import numpy as np
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs import segment
+from lorap_jax.graphs import checks, segment
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 
 
@@ -149,8 +149,8 @@ def batch_graphs(
   """Batches and pads single graphs.
 
   Args:
-    graphs: each with n_node [1] and nodes [n_i, f].
-    labels: int [len(graphs)].
+    graphs: each with n_node [1] and nodes [n_i, f]; some may have no node.
+    labels: int or float [len(graphs)].
     budget: the static shape.
     layout: False leaves the layout out.
     weighted: the layout serves sums with a weight per edge as well.
@@ -159,8 +159,28 @@ def batch_graphs(
     A batch of numpy arrays.
 
   Raises:
-    ValueError: the graphs do not fit the budget.
+    ValueError: the graphs do not fit the budget; no graphs, no nodes, another
+      number of features or of labels, or what `checks.check_graph` refuses.
   """
+  graphs = [
+    checks.check_graph(graph, f'graphs[{i}]', empty=True)
+    for i, graph in enumerate(graphs)
+  ]
+  if not any(len(graph.nodes) for graph in graphs):  # pyrefly: ignore
+    raise ValueError(
+      f'`graphs` are {len(graphs)} graphs without nodes; give at least one '
+      'with a node'
+    )
+  widths = sorted({graph.nodes.shape[1] for graph in graphs})  # pyrefly: ignore
+  if len(widths) > 1:
+    raise ValueError(f'`graphs` have different numbers of features: {widths}')
+  labels = np.asarray(labels)
+  count = sum(len(graph.n_node) for graph in graphs)
+  if labels.shape != (count,) or labels.dtype.kind not in 'fiub':
+    raise ValueError(
+      f'`labels` is {labels.dtype} {labels.shape}; give a number for each of '
+      f'the {count} graphs'
+    )
   joined: Any = jraph.batch_np(graphs)
   return pad_batch(
     joined.nodes,

@@ -1,4 +1,8 @@
-"""What a graph from outside must be, checked once, on the host."""
+"""What a graph from outside must be, checked once, on the host.
+
+Inside of compiled programs only shapes and types are known: `check_shapes`
+looks at those.
+"""
 
 from typing import Any
 
@@ -7,9 +11,38 @@ import numpy as np
 
 from lorap_jax.graphs.segment import RealGraphs
 
+_INDICES = ('senders', 'receivers', 'n_node', 'n_edge')
+
+
+def check_shapes(graph: jraph.GraphsTuple, name: str = 'graph') -> None:
+  """Refuses arrays whose shapes and types make no graph, under `jax.jit` too.
+
+  Args:
+    graph: one graph or several; nodes have a shape, whatever they are.
+    name: how to call it in a message.
+
+  Raises:
+    ValueError: names the array, what it is and what to give.
+  """
+  _check_kind(graph, name)
+  shape = getattr(graph.nodes, 'shape', None)
+  if shape is None or len(shape) != 2:
+    raise ValueError(
+      f'`{name}.nodes` has shape {shape}; give numbers [nodes, features]'
+    )
+  for field in _INDICES:
+    value = getattr(graph, field)
+    dtype = getattr(value, 'dtype', np.dtype(object))
+    shape = getattr(value, 'shape', None)
+    if shape is None or len(shape) != 1 or np.dtype(dtype).kind not in 'iu':
+      raise ValueError(
+        f'`{name}.{field}` is {dtype} {shape}; give integers of one axis'
+      )
+  _check_pairs(graph, name)
+
 
 def check_graph(
-  graph: jraph.GraphsTuple, name: str = 'graph'
+  graph: jraph.GraphsTuple, name: str = 'graph', *, empty: bool = False
 ) -> jraph.GraphsTuple:
   """The graph as numpy arrays, or an error that says what it lacks.
 
@@ -17,29 +50,30 @@ def check_graph(
     graph: one graph or several, one after the other, as `jraph.batch` makes
       them. Edge features are not read.
     name: how to call it in a message.
+    empty: allow graphs without any node.
 
   Returns:
     Nodes float32 [n, f], int32 indices and counts; the padding that
     `RealGraphs` declares is cut off.
 
   Raises:
-    ValueError: no graphs, no nodes, a shape, a type or a count that does not
+    ValueError: no graph, no nodes, a shape, a type or a count that does not
       fit, an index outside of its graph, or a feature that is not finite; with
       argument, value and remedy.
   """
-  nodes = np.asarray(graph.nodes)
+  _check_kind(graph, name)
+  nodes = _array(graph.nodes, f'{name}.nodes')
   if nodes.dtype.kind not in 'fiub' or nodes.ndim != 2 or not nodes.shape[1]:
     raise ValueError(
       f'`{name}.nodes` is {nodes.dtype} {nodes.shape}; give numbers [nodes, '
       'features], one column at least'
     )
-  fields = ('senders', 'receivers', 'n_node', 'n_edge')
   given: dict[str, Any] = {
     field: _integers(getattr(graph, field), f'{name}.{field}')
-    for field in fields
+    for field in _INDICES
   }
   senders, receivers, n_node, n_edge = given.values()
-  if not n_node.size or not nodes.shape[0]:
+  if not n_node.size or not (empty or nodes.shape[0]):
     raise ValueError(
       f'`{name}` has {n_node.size} graphs with {nodes.shape[0]} nodes; give at '
       'least one graph with a node'
@@ -53,14 +87,9 @@ def check_graph(
         f'`{name}.{field}` adds up to {counts.sum()} and its least is '
         f'{counts.min(initial=0)}; it must count the {rows} {what}'
       )
-  if len(n_edge) != len(n_node) or len(receivers) != len(senders):
-    raise ValueError(
-      f'`{name}` has {len(n_node)} n_node and {len(n_edge)} n_edge, '
-      f'{len(senders)} senders and {len(receivers)} receivers; each pair must '
-      'be of one length'
-    )
+  _check_pairs(graph._replace(**given), name)
   if isinstance(graph.globals, RealGraphs):
-    real = np.asarray(graph.globals.mask)
+    real = _array(graph.globals.mask, f'{name}.globals.mask').astype(bool)
     count = int(real.sum())
     if real.shape != n_node.shape or not real[:count].all():
       raise ValueError(
@@ -81,10 +110,14 @@ def check_graph(
         f'graph, whose nodes are {low[edge]} to '
         f'{np.repeat(ends, n_edge)[edge] - 1}'
       )
-  nodes = nodes.astype(np.float32)
+  with np.errstate(over='ignore'):  # Named below, as what is infinite.
+    nodes = nodes.astype(np.float32)
   if not np.isfinite(nodes).all():
     row = int(np.argmax(~np.isfinite(nodes).all(axis=1)))
-    raise ValueError(f'`{name}.nodes` of node {row} are not finite')
+    raise ValueError(
+      f'`{name}.nodes` of node {row} are not finite float32 numbers; mend or '
+      'drop the node'
+    )
   return graph._replace(
     nodes=nodes,
     edges=None,
@@ -96,10 +129,42 @@ def check_graph(
   )
 
 
+def _check_kind(graph: Any, name: str) -> None:
+  if not isinstance(graph, jraph.GraphsTuple):
+    raise ValueError(
+      f'`{name}` is a {type(graph).__name__}; give a jraph.GraphsTuple'
+    )
+
+
+def _check_pairs(graph: Any, name: str) -> None:
+  sizes = {field: getattr(graph, field).shape[0] for field in _INDICES}
+  if (
+    sizes['n_node'] != sizes['n_edge'] or sizes['senders'] != sizes['receivers']
+  ):
+    raise ValueError(
+      f'`{name}` has {sizes["n_node"]} n_node and {sizes["n_edge"]} n_edge, '
+      f'{sizes["senders"]} senders and {sizes["receivers"]} receivers; each '
+      'pair must be of one length'
+    )
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+  try:
+    return np.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'`{name}` is no array of numbers: {error}') from error
+
+
 def _integers(value: Any, name: str) -> np.ndarray:
-  array = np.asarray(value)
+  array = _array(value, name)
   if array.ndim != 1 or (array.size and array.dtype.kind not in 'iu'):
     raise ValueError(
       f'`{name}` is {array.dtype} {array.shape}; give integers of one axis'
     )
-  return array.astype(np.int64).astype(np.int32)
+  limits = np.iinfo(np.int32)
+  for extreme in (array.min(initial=0), array.max(initial=0)):
+    if not limits.min <= extreme <= limits.max:
+      raise ValueError(
+        f'`{name}` holds {extreme}, outside of the numbers of int32'
+      )
+  return array.astype(np.int32)

@@ -120,9 +120,11 @@ def make_layout(
     if shapes must stay the same (`batching` does).
 
   Raises:
-    ValueError: a node sends more edges than the table is wide, or `weighted`
-      and receivers that are not sorted.
+    ValueError: an end of an edge is no node; a node sends more edges than the
+      table is wide; or `weighted` and receivers that are not sorted.
   """
+  for name, ids in (('senders', senders), ('receivers', receivers)):
+    _check_ids(ids, num_nodes, name)
   if weighted:
     _check_sorted(receivers)
   incoming = make_csr(receivers, senders, num_nodes)._replace(order=None)
@@ -138,6 +140,20 @@ def make_layout(
       f'`max_out_degree` = {max_out_degree}'
     )
   return Layout(incoming, _table(outgoing, max_out_degree))
+
+
+def _check_ids(ids: np.ndarray, num_nodes: int, name: str) -> None:
+  # Nothing looks at bounds behind this.
+  if ids.ndim != 1 or (ids.size and ids.dtype.kind not in 'iu'):
+    raise ValueError(
+      f'`{name}` is {ids.dtype} {ids.shape}; give integers of one axis'
+    )
+  if ids.size and not (0 <= ids.min() and ids.max() < num_nodes):
+    edge = int(np.argmax((ids < 0) | (ids >= num_nodes)))
+    raise ValueError(
+      f'`{name}` of edge {edge} is {ids[edge]}, but the nodes are 0 to '
+      f'{num_nodes - 1}'
+    )
 
 
 def _check_sorted(receivers: np.ndarray) -> None:

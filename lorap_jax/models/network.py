@@ -144,7 +144,11 @@ class Network(nn.Module):
 
     Returns:
       [g, outputs], or [n, outputs]; those of padding mean nothing.
+
+    Raises:
+      ValueError: shapes or types that make no graph.
     """
+    graphs.check_shapes(graph)
     mask = graphs.node_mask(graph)[:, None]
     draw = functools.partial(
       protection.node_rows, self, self.scheme, graph, mask, train=train

@@ -100,6 +100,8 @@ def affine_qparams(
 
   * s is at least the float32 epsilon 2**-23.
   * lo = hi (both 0) gives s = 1, z = 0.
+  * Finite ends beyond 1e38 are read as 1e38, so that s is finite; those that
+    are infinite or NaN give a scale that is no number either.
   * A range with lo = -hi puts lo / s on a tie; z is then one of two
     neighbours, whichever the rounding of s leads to.
 
@@ -125,8 +127,8 @@ def affine_qparams(
     )
   qmin, qmax = code_range(bits, signed=signed)
   low, high = jax.lax.stop_gradient((min_val, max_val))
-  low = jnp.minimum(low.astype(jnp.float32), 0)
-  high = jnp.maximum(high.astype(jnp.float32), 0)
+  low = numerics.bounded(jnp.minimum(low.astype(jnp.float32), 0))
+  high = numerics.bounded(jnp.maximum(high.astype(jnp.float32), 0))
   width = 2 * jnp.maximum(-low, high) if symmetric else high - low
   scale = numerics.divide(width, qmax - qmin)
   scale = jnp.maximum(scale, jnp.finfo(jnp.float32).eps)

@@ -95,7 +95,8 @@ def protection_probability(
     raise ValueError(f'`change` must be at least 0, got {change}')
   high = min(low + change, 1.0)
   share = _degree_cdf(in_degree, node_graph_idx)
-  return (1 - share) * low + share * high
+  # Rounding may leave [low, high] by a unit in the last place.
+  return jnp.clip((1 - share) * low + share * high, low, high)
 
 
 def _degree_cdf(in_degree: Array, graph: Array) -> Array:

@@ -107,8 +107,8 @@ def calibrate(
     raise ValueError(f'`axis` must be 0, 1 or None, got {axis!r}')
   if mask is not None:
     x = jnp.where(mask, x, 0)  # Every range contains 0.
-  low = jnp.min(x, axis, keepdims=True, initial=0)
-  high = jnp.max(x, axis, keepdims=True, initial=0)
+  low = numerics.bounded(jnp.min(x, axis, keepdims=True, initial=0))
+  high = numerics.bounded(jnp.max(x, axis, keepdims=True, initial=0))
   scale = numerics.divide(high - low, qmax - qmin) + _EPSILON
   zero_point = jnp.round(qmax - numerics.divide(high, scale))
   if not published:

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Bool, Float, Int
 
+_LARGE = 1e38  # Under a third of the largest float32.
+
 
 def power_of_two(exponent: Float[Array, '*s']) -> Float[Array, '*s']:
   """2**exponent, exact in float32 for integral exponents.
@@ -77,6 +79,21 @@ def divide(
     The quotients, rounded once.
   """
   return x / jnp.where(jnp.isnan(x), 1, divisor)
+
+
+def bounded(x: Float[Array, '*s']) -> Float[Array, '*s']:
+  """Ends of a range, finite ones at most 1e38 from 0.
+
+  The width of such a range, and every code times its scale, are float32
+  numbers. Infinity and NaN stay what they are.
+
+  Args:
+    x: ends, any shape.
+
+  Returns:
+    The same, bounded.
+  """
+  return jnp.where(jnp.isinf(x), x, jnp.clip(x, -_LARGE, _LARGE))
 
 
 def computed_once(x: Float[Array, '*s']) -> Float[Array, '*s']:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax.training import datasets
+from lorap_jax.training import datasets, ranges
 from lorap_jax.training.train_config import TrainConfig
 
 Values = Mapping[str, Any]
@@ -390,10 +390,7 @@ def check(values: Values, level: str | None = None) -> str:
       f'config.{missing[0]} is missing; start from configs/default.py'
     )
   _check_names(values)
-  for name, lowest in (('seed', 0), ('seeds', 1), ('folds', 1)):
-    if values[name] < lowest:
-      words = '0 or more' if not lowest else 'at least 1'
-      raise ValueError(f'config: `{name}` must be {words}, got {values[name]}')
+  ranges.check(flat(values))
   train = train_config(values['train'])
   if level is None:
     datasets.check(values['data'])

@@ -11,8 +11,10 @@ from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax import _logging
+from lorap_jax.data import store
 from lorap_jax.training import (
   collect,
+  findings,
   report,
   settings,
   side_by_side,
@@ -83,6 +85,8 @@ def train_members(
       folders are looked at first.
     Interrupted: see `train_and_evaluate`.
   """
+  if data is not None:
+    settings.check_data(data)
   outcomes: dict[pathlib.Path, Outcome] = {}
   left = []
   folders = [folder.absolute() for _, folder in members]
@@ -103,6 +107,7 @@ def train_members(
       _log_start(first)
       data = data or first.load_data()
       logging.info('Data: %s', report.data_text(data))
+      findings.warn_of_features(data)
       if first.train.epochs is None:
         logging.info('Epochs: %d, the default on this data', first.epochs(data))
       size = first.train.together if first.level == 'node' else 1
@@ -132,7 +137,8 @@ def _train(
     for run in runs:
       run.restore()
     for group in side_by_side.groups(runs) if len(runs) > 1 else [runs]:
-      with _stop_signals() as stopped:
+      disk = store.naming_full_disk(group[0].folder)
+      with _stop_signals() as stopped, disk:
         failed = _train_group(group, stopped)
         stop = failed and stopped()  # Those that diverge do not ask.
       for run in group:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from lorap_jax._version import __version__
 from lorap_jax.data import NodeDataset
@@ -14,6 +15,7 @@ from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.training import (
   accounting,
+  findings,
   history,
   plots,
   steps,
@@ -136,6 +138,10 @@ def finish(run: Any) -> dict[str, Any]:
     report['assignment'] = state_lib.chosen_bits(
       state.params, run.labels, scheme.candidates
     )
+  found = findings.of_run(report, scheme, state.params, run.labels)
+  for line in found:
+    logging.warning('%s: %s', run.folder.name, line)
+  report['warnings'] = found
   workdir.write_json(run.folder / workdir.REPORT, report)
   if run.settings.config['train']['plots']:
     title = tables.title(report)

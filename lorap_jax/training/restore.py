@@ -199,8 +199,8 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     ValueError: no run there, or no checkpoint yet.
   """
   path = pathlib.Path(folder).absolute()
-  data = workdir.read_json(path / workdir.DATA)
-  config = workdir.read_json(path / workdir.CONFIG)
+  data = workdir.read_json(path / workdir.DATA, whole=True)
+  config = workdir.read_json(path / workdir.CONFIG, whole=True)
   config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
   chosen = settings.from_record(config)
   model = chosen.model(data['num_classes'])

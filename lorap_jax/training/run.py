@@ -14,6 +14,7 @@ from lorap_jax.training import (
   history,
   schedules,
   settings,
+  steps,
   workdir,
   writers,
 )
@@ -176,10 +177,38 @@ class Run:
     )
 
   def write(self, record: dict[str, Any]) -> None:
-    """Files the record of a finished epoch."""
+    """Files the record of a finished epoch, if all of it are numbers."""
+    self._refuse_no_numbers(record)
     self.progress.finish_epoch(record)
     for writer in self._writers:
       writer.write(record)
+
+  def _refuse_no_numbers(self, record: dict[str, Any]) -> None:
+    """Stops a run whose evaluation is not finite; JSON has no word for it."""
+    for name, value in record.items():
+      if isinstance(value, float) and not math.isfinite(value):
+        raise NonFiniteError(
+          f'{name} is {value} after epoch {record["epoch"]} (step '
+          f'{record["step"]}){self._culprit()}; lower the learning rates, or '
+          'scale the features'
+        )
+
+  def _culprit(self) -> str:
+    """What is the first not to be finite, as a clause; nothing where none."""
+    batch = getattr(self, 'batch', None)
+    if batch is None:
+      loader = self.loaders['train']
+      batch = jax.device_put(loader.batch(loader.ordered()[0]))
+    state = self.state
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+      # Given away to a dispatch: that of the checkpoint before it, or of none.
+      state = state_lib.init_state(
+        self.model, batch, jax.random.key(self.settings.config['seed'])
+      )
+      if self.checkpoints.step('latest') is not None:
+        state, _ = self.checkpoints.load('latest', state)
+    found = steps.culprit(self.model, state.variables(), batch)
+    return f'; first that is not finite: {found}' if found else ''
 
   def fail(self, loss: float, finite: Any, step: int) -> None:
     """Stops a run that diverged.
@@ -203,7 +232,8 @@ class Run:
       f'{self.progress.epoch + 1}); first non-finite gradient: '
       f'{bad[0] if bad else "none"}; last good checkpoint: '
       f'{"none" if good is None else f"step {good}"} in '
-      f'{self.checkpoints.directory}; lower the learning rates'
+      f'{self.checkpoints.directory}{self._culprit()}; lower the learning '
+      'rates, or scale the features'
     )
 
   def close(self) -> None:

@@ -9,7 +9,7 @@ import jax
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax.data import DataSplits, NodeDataset
+from lorap_jax.data import DataSplits, NodeDataset, dataset
 from lorap_jax.graphs import layout
 from lorap_jax.models import factory
 from lorap_jax.nn import prompts, schemes
@@ -108,6 +108,24 @@ class Settings:
   def epochs(self, data: Data) -> int:
     """Epochs of the run on this data."""
     return self.train.epochs or datasets.default_epochs(data)
+
+
+def check_data(data: Any) -> None:
+  """Refuses what is no sound data set, before any work.
+
+  Args:
+    data: what a user passed as the data of a run.
+
+  Raises:
+    ValueError: another type, or what `check` of the container finds.
+  """
+  if not isinstance(data, DataSplits | NodeDataset):
+    raise ValueError(
+      f'`data` is a {type(data).__name__}; give what data.custom.node_dataset '
+      'or graph_splits make, or a data set of lorap_jax.data'
+    )
+  data.check('data')
+  dataset.check_source(data.source, 'data')
 
 
 def from_config(

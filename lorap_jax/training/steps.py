@@ -239,6 +239,50 @@ def make_eval_step(
   return jax.jit(step)
 
 
+def culprit(
+  model: nn.Module, variables: dict[str, Any], batch: graphs.Batch
+) -> str | None:
+  """What is the first not to be finite in a forward pass; a slow, second look.
+
+  Args:
+    model: Linen module.
+    variables: of the state in question.
+    batch: any.
+
+  Returns:
+    The first parameter, range or statistic; else the layer and quantization
+    point of the first tensor whose squares leave float32; None where all is
+    finite.
+  """
+  for collection, tree in variables.items():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      if not jnp.isfinite(leaf).all():
+        name = '/'.join(str(getattr(key, 'key', key)) for key in path)
+        return f'{name} of {collection}'
+  _, new = model.apply(
+    variables,
+    batch.graph,
+    layout=batch.layout,
+    train=False,
+    mutable=[telemetry.COLLECTION],
+  )
+  return _first_point(new.get(telemetry.COLLECTION, {}), ())
+
+
+def _first_point(tree: Any, path: tuple[str, ...]) -> str | None:
+  """In the order of the modules' calls, which sorted trees have lost."""
+  if isinstance(tree, telemetry.FeatureReport):
+    sums = (tree.energy * tree.mask, tree.error * tree.mask)
+    if all(bool(jnp.isfinite(v).all()) for v in sums):
+      return None
+    layer = '/'.join(path[:-1])
+    return f'{layer} (quantization point {tree.point!r})'
+  if not isinstance(tree, dict):
+    return None
+  found = (_first_point(part, (*path, name)) for name, part in tree.items())
+  return next((name for name in found if name), None)
+
+
 @functools.lru_cache(NUM_PROGRAMS)
 def make_cost_step(
   model: nn.Module,

@@ -17,6 +17,13 @@ PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
+# What records hold, and of which types.
+_GROUPS = ('data', 'model', 'scheme', 'prompt', 'optim', 'train')
+_HOLDS: dict[str, dict[str, Any]] = {
+  CONFIG: dict.fromkeys(_GROUPS, dict),
+  DATA: {'name': str, 'num_classes': int, 'num_features': int},
+  REPORT: dict.fromkeys(('result', 'data', 'config'), dict),
+}
 
 
 class WorkdirError(ValueError):
@@ -46,6 +53,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       f'the work folder {workdir} is not writable; choose another with '
       '--workdir'
     )
+  _check_kinds(workdir)
   path = workdir / CONFIG
   if not any(
     any(workdir.glob(name)) for name in (CHECKPOINTS, REPORT, _MEMBERS)
@@ -193,22 +201,33 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     part.write_text(json.dumps(value, indent=2) + '\n')
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file.
+def read_json(path: pathlib.Path, *, whole: bool = False) -> dict[str, Any]:
+  """Reads a JSON file that holds an object.
 
   Args:
-    path: the file.
+    path: the file. Of a configuration, a report or a record of data the types
+      of its parts are checked.
+    whole: none of the parts may be missing.
 
   Returns:
-    Its value.
+    The object.
 
   Raises:
-    WorkdirError: missing or damaged.
+    WorkdirError: missing or damaged; names the file, what is wrong and what to
+      do.
   """
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise WorkdirError(f'cannot read {path}: {error}') from error
+    value = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(path, error) from error
+  if not isinstance(value, dict):
+    raise _damaged(path, f'it holds a {type(value).__name__}, no object')
+  for key, kind in _HOLDS.get(path.name, {}).items():
+    if key not in value and whole:
+      raise _damaged(path, f'{key!r} is missing')
+    if key in value and not isinstance(value[key], kind):
+      raise _damaged(path, f'{key!r} is {value[key]!r:.40}')
+  return value
 
 
 def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -225,9 +244,35 @@ def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """
   path = workdir / METRICS
   try:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-  except (OSError, ValueError) as error:
-    raise WorkdirError(f'cannot read {path}: {error}') from error
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(path, error) from error
+  for number, record in enumerate(records, start=1):
+    if not isinstance(record, dict) or not {'epoch', 'step'} <= record.keys():
+      raise _damaged(path, f'line {number} is no record of an epoch')
+  return records
+
+
+def _damaged(path: pathlib.Path, reason: Any) -> WorkdirError:
+  if isinstance(reason, OSError):
+    reason = reason.strerror
+  remedy = 'restore it from a copy, or remove the folder and run again'
+  return WorkdirError(f'cannot read {path}: {reason}; {remedy}')
+
+
+def _check_kinds(workdir: pathlib.Path) -> None:
+  """Refuses a folder where a file should be, and the other way round."""
+  for names, what, holds in (
+    ((CONFIG, REPORT, METRICS, DATA, LOG, PAGE), 'file', pathlib.Path.is_file),
+    ((CHECKPOINTS, 'tensorboard'), 'folder', pathlib.Path.is_dir),
+  ):
+    for name in names:
+      path = workdir / name
+      if path.exists() and not holds(path):
+        raise WorkdirError(
+          f'{path} is no {what}; move it away, or choose another folder with '
+          '--workdir'
+        )
 
 
 def member(seed: int, fold: int) -> str:

@@ -1,9 +1,11 @@
 """Tests of downloads, locks and self-verifying array files."""
 
+import errno
 import gzip
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -276,3 +278,30 @@ def test_foreign_and_missing_npz_are_named(tmp_path):
     store.load_arrays(tmp_path / 'x.npz')
   with pytest.raises(DataError, match='no such file'):
     store.load_arrays(tmp_path / 'y.npz')
+
+
+def test_a_small_file_of_large_arrays_is_refused(tmp_path):
+  path = tmp_path / 'bomb.npz'
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    with archive.open('x.npy', 'w', force_zip64=True) as member:
+      for _ in range(65):
+        member.write(bytes(1 << 24))
+  started = path.stat().st_size
+  assert started < 1 << 21
+  with pytest.raises(store.DataError, match='would become .*numpy.savez, wh'):
+    store.read_npz(path)
+
+
+def test_a_full_disk_is_named(tmp_path):
+  path = tmp_path / 'x.npz'
+  with pytest.raises(store.DiskFullError, match=f'the disk of {path} is full'):
+    with store.atomic_file(path) as part:
+      part.write_text('half')
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(store.DiskFullError, match='is full'):
+    with store.naming_full_disk(tmp_path):
+      raise ValueError('RESOURCE_EXHAUSTED: x [No space left on device]')
+  with pytest.raises(OSError, match='Permission'):
+    with store.naming_full_disk(tmp_path):
+      raise PermissionError(errno.EACCES, 'Permission denied')

@@ -345,3 +345,24 @@ class TestKeep:
     quant = functools.partial(affine.fake_quant, gradient=gradient, **FORMAT)
     out = (jax.jit(quant) if jit else quant)(X + 0.01, QPARAMS, keep=keep)
     np.testing.assert_array_equal(np.asarray(out == X + 0.01), np.asarray(keep))
+
+
+@pytest.mark.parametrize('symmetric', [False, True])
+@pytest.mark.parametrize('signed', [False, True])
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_the_widest_range_has_a_finite_grid(bits, signed, symmetric):
+  x = jnp.array([-3.4e38, -3e38, 0.0, 1.0, 3e38, 3.4e38], jnp.float32)
+  qparams = affine.affine_qparams(
+    x.min(), x.max(), bits=bits, signed=signed, symmetric=symmetric
+  )
+  y = affine.fake_quant(
+    x, qparams, bits=bits, signed=signed, gradient='clipped'
+  )
+  assert np.isfinite(qparams.scale) and np.isfinite(y).all()
+  assert y[2] == 0
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_a_range_that_is_no_number_shows_in_the_scale(wrong):
+  qparams = affine.affine_qparams(jnp.float32(0), jnp.float32(wrong), bits=4)
+  assert not np.isfinite(qparams.scale)

@@ -160,3 +160,14 @@ def test_one_step(key, axis, shape, jit):
   all_real, none = jnp.ones((len(others), 1), bool), jnp.zeros((1, 1), bool)
   np.testing.assert_array_equal(out[others], step(x[others], all_real, none))
   assert len(np.unique(out[others, 0])) <= 16
+
+
+@pytest.mark.parametrize('change', [0.0, 1e-8, 0.1, 0.7])
+@pytest.mark.parametrize('low', [0.1, 0.3, 0.7])
+def test_probability_never_leaves_its_bounds(low, change):
+  degree = jnp.arange(97, dtype=jnp.int32)
+  p = np.asarray(probability(degree, 0 * degree, low=low, change=change))
+  assert p.min() >= np.float32(low)
+  assert p.max() == np.float32(min(low + change, 1))
+  if not change:
+    assert np.ptp(p) == 0

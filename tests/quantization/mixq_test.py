@@ -602,3 +602,11 @@ def test_forward_mode_is_refused():
       (full(1.0),),
       (full(1.0),),
     )
+
+
+@pytest.mark.parametrize('bits', [1, 4, 8])
+def test_the_widest_range_has_a_finite_grid(bits):
+  x = jnp.array([[-3.4e38], [0.0], [3.4e38]], jnp.float32)
+  scale, zero_point = mixq.calibrate(x, bits=bits)
+  y = mixq.fake_quant(x, scale, zero_point, bits=bits)
+  assert np.isfinite(scale).all() and np.isfinite(y).all()

@@ -6,10 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from run_folder import metrics
 
 from lorap_jax.training import (
-  checkpointing,
   full_batch,
   history,
   loop,
@@ -55,15 +53,9 @@ def test_scores_that_are_no_numbers(tmp_path, scores, best):
   assert int(carry.best.step) == best
 
 
-def test_no_validation_loss(tmp_path):
+def test_no_validation_nodes_are_refused(tmp_path):
   # The loss of no nodes is no number.
   data = tiny_run.node_data()
   data = data._replace(valid_mask=np.zeros_like(data.valid_mask))
-  config = tiny_run.node_config()
-  result = loop.train_and_evaluate(config, tmp_path, data=data)['result']
-  assert result['epoch'] == 1 and np.isnan(result['valid'])
-  checkpoints = checkpointing.Checkpoints(tmp_path / 'checkpoints')
-  assert checkpoints.step('best') == 1
-  checkpoints.close()
-  records = metrics(tmp_path)
-  assert result['test'] == records[0]['test_accuracy']
+  with pytest.raises(ValueError, match='data: the valid split is empty'):
+    loop.train_and_evaluate(tiny_run.node_config(), tmp_path, data=data)

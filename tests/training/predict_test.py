@@ -52,9 +52,7 @@ def loaded(backbone, quantizer, task):
     'num_nodes': batch.graph.nodes.shape[0],
     'num_classes': 3,
   }
-  run = restore.LoadedRun(
-    model, {**variables, **seen}, config.to_dict(), record
-  )
+  run = restore.LoadedRun(model, {**variables, **seen}, chosen.config, record)
   return run, data, batch
 
 

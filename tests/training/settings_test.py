@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import tiny_run
 
 from lorap_jax.nn import schemes
-from lorap_jax.training import datasets, fields, settings
+from lorap_jax.training import datasets, fields, loop, settings
 
 # Path of the field, value, and what the message says beside its name. Choices
 # that are Literal types end in the type check of this session; for them see
@@ -17,7 +18,7 @@ MISTAKES = [
   ('model__features', 0, 'at least 1, got 0'),
   ('model__num_layers', 0, 'at least 1, got 0'),
   ('scheme__name', 'a3q', "got 'a3q'"),
-  ('scheme__bits', 0, 'in 1..8, got 0'),
+  ('scheme__bits', 0, 'in 1..16, got 0'),
   ('scheme__bits', 9, 'in 1..8, got 9'),
   ('scheme__num_groups', 0, 'at least 1'),
   ('scheme__start', 'ones', "got 'ones'"),
@@ -42,6 +43,18 @@ MISTAKES = [
   ('train__aggregation', 'sparse', "got 'sparse'"),
   ('seeds', 0, 'at least 1'),
   ('data__limit', (1, 2), 'three positive numbers'),
+  ('seed', 2**40, 'at most 4,294,967,295, got 1099511627776'),
+  ('seeds', 10**9, 'at most 10,000, got 1000000000'),
+  ('model__features', 10**9, 'at most 65,536, got 1000000000'),
+  ('model__num_layers', 10**9, 'at most 1,000, got'),
+  ('scheme__num_groups', 10**9, 'at most 1,000,000, got'),
+  ('scheme__memory_weight', float('nan'), 'a finite number, got nan'),
+  ('scheme__memory_weight', 1e30, 'at most 1,000,000, got 1e+30'),
+  ('scheme__memory_target', float('inf'), 'a finite number, got inf'),
+  ('scheme__memory_target', -1.0, '0 or more, got -1.0'),
+  ('prompt__rank', 10**9, 'at most 65,536, got'),
+  ('optim__learning_rate', float('nan'), 'a finite number, got nan'),
+  ('train__epochs', 10**9, 'at most 10,000,000, got'),
 ]
 
 
@@ -184,3 +197,18 @@ class TestRecord:
     assert (found.scheme, found.level) == (expected.scheme, 'node')
     assert found.model(3) == expected.model(3)
     assert found.config == expected.config
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'senders': np.full(60, 24, np.int32)}, 'data: edge 0 has the senders id'),
+    ({'nodes': np.full((24, 5), np.nan, np.float32)}, 'data: node 0 has a fea'),
+    ({'source': {'name': 'mine'}}, 'data: source lacks origin, .*node_dataset'),
+  ],
+)
+def test_data_that_is_passed_is_checked(changes, message, tmp_path):
+  data = tiny_run.node_data()._replace(**changes)
+  with pytest.raises(ValueError, match=message):
+    loop.train_and_evaluate(tiny_run.node_config(), tmp_path / 'x', data=data)
+  assert not (tmp_path / 'x').exists()

@@ -37,7 +37,8 @@ def test_same_configuration(used):
 @pytest.mark.parametrize('kept', [workdir.CHECKPOINTS, workdir.REPORT])
 def test_another_configuration(tmp_path, kept):
   claim(tmp_path, CONFIG)
-  (tmp_path / kept).mkdir()
+  place = tmp_path / kept
+  place.write_text('{}') if kept == workdir.REPORT else place.mkdir()
   other = CONFIG | {'optim': {'learning_rate': 0.2}, 'seed': 1}
   with pytest.raises(WorkdirError) as caught:
     claim(tmp_path, other)
@@ -163,3 +164,53 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     workdir.write_json(path, {'a': object()})
   assert workdir.read_json(path) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['report.json']
+
+
+GARBAGE = [b'', b'{', b'[]', b'5', b'null', b'\xff\xfe\x00', b'[' * 100_000]
+
+
+class TestDamage:
+  @pytest.mark.parametrize('content', GARBAGE, ids=range(len(GARBAGE)))
+  @pytest.mark.parametrize(
+    'name', [workdir.CONFIG, workdir.DATA, workdir.REPORT]
+  )
+  def test_files_of_objects(self, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WorkdirError, match=f'cannot read .*{name}: .*; rest'):
+      workdir.read_json(tmp_path / name)
+
+  @pytest.mark.parametrize(
+    'name, value, what',
+    [
+      (workdir.CONFIG, {'data': 'cora'}, "'data' is 'cora'"),
+      (workdir.DATA, {'num_classes': '7'}, "'num_classes' is '7'"),
+      (workdir.REPORT, {'result': [1]}, "'result' is"),
+    ],
+  )
+  def test_parts(self, tmp_path, name, value, what):
+    (tmp_path / name).write_text(json.dumps(value))
+    with pytest.raises(WorkdirError, match=what):
+      workdir.read_json(tmp_path / name)
+    (tmp_path / name).write_text('{}')
+    assert workdir.read_json(tmp_path / name) == {}
+    with pytest.raises(WorkdirError, match='is missing; restore it'):
+      workdir.read_json(tmp_path / name, whole=True)
+
+  @pytest.mark.parametrize('content', [b'{"a": 1}\n', *GARBAGE[1:]])
+  def test_metrics(self, tmp_path, content):
+    (tmp_path / workdir.METRICS).write_bytes(content)
+    with pytest.raises(WorkdirError, match='metrics.jsonl: .*; restore it'):
+      workdir.read_records(tmp_path)
+
+  @pytest.mark.parametrize(
+    'name', [workdir.CONFIG, workdir.REPORT, workdir.METRICS, workdir.DATA]
+  )
+  def test_a_folder_where_a_file_should_be(self, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(WorkdirError, match=f'{name} is no file; move it'):
+      claim(tmp_path, CONFIG)
+
+  def test_a_file_where_a_folder_should_be(self, tmp_path):
+    (tmp_path / workdir.CHECKPOINTS).write_text('')
+    with pytest.raises(WorkdirError, match='checkpoints is no folder; move'):
+      claim(tmp_path, CONFIG)
