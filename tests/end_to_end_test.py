@@ -290,7 +290,7 @@ class TestDivergence:
       tiny_run.interrupt_after(patch, 4)
       with pytest.raises(run_lib.Interrupted):
         loop.train_and_evaluate(config, tmp_path)
-    restore = run_lib.Run.restore
+    restore = run_lib.Run.begin
 
     def damaged(run):
       restore(run)
@@ -299,7 +299,7 @@ class TestDivergence:
       params['readout_1']['bias'] = jnp.full_like(bias, jnp.nan)
       run.state = run.state._replace(params=params)
 
-    monkeypatch.setattr(run_lib.Run, 'restore', damaged)
+    monkeypatch.setattr(run_lib.Run, 'begin', damaged)
     before = contents(tmp_path / 'checkpoints')
     with pytest.raises(run_lib.NonFiniteError) as caught:
       loop.train_and_evaluate(config, tmp_path)

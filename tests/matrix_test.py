@@ -77,7 +77,7 @@ def train(tmp_path, cell):
   run = loop.create_run(chosen, data, tmp_path)
   try:
     before = jax.device_get(run.state.params)
-    run.restore()
+    run.begin()
     run.train(lambda: False)
     after = jax.device_get(run.state.params)
   finally:

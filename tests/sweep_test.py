@@ -261,7 +261,9 @@ class TestMain:
     monkeypatch.setattr(
       side_by_side,
       'train',
-      lambda runs, stopped: members.append(len(runs)) or train(runs, stopped),
+      lambda group, stopped: (
+        members.append(len(group.places)) or train(group, stopped)
+      ),
     )
     cell = f'{template}:gcn,fp32,{{none,lorap}}'
     fields = ['optim.prompt_factor=0.1|1|10', 'seeds=2']

@@ -177,3 +177,4 @@ class BatchedRun(Run):
     if at_epoch_end and self.selection.best(records) is records[-1]:
       self.checkpoints.save('best', step, self.state, saved)
     self.checkpoints.save('latest', step, self.state, saved)
+    self.checkpoints.prune()

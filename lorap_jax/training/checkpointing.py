@@ -1,23 +1,35 @@
 """Checkpoints. The only module that knows Orbax."""
 
+import json
 import pathlib
+import shutil
 from typing import Any, cast
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lorap_jax._typing import PyTree
+from lorap_jax.data import store
+
+KINDS = ('latest', 'best')
+_KEPT = 2  # Of each kind: one is whole while its successor is written.
 
 
 class CheckpointError(ValueError):
   """A checkpoint that cannot be read."""
 
 
-class Checkpoints:
-  """The newest and the best state of a run, in `latest` and `best`.
+class DamagedError(CheckpointError):
+  """A checkpoint that is missing or not what was saved."""
 
-  Each folder keeps one checkpoint. A new one is complete on disk before the
-  old one is removed.
+
+class Checkpoints:
+  """The newest and the best states of a run, in `latest` and `best`.
+
+  A checkpoint is written beside its place, and moved there when it is whole. It
+  carries a digest of what it holds. Nothing is removed but by `prune`, which
+  keeps the newest two of each kind, and by `drop_after`.
 
   Attributes:
     directory: parent of both.
@@ -25,22 +37,24 @@ class Checkpoints:
 
   def __init__(self, directory: pathlib.Path):
     self.directory = directory.absolute()
-    self._open: dict[str, ocp.training.Checkpointer] = {}
 
-  def _checkpointer(self, kind: str) -> ocp.training.Checkpointer:
-    if kind not in self._open:
-      self._open[kind] = ocp.training.Checkpointer(
-        str(self.directory / kind),
-        # Orbax's own annotations disagree here.
-        preservation_policy=ocp.training.preservation_policies.LatestN(1),  # pyrefly: ignore
-        cleanup_tmp_directories=True,
-      )
-    return self._open[kind]
+  def steps(self, kind: str) -> list[int]:
+    """Numbers of the checkpoints in `kind`, in order."""
+    folder = self.directory / kind
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+  def step(self, kind: str) -> int | None:
+    """Number of the newest checkpoint in `kind`, None if there is none."""
+    steps = self.steps(kind)
+    return steps[-1] if steps else None
 
   def save(
     self, kind: str, step: int, state: PyTree, progress: dict[str, Any]
   ) -> None:
     """Writes a checkpoint; returns when it is complete.
+
+    One that is there is left as it is: a step has one state.
 
     Args:
       kind: `latest` or `best`.
@@ -48,57 +62,69 @@ class Checkpoints:
       state: tree of arrays.
       progress: JSON-able position and history of the run.
     """
-    self._checkpointer(kind).save(
-      step,
-      state,
-      overwrite=True,
-      custom_metadata=progress,
-    )
+    path = self.directory / kind / str(step)
+    if path.exists():
+      return
+    self._sweep(kind)
+    record: dict[str, Any] = {'progress': progress}
+    record['sha256'] = _digest(state, progress)
+    ocp.save(str(path), state, custom_metadata=record)
 
-  def step(self, kind: str) -> int | None:
-    """Number of the checkpoint in `kind`, None if there is none."""
-    if not (self.directory / kind).is_dir():
-      return None
-    latest = self._checkpointer(kind).latest
-    return None if latest is None else latest.step
+  def _sweep(self, kind: str) -> None:
+    """Removes what a killed process left half-written or half-removed."""
+    folder = self.directory / kind
+    for path in folder.iterdir() if folder.is_dir() else ():
+      if not path.name.isdecimal():
+        shutil.rmtree(path)
 
-  def load(self, kind: str, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+  def prune(self) -> None:
+    """Removes all but the newest two of each kind.
+
+    To be called when `latest` is complete, so that there is a `best` for each
+    `latest`.
+    """
+    for kind in KINDS:
+      for step in self.steps(kind)[:-_KEPT]:
+        self._remove(kind, step)
+
+  def drop_after(self, step: int) -> None:
+    """Removes the checkpoints beyond a step from which a run goes on."""
+    for kind in KINDS:
+      for later in self.steps(kind):
+        if later > step:
+          self._remove(kind, later)
+      self._sweep(kind)
+
+  def _remove(self, kind: str, step: int) -> None:
+    path = self.directory / kind / str(step)
+    # At once: half of a checkpoint must not pass for one.
+    shutil.rmtree(path.rename(path.with_name(f'{step}.removed')))
+
+  def load(
+    self, kind: str, like: PyTree, *, step: int | None = None
+  ) -> tuple[PyTree, dict[str, Any]]:
     """Reads a checkpoint.
 
     Args:
-      kind: `latest` or `best`.
+      kind: `latest` or `best`; the other is read if it has the step and this
+        one has not, or is damaged.
       like: a state of the same structure, or its `jax.eval_shape`.
+      step: number of the checkpoint; None for the newest of the kind.
 
     Returns:
       The state and the progress saved with it.
 
     Raises:
-      CheckpointError: none there, of another structure, or damaged.
+      CheckpointError: of another structure.
+      DamagedError: none there, or damaged.
     """
-    step = self.step(kind)
-    if step is None:
-      raise CheckpointError(f'no {kind} checkpoint in {self.directory / kind}')
-    checkpointer = self._checkpointer(kind)
-    metadata = checkpointer.metadata(step)
-    # Before anything is read: Orbax leaves reads open when a load fails.
-    self._check(kind, step, metadata.metadata, like)
-    try:
-      state = checkpointer.load(step, jax.tree.map(ocp_abstract, like))
-    except Exception as error:  # Orbax wraps the useful one.
-      reason = error.__cause__ or error
-      raise CheckpointError(
-        f'checkpoint {step} in {self.directory / kind} is damaged: '
-        f'{str(reason).splitlines()[0]}'
-      ) from error
-    return state, cast(dict[str, Any], metadata.custom_metadata)
-
-  def _check(self, kind: str, step: int, saved: PyTree, like: PyTree) -> None:
-    difference = _difference(_shapes(saved), _shapes(like))
-    if difference:
-      raise CheckpointError(
-        f'checkpoint {step} in {self.directory / kind} does not fit this '
-        f'model: {difference}'
-      )
+    path, saved, progress = self._read(kind, step)
+    _check(path, saved, like)
+    found = _leaves(saved)
+    fitted = jax.tree_util.tree_map_with_path(
+      lambda place, leaf: found[_name(place)], like
+    )
+    return fitted, progress
 
   def load_entries(self, kind: str, like: dict[str, PyTree]) -> dict[str, Any]:
     """Reads some entries of a state, whatever the others are.
@@ -111,11 +137,12 @@ class Checkpoints:
       The entries as nested dicts of arrays.
 
     Raises:
-      CheckpointError: none there, or entries of another structure.
+      CheckpointError: entries of another structure.
+      DamagedError: none there, or damaged.
     """
-    saved = self.load_arrays(kind)
+    path, saved, _ = self._read(kind, None)
     found = {name: saved.get(name) or {} for name in like}
-    self._check(kind, self.step(kind) or 0, found, like)
+    _check(path, found, like)
     return found
 
   def load_arrays(self, kind: str) -> dict[str, Any]:
@@ -128,21 +155,75 @@ class Checkpoints:
       The state as nested dicts of arrays.
 
     Raises:
-      CheckpointError: none there.
+      DamagedError: none there, or damaged.
     """
-    step = self.step(kind)
+    return self._read(kind, None)[1]
+
+  def _read(
+    self, kind: str, step: int | None
+  ) -> tuple[pathlib.Path, dict[str, Any], dict[str, Any]]:
+    """Path, arrays and progress of a step, of whichever kind has it whole."""
+    step = self.step(kind) if step is None else step
     if step is None:
-      raise CheckpointError(f'no {kind} checkpoint in {self.directory / kind}')
-    checkpointer = self._checkpointer(kind)
-    # Without shapes, arrays would go to the device they were saved from.
-    like = jax.tree.map(ocp_abstract, checkpointer.metadata(step).metadata)
-    return cast(dict[str, Any], checkpointer.load(step, like))
+      raise DamagedError(f'no {kind} checkpoint in {self.directory / kind}')
+    kinds = sorted(KINDS, key=lambda other: other != kind)
+    paths = [self.directory / k / str(step) for k in kinds]
+    reasons = []
+    for path in paths:
+      if not path.exists():
+        continue
+      try:
+        return path, *_read(path)
+      except DamagedError as error:
+        reasons.append(str(error))
+    missing = f'no checkpoint {step} in {self.directory / kind}'
+    raise DamagedError('; '.join(reasons) or missing)
 
   def close(self) -> None:
-    """Waits for what is being written."""
-    for checkpointer in self._open.values():
-      checkpointer.close()
-    self._open.clear()
+    """Nothing is left open."""
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Arrays and progress of a checkpoint that is as it was saved."""
+  try:
+    metadata = ocp.metadata(str(path))
+    record = cast(Any, metadata.custom_metadata)
+    if not isinstance(record, dict) or not record:
+      raise ValueError('its record is missing or unreadable')
+    # Without shapes, arrays would go to the device they were saved from.
+    like = jax.tree.map(ocp_abstract, metadata.metadata)
+    saved = cast(dict[str, Any], ocp.load(str(path), like))
+    if 'sha256' not in record:  # Of a version that kept no digest.
+      return saved, record
+    progress = record['progress']
+    if _digest(saved, progress) != record['sha256']:
+      raise ValueError('it is not what was saved')
+  except Exception as error:  # Damage shows in a dozen types of exception.
+    reason = str(error.__cause__ or error).strip() or type(error).__name__
+    raise DamagedError(
+      f'checkpoint {path.name} in {path.parent} is damaged: '
+      f'{reason.splitlines()[0]}'
+    ) from error
+  return saved, progress
+
+
+def _check(path: pathlib.Path, saved: PyTree, like: PyTree) -> None:
+  difference = _difference(_shapes(saved), _shapes(like))
+  if difference:
+    raise CheckpointError(
+      f'checkpoint {path.name} in {path.parent} does not fit this model: '
+      f'{difference}'
+    )
+
+
+def _digest(state: PyTree, progress: dict[str, Any]) -> str:
+  """SHA-256 of all that a checkpoint holds."""
+  arrays = {}
+  for path, leaf in _leaves(state).items():
+    if _is_key(leaf):  # Damage may turn a key into the integers it holds.
+      path, leaf = f'{path} {leaf.dtype}', jax.random.key_data(leaf)
+    arrays[path] = np.asarray(leaf)
+  return store.arrays_digest(arrays, json.dumps(progress, sort_keys=True))
 
 
 def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -151,22 +232,25 @@ def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def _is_key(leaf: Any) -> bool:
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  """Path of a leaf, whatever its containers are."""
+  keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
+  return '/'.join(keys)
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+  """The leaves by their paths."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): leaf for path, leaf in leaves}
+
+
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-  """Shape of every leaf by its path, whatever its containers are."""
-
-  def shape(leaf: Any) -> tuple[int, ...]:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and (
-      jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    ):  # Saved as the integers it holds.
-      leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return tuple(leaf.shape)
-
-  return {
-    '/'.join(jax.tree_util.keystr((key,), simple=True) for key in path): (
-      shape(leaf)
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  """Shape of every leaf by its path."""
+  return {path: tuple(leaf.shape) for path, leaf in _leaves(tree).items()}
 
 
 def _difference(

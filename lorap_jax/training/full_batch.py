@@ -149,25 +149,27 @@ class FullBatchRun(Run):
     return self.batch, *(jax.device_put(mask) for mask in masks)
 
   def dispatch_size(self, members: int) -> int:
-    """Epochs of each dispatch from here on.
+    """Epochs of each dispatch, wherever a run is taken up.
+
+    A program of another length may round differently.
 
     Args:
       members: runs that train together.
 
     Returns:
-      The largest divisor of the epochs that are left, up to a limit.
+      The largest divisor of the run's epochs, up to a limit.
     """
     data: Any = self.data
     size = data.num_nodes + len(data.senders)
     most = min(_MOST_EPOCHS, _MOST_NODES_AND_EDGES / size)
     # Epochs of several take longer, and share what a dispatch costs.
     most = math.ceil(most / min(members, 5))
-    left = self.epochs - self.progress.epoch
-    return max(k for k in range(1, most + 1) if left % k == 0)
+    return max(k for k in range(1, most + 1) if self.epochs % k == 0)
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """See Run."""
-    errors = side_by_side.train([self], stopped)
+    alone = side_by_side.Group({self.folder: self}, (self.folder,))
+    errors = side_by_side.train(alone, stopped)
     if errors:
       raise errors[self]
 
@@ -178,7 +180,7 @@ class FullBatchRun(Run):
       # Any score does, because the first epoch is better than none.
       nothing = (jnp.float32(0), jnp.float32(0))
       return Carry(self.state, jax.tree.map(jnp.copy, self.state), nothing)
-    best, _ = self.checkpoints.load('best', self.state)
+    best = self.selected_state(records)
     score = self.selection.score(self.selection.best(records))
     return Carry(self.state, best, tuple(jnp.float32(s) for s in score))  # pyrefly: ignore
 
@@ -226,7 +228,11 @@ class FullBatchRun(Run):
   def save(self, carry: Carry) -> None:
     """Saves the carry, and keeps its state."""
     self.state = carry.state
-    step, progress = int(carry.state.step), self.progress.to_json()
+    latest, best = int(carry.state.step), int(carry.best.step)
     # `best` first: what is there when a save is cut off fits the older latest.
-    self.checkpoints.save('best', int(carry.best.step), carry.best, progress)
-    self.checkpoints.save('latest', step, carry.state, progress)
+    # It is not written again before another epoch is the best.
+    then = self.progress.until(best)
+    self.checkpoints.save('best', best, carry.best, then.to_json())
+    progress = self.progress.to_json()
+    self.checkpoints.save('latest', latest, carry.state, progress)
+    self.checkpoints.prune()

@@ -138,6 +138,15 @@ class Progress:
     rest = {name: v for name, v in values.items() if name != 'plateau'}
     return cls(plateau=plateau, **rest)
 
+  def until(self, step: int) -> 'Progress':
+    """As it was at the end of the epoch of a step; itself if not beyond it."""
+    kept = [record for record in self.history if record['step'] <= step]
+    if len(kept) == len(self.history):
+      return self
+    return dataclasses.replace(
+      self, epoch=len(kept), batch=0, sums={}, history=kept
+    )
+
   def add(self, metrics: dict[str, float]) -> None:
     """Adds the sums of one batch."""
     for name, value in metrics.items():

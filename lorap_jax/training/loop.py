@@ -20,6 +20,7 @@ from lorap_jax.training import (
   side_by_side,
   workdir,
 )
+from lorap_jax.training import run as run_lib
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
 from lorap_jax.training.run import Interrupted, NonFiniteError, Run
@@ -89,7 +90,8 @@ def train_members(
     settings.check_data(data)
   outcomes: dict[pathlib.Path, Outcome] = {}
   left = []
-  folders = [folder.absolute() for _, folder in members]
+  # Without '..', because members look for each other by their paths.
+  folders = [pathlib.Path(os.path.abspath(folder)) for _, folder in members]
   for folder in folders:
     if folders.count(folder) > 1:
       raise ValueError(f'{folder} is the work folder of two runs')
@@ -99,6 +101,8 @@ def train_members(
     workdir.claim(folder, chosen.config)
     if (folder / workdir.REPORT).exists():
       outcomes[folder] = _finished(folder)
+    elif error := side_by_side.divergence(folder):
+      outcomes[folder] = error
     else:
       left.append((chosen, folder))
   if left:
@@ -111,15 +115,47 @@ def train_members(
       if first.train.epochs is None:
         logging.info('Epochs: %d, the default on this data', first.epochs(data))
       size = first.train.together if first.level == 'node' else 1
-      for start in range(0, len(left), size):
-        part = left[start : start + size]
-        outcomes |= _train([(chosen.on(data), f) for chosen, f in part], data)
+      for part, places in _parts(left, size):
+        on_data = [(chosen.on(data), folder) for chosen, folder in part]
+        outcomes |= _train(on_data, places, data)
   return [outcomes[folder] for folder in folders]
 
 
+Left = list[tuple[settings.Settings, pathlib.Path]]
+
+
+def _parts(
+  left: Left, size: int
+) -> Generator[tuple[Left, tuple[pathlib.Path, ...]]]:
+  """Sorts members into those that may train together.
+
+  Args:
+    left: settings and folder of each.
+    size: most members of a part that has not begun.
+
+  Yields:
+    Members, and the folders of all that they began with, if they have begun
+    with others, see `side_by_side`.
+  """
+  chosen_of = {folder: chosen for chosen, folder in left}
+  for _, folder in left:
+    places = side_by_side.recorded(folder)
+    # With those that were stopped before they had their record.
+    own = [place for place in places if place in chosen_of]
+    if own and folder in own:
+      yield [(chosen_of.pop(place), place) for place in own], places
+  fresh = []
+  for folder, chosen in chosen_of.items():
+    if (folder / workdir.CHECKPOINTS).is_dir():  # It began alone.
+      yield [(chosen, folder)], ()
+    else:
+      fresh.append((chosen, folder))
+  for start in range(0, len(fresh), size):
+    yield fresh[start : start + size], ()
+
+
 def _train(
-  members: Sequence[tuple[settings.Settings, pathlib.Path]],
-  data: settings.Data,
+  members: Left, places: tuple[pathlib.Path, ...], data: settings.Data
 ) -> dict[pathlib.Path, Outcome]:
   """Trains members together; returns what became of each folder's."""
   seeds = [chosen.config['seed'] for chosen, _ in members]
@@ -134,14 +170,16 @@ def _train(
       if len(runs) > 1:
         runs[-1].share_batch(runs[0])
     logging.info('Sums over neighbours: %s', runs[0].aggregation)
-    for run in runs:
-      run.restore()
-    for group in side_by_side.groups(runs) if len(runs) > 1 else [runs]:
-      disk = store.naming_full_disk(group[0].folder)
+    for group in _groups(runs, places):
+      own = list(group.runs.values())
+      run_lib.take_up(own)
+      for run in own:
+        run.begin()
+      disk = store.naming_full_disk(own[0].folder)
       with _stop_signals() as stopped, disk:
         failed = _train_group(group, stopped)
         stop = failed and stopped()  # Those that diverge do not ask.
-      for run in group:
+      for run in own:
         outcomes[run.folder] = failed.get(run) or report.finish(run)
       if stop:
         raise Interrupted
@@ -151,21 +189,31 @@ def _train(
   return outcomes
 
 
+def _groups(
+  runs: list[Any], places: tuple[pathlib.Path, ...]
+) -> list[side_by_side.Group]:
+  if len(runs) > 1 or places:
+    return side_by_side.groups(runs, places)
+  (run,) = runs
+  return [side_by_side.Group({run.folder: run}, (run.folder,))]
+
+
 def _listed(values: Sequence[Any]) -> str:
   return ', '.join(str(value) for value in dict.fromkeys(values))
 
 
 def _train_group(
-  group: list[Any], stopped: Callable[[], bool]
+  group: side_by_side.Group, stopped: Callable[[], bool]
 ) -> dict[Any, NonFiniteError]:
   """Trains runs of one program; returns those that diverged."""
-  if len(group) > 1:
+  if len(group.places) > 1:
     return side_by_side.train(group, stopped)
+  (run,) = group.runs.values()
   try:
-    group[0].train(stopped)
+    run.train(stopped)
   except NonFiniteError as error:
     # Without the frames, which hold all arrays.
-    return {group[0]: error.with_traceback(None)}
+    return {run: error.with_traceback(None)}
   return {}
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 _INT, _FLOAT = 'integer', 'number'
 _SMALL = 64  # Ranges of integers up to here are named by both ends.
-_TYPES = {
+_TYPES: dict[str, Any] = {
   'text': str,
   'true or false': bool,
   'list': list | tuple,

@@ -107,10 +107,9 @@ def finish(run: Any) -> dict[str, Any]:
     The report.
   """
   latest_step = int(run.state.step)
-  state, _ = run.checkpoints.load('best', run.state)
-  run.state = state
-  sums, fixed = measure_cost(run)
   records = run.progress.history
+  run.state = state = run.selected_state(records)
+  sums, fixed = measure_cost(run)
   report = {
     'result': _result(run.selection, records),
     'cost': _cost(run, sums, fixed),
@@ -142,7 +141,6 @@ def finish(run: Any) -> dict[str, Any]:
   for line in found:
     logging.warning('%s: %s', run.folder.name, line)
   report['warnings'] = found
-  workdir.write_json(run.folder / workdir.REPORT, report)
   if run.settings.config['train']['plots']:
     title = tables.title(report)
     curves = plots.learning_curves(
@@ -154,6 +152,8 @@ def finish(run: Any) -> dict[str, Any]:
     plots.save(curves, run.folder / 'learning_curves.png')
     by_degree = plots.by_degree(report['points'], title=title)
     plots.save(by_degree, run.folder / 'bits_by_degree.png')
+  # Last: a run that has a report is finished.
+  workdir.write_json(run.folder / workdir.REPORT, report)
   return report
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,12 @@ from lorap_jax.training import (
   writers,
 )
 from lorap_jax.training import state as state_lib
-from lorap_jax.training.checkpointing import Checkpoints
+from lorap_jax.training.checkpointing import (
+  KINDS,
+  CheckpointError,
+  Checkpoints,
+  DamagedError,
+)
 from lorap_jax.training.optimizer import Rates
 
 
@@ -104,21 +109,40 @@ class Run:
       inside if inside.is_dir() else pathlib.Path(origin)
     )
 
-  def restore(self) -> None:
-    """Takes up the latest checkpoint, if there is one, and opens the logs."""
-    if self.checkpoints.step('latest') is not None:
-      self.state, saved = self.checkpoints.load('latest', self.state)
-      self.progress = history.Progress.from_json(saved)
+  def load(self, step: int) -> None:
+    """Takes up the checkpoint of a step, if it and what it needs are whole.
+
+    Raises:
+      DamagedError: it, or the state that its history selects, is not.
+      CheckpointError: it is of another model.
+    """
+    state, saved = self.checkpoints.load('latest', self.state, step=step)
+    progress = history.Progress.from_json(saved).until(step)
+    self.selected_state(progress.history)
+    self.state, self.progress = state, progress
+
+  def selected_state(
+    self, records: list[dict[str, Any]]
+  ) -> state_lib.TrainState | None:
+    """The saved state of the selected epoch; None before the first."""
+    if not records:
+      return None
+    step = self.selection.best(records)['step']
+    return self.checkpoints.load('best', self.state, step=step)[0]
+
+  def begin(self) -> None:
+    """Opens the logs. What lies beyond the present step does not count."""
+    step = int(self.state.step)
+    self.checkpoints.drop_after(step)
+    if step:
       logging.info(
         'Resuming at epoch %d, batch %d (step %d).',
         self.progress.epoch + 1,
         self.progress.batch,
-        int(self.state.step),
+        step,
       )
     self._writers = [
-      writers.JsonLines(
-        self.folder / workdir.METRICS, resume_step=int(self.state.step)
-      ),
+      writers.JsonLines(self.folder / workdir.METRICS, self.progress.history),
       writers.TensorBoard(self.folder / 'tensorboard'),
     ]
 
@@ -241,3 +265,49 @@ class Run:
     for writer in self._writers:
       writer.close()
     self.checkpoints.close()
+
+
+def take_up(runs: Sequence[Run]) -> None:
+  """Has runs that train together go on from the newest step that all have.
+
+  A damaged checkpoint is named in a warning, and the next older one taken.
+
+  Args:
+    runs: at their initial states, where they stay if one of them has none.
+
+  Raises:
+    CheckpointError: they have checkpoints, but no whole one in common, or one
+      of another model.
+  """
+  all_steps = [
+    [set(run.checkpoints.steps(kind)) for kind in KINDS] for run in runs
+  ]
+  latest = set.intersection(*(steps for steps, _ in all_steps))
+  either = set.intersection(*(set.union(*steps) for steps in all_steps))
+  reasons = []
+  # The state of a best epoch will do where there is no other.
+  newest_first = lambda steps: sorted(steps, reverse=True)
+  for step in newest_first(latest) + newest_first(either - latest):
+    try:
+      for run in runs:
+        run.load(step)
+      return
+    except DamagedError as error:
+      logging.warning('%s. An older checkpoint is tried.', error)
+      reasons.append(str(error))
+  begun = [
+    run for run, steps in zip(runs, all_steps, strict=True) if any(steps)
+  ]
+  if len(begun) == len(runs):
+    folders = ', '.join(str(run.checkpoints.directory) for run in runs)
+    raise CheckpointError(
+      f'no whole checkpoint in {folders} to go on from'
+      f'{": " if reasons else ""}{"; ".join(reasons)}; remove '
+      f'{"it" if len(runs) == 1 else "them"} to begin anew'
+    )
+  for run in begun:
+    logging.warning(
+      '%s begins anew, as do those that train together with it: one of them '
+      'has no checkpoint.',
+      run.folder,
+    )

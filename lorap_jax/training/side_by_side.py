@@ -1,50 +1,109 @@
-"""Runs that differ in numbers only, trained in one program."""
+"""Runs that differ in numbers only, trained in one program.
+
+A program of another number of runs rounds differently. So each folder records
+the runs that it trains with, and a run that is taken up has the same place in a
+program of the same size, whether the others still train or not: the values of
+one run do not touch those of another.
+"""
 
 import contextlib
+import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import PyTree
-from lorap_jax.training import report, writers
+from lorap_jax.training import report, workdir, writers
 from lorap_jax.training.run import Interrupted, NonFiniteError
 
 _SAVE_SECONDS = 20.0  # For each run: saving takes as long for each.
 
 
-def groups(runs: Sequence[Any]) -> list[list[Any]]:
-  """Sorts runs into those that `train` can train together.
+class Group(NamedTuple):
+  """Runs of one program.
+
+  Attributes:
+    runs: those that train, by their folders.
+    places: folders of all runs of the program, in order; `None` stands for a
+      run that trains alone.
+  """
+
+  runs: dict[pathlib.Path, Any]
+  places: tuple[pathlib.Path, ...]
+
+  def members(self) -> list[Any]:
+    """The run at each place; any of them at that of one that trains no more."""
+    lead = next(iter(self.runs.values()))
+    return [self.runs.get(place, lead) for place in self.places]
+
+
+def recorded(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+  """Folders of the runs that a run trains with, none if it trains alone.
 
   Args:
-    runs: `full_batch.FullBatchRun`s on the same data, restored.
+    folder: absolute path of its work folder.
+  """
+  places = _record(folder).get('members', [])
+  # Relative, because all of them may have moved.
+  return tuple(pathlib.Path(os.path.normpath(folder / p)) for p in places)
+
+
+def divergence(folder: pathlib.Path) -> NonFiniteError | None:
+  """How a run of several has diverged; None if it has not."""
+  text = _record(folder).get('diverged')
+  return NonFiniteError(text) if text else None
+
+
+def _record(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / workdir.GROUP
+  return workdir.read_json(path) if path.exists() else {}
+
+
+def groups(
+  runs: Sequence[Any], places: tuple[pathlib.Path, ...] = ()
+) -> list[Group]:
+  """Sorts runs into those that `train` can train together, and records them.
+
+  Args:
+    runs: `full_batch.FullBatchRun`s on the same data.
+    places: those recorded, if the runs have begun before.
 
   Returns:
-    Runs of one program and length at the same epoch, the furthest first: what
-    is nearly done does not wait for a run that starts again.
+    Runs of one program and length.
   """
+  if places:
+    return [Group({run.folder: run for run in runs}, places)]
   found: dict[Any, list[Any]] = {}
   for run in runs:
-    key = run.recipe, run.epochs, run.progress.epoch
-    found.setdefault(key, []).append(run)
-  return sorted(found.values(), key=lambda group: -group[0].progress.epoch)
+    found.setdefault((run.recipe, run.epochs), []).append(run)
+  made = [
+    Group({run.folder: run for run in own}, tuple(run.folder for run in own))
+    for own in found.values()
+  ]
+  for group in made:
+    for folder in group.places if len(group.places) > 1 else ():
+      names = [os.path.relpath(place, folder) for place in group.places]
+      workdir.write_json(folder / workdir.GROUP, {'members': names})
+  return made
 
 
 def train(
-  runs: Sequence[Any], stopped: Callable[[], bool]
+  group: Group, stopped: Callable[[], bool]
 ) -> dict[Any, NonFiniteError]:
   """Trains the epochs that are left, of all runs in each dispatch.
 
-  Each run files its records and saves its checkpoints as if it were alone. The
-  seconds of its epochs are its share of the common time, which is divided by
-  the number of runs.
+  Each run files its records and saves its checkpoints as if it were alone, all
+  at the same epochs. The seconds of its epochs are its share of the common
+  time, which is divided by the number of runs.
 
   Args:
-    runs: one of `groups`: other seeds, learning rates, weight decays or
-      schedules. A single one trains in its own program; of several the states
+    group: at one epoch: other seeds, learning rates, weight decays or
+      schedules. A single run trains in its own program; of several the states
       and rates are stacked, and the data is shared.
     stopped: callable, True once a signal asked to stop.
 
@@ -56,34 +115,40 @@ def train(
     Interrupted: after saving all that did not diverge.
   """
   errors: dict[Any, NonFiniteError] = {}
-  lead, count = runs[0], len(runs)
-  if lead.progress.epoch >= lead.epochs:
+  runs = list(group.runs.values())
+  members, lead, count = group.members(), runs[0], len(group.places)
+  first = lead.progress.epoch
+  if first >= lead.epochs:
     return errors
   program, inputs = lead.program(count), lead.inputs()
-  carry = _join([run.carry() for run in runs])
+  carries = {run: run.carry() for run in runs}
+  carry = _join([carries[run] for run in members])
   size = lead.dispatch_size(count)
   display = writers.create_display(lead.epochs)
   saved = time.monotonic()
   with contextlib.closing(display):
-    for first in range(lead.progress.epoch, lead.epochs, size):
+    while first < lead.epochs:
       started = time.monotonic()
-      rates = _join([run.rates(range(first, first + size)) for run in runs])
+      # Always to the end of a dispatch, should a run begin inside one.
+      end = first + size - first % size
+      rates = _join([run.rates(range(first, end)) for run in members])
       carry, records = program(carry, *inputs, rates)
       records = jax.device_get(records)
-      seconds = (time.monotonic() - started) / size / count
-      _file(runs, records, seconds, errors)
+      seconds = (time.monotonic() - started) / (end - first) / len(runs)
+      first = end
+      _file(group, records, seconds, errors)
       # Those that have diverged stay in the program, which has their shape.
       going = [run for run in runs if run not in errors]
       if not going:
         return errors
       mean = _mean_record(going)
-      display.step(going[0].shown(mean), first + size)
+      display.step(going[0].shown(mean), end)
       stop = stopped()  # Asked once: what is interrupted has been saved.
-      done = first + size == lead.epochs
+      done = end == lead.epochs
       since = time.monotonic() - saved
       if done or stop or since > _SAVE_SECONDS * count:
         for run in going:
-          run.save(_part(carry, runs.index(run), count))
+          run.save(_part(carry, group.places.index(run.folder), count))
         saved = time.monotonic()
       if stop:
         raise Interrupted
@@ -93,20 +158,24 @@ def train(
 
 
 def _file(
-  runs: Sequence[Any],
+  group: Group,
   records: PyTree,
   seconds: float,
   errors: dict[Any, NonFiniteError],
 ) -> None:
   """Files a dispatch; adds those that diverge in it to the errors."""
-  for i, run in enumerate(runs):
-    if run in errors:
+  for i, folder in enumerate(group.places):
+    run = group.runs.get(folder)
+    if run is None or run in errors:
       continue
     try:
-      run.file(_part(records, i, len(runs)), seconds)
+      run.file(_part(records, i, len(group.places)), seconds)
     except NonFiniteError as error:
       # Without the frames, which hold all arrays.
       errors[run] = error.with_traceback(None)
+      if len(group.places) > 1:
+        record = {**_record(folder), 'diverged': str(error)}
+        workdir.write_json(folder / workdir.GROUP, record)
 
 
 def _mean_record(runs: Sequence[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ DATA = 'data.json'
 LOG = 'run.log'
 PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
+GROUP = 'group.json'  # What a run trains together with.
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.
 # What records hold, and of which types.
@@ -60,6 +61,8 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   ):
     # What has trained nothing keeps no folder.
     (workdir / DATA).unlink(missing_ok=True)
+    if not _is_of(path, config):
+      (workdir / GROUP).unlink(missing_ok=True)
     write_json(path, config)
     return
   if not path.exists():
@@ -81,6 +84,13 @@ def _known(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
   if config.get('train', {}).get('epochs', 0) is None and 'train' in old:
     old['train']['epochs'] = None
   return old
+
+
+def _is_of(path: pathlib.Path, config: dict[str, Any]) -> bool:
+  try:
+    return first_difference(_known(path, config), _plain(config)) is None
+  except WorkdirError:
+    return False
 
 
 def _belongs_to_another(

@@ -24,35 +24,27 @@ class JsonLines:
     path: the file.
   """
 
-  def __init__(self, path: pathlib.Path, *, resume_step: int):
-    """Opens the file, dropping lines of steps after `resume_step`.
+  def __init__(self, path: pathlib.Path, records: list[dict[str, Any]]):
+    """Opens the file, which then holds the records, one line each.
 
     Args:
-      path: the file.
-      resume_step: optimizer step that the run goes on from.
+      path: the file; what a killed run left in it beyond the records is
+        dropped, and what is missing comes back.
+      records: of the epochs that the run has finished where it goes on.
     """
     self.path = path
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= resume_step]
     with store.atomic_file(path) as part:
-      part.write_text(''.join(f'{line}\n' for line in kept))
+      part.write_text(''.join(f'{json.dumps(r)}\n' for r in records))
     self._file = path.open('a')
 
   def write(self, record: dict[str, Any]) -> None:
-    """Appends a record that has a `step`."""
+    """Appends a record."""
     self._file.write(json.dumps(record) + '\n')
     self._file.flush()
 
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
-
-
-def _step_of(line: str) -> int | float:
-  try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError):
-    return float('inf')  # A line cut off by a crash.
 
 
 class TensorBoard:

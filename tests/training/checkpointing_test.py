@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
+from run_folder import contents
 
-from lorap_jax.training.checkpointing import CheckpointError, Checkpoints
+from lorap_jax.training.checkpointing import (
+  CheckpointError,
+  Checkpoints,
+  DamagedError,
+)
 
 
 class State(NamedTuple):
@@ -53,24 +58,37 @@ def test_round_trip(checkpoints, abstract):
   )
 
 
-def test_each_folder_keeps_one(checkpoints, tmp_path):
+def steps(checkpoints):
+  return [checkpoints.steps(kind) for kind in ('latest', 'best')]
+
+
+def test_two_of_each_are_kept(checkpoints, tmp_path):
   for step in (1, 2, 3):
     checkpoints.save('latest', step, make_state(step), {})
+    # Nothing goes before its successor is whole.
+    assert checkpoints.steps('latest') == [1, 2, 3][:step]
   checkpoints.save('best', 2, make_state(2), {})
-  assert checkpoints.step('latest') == 3
-  assert checkpoints.step('best') == 2
-  checkpoints.close()
-  for kind in ('latest', 'best'):
-    assert len(list((tmp_path / 'checkpoints' / kind).iterdir())) == 1
+  checkpoints.prune()
+  assert steps(checkpoints) == [[2, 3], [2]]
   again = Checkpoints(tmp_path / 'checkpoints')
+  assert again.step('latest') == 3
   assert int(again.load('latest', make_state())[0].step) == 3
-  again.close()
+  assert int(again.load('latest', make_state(), step=2)[0].step) == 2
 
 
-def test_same_step_is_replaced(checkpoints):
-  checkpoints.save('latest', 4, make_state(), {'try': 1})
-  checkpoints.save('latest', 4, make_state(), {'try': 2})
-  assert checkpoints.load('latest', make_state())[1] == {'try': 2}
+def test_what_is_there_is_not_written_again(checkpoints, tmp_path):
+  checkpoints.save('best', 4, make_state(), {'try': 1})
+  before = contents(tmp_path)
+  checkpoints.save('best', 4, make_state(), {'try': 2})
+  assert contents(tmp_path) == before
+
+
+def test_later_ones_are_dropped(checkpoints):
+  for step in (3, 10, 20):
+    checkpoints.save('latest', step, make_state(step), {})
+    checkpoints.save('best', step + 1, make_state(step), {})
+  checkpoints.drop_after(10)
+  assert steps(checkpoints) == [[3, 10], [4]]
 
 
 def test_looking_leaves_no_trace(checkpoints, tmp_path):
@@ -83,13 +101,15 @@ def test_no_checkpoint(checkpoints):
     checkpoints.load('best', make_state())
 
 
-def test_half_written_checkpoint_is_ignored(checkpoints, tmp_path):
+@pytest.mark.parametrize('left', ['2.orbax-checkpoint-tmp', '2.removed'])
+def test_half_written_and_half_removed_are_ignored(checkpoints, tmp_path, left):
   checkpoints.save('latest', 1, make_state(1), {})
-  checkpoints.close()
   folder = tmp_path / 'checkpoints' / 'latest'
-  (folder / '2.orbax-checkpoint-tmp').mkdir()
+  (folder / left).mkdir()
   assert checkpoints.step('latest') == 1
   assert int(checkpoints.load('latest', make_state())[0].step) == 1
+  checkpoints.save('latest', 2, make_state(2), {})
+  assert sorted(p.name for p in folder.iterdir()) == ['1', '2']
 
 
 OTHERS = {
@@ -120,15 +140,72 @@ def test_another_structure(checkpoints, like, difference):
   assert text.endswith(f'does not fit this model: {difference}')
 
 
-def test_damaged(checkpoints, monkeypatch):
-  checkpoints.save('latest', 7, make_state(), {})
+def files(checkpoints):
+  """The files of a checkpoint, by their paths in it."""
+  folder = checkpoints.directory / 'latest' / '7'
+  return folder, sorted(
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.is_file()
+  )
 
-  def load(self, step, like):
-    raise OSError('short read\nat byte 12')
 
-  monkeypatch.setattr(ocp.training.Checkpointer, 'load', load)
-  with pytest.raises(CheckpointError, match='7 in .* is damaged: short read$'):
-    checkpoints.load('latest', make_state())
+def damages(path):
+  """Ways to damage a file, by name."""
+  sound = path.read_bytes()
+  middle = len(sound) // 2
+  yield 'missing', lambda: path.unlink()
+  yield 'empty', lambda: path.write_bytes(b'')
+  yield 'cut', lambda: path.write_bytes(sound[:middle])
+  yield 'zeros', lambda: path.write_bytes(bytes(len(sound)))
+  if sound:
+    flipped = bytearray(sound)
+    flipped[middle] ^= 0xFF
+    yield 'flipped', lambda: path.write_bytes(flipped)
+
+
+def same(state, other):
+  plain = lambda s: jax.tree.leaves(s._replace(key=jax.random.key_data(s.key)))
+  return all(map(np.array_equal, plain(state), plain(other)))
+
+
+def test_damage_is_harmless_or_named(checkpoints):
+  state, progress = make_state(), {'history': [{'loss': 0.5}]}
+  checkpoints.save('latest', 7, state, progress)
+  folder, names = files(checkpoints)
+  refused = set()
+  for name in names:
+    path = folder / name
+    sound = path.read_bytes()
+    for damage, apply in damages(path):
+      apply()
+      try:
+        loaded, found = checkpoints.load('latest', make_state(0))
+        assert same(loaded, state) and found == progress, (name, damage)
+      except DamagedError as error:
+        text = str(error)
+        assert text.startswith(f'checkpoint 7 in {folder.parent} is damaged: ')
+        assert '\n' not in text
+        refused.add((name, damage))
+      path.write_bytes(sound)
+  assert len(refused) > 15
+  for damage in ('missing', 'empty', 'cut', 'zeros', 'flipped'):
+    assert ('_CHECKPOINT_METADATA', damage) in refused or damage == 'flipped'
+
+
+def test_other_kind_stands_in_for_a_damaged_one(checkpoints):
+  for kind in ('latest', 'best'):
+    checkpoints.save(kind, 7, make_state(), {'of': kind})
+  (checkpoints.directory / 'best' / '7' / '_CHECKPOINT_METADATA').unlink()
+  assert checkpoints.load('best', make_state())[1] == {'of': 'latest'}
+
+
+def test_checkpoint_of_a_version_without_digests(checkpoints):
+  progress = {'epoch': 3}
+  path = checkpoints.directory / 'latest' / '7'
+  ocp.save(str(path), make_state(), custom_metadata=progress)
+  loaded, found = checkpoints.load('latest', make_state(0))
+  assert same(loaded, make_state()) and found == progress
 
 
 class TestEntries:

@@ -259,10 +259,11 @@ def test_seeds_share_one_compilation(tmp_path):
     (200, 0, 2, 50),
     (200, 0, 10, 20),
     (250, 0, 10, 10),
-    (200, 20, 1, 90),  # Goes on alone where ten were stopped.
+    (200, 100, 1, 100),
+    (250, 50, 1, 50),  # As it began.
   ],
 )
-def test_dispatches_divide_what_is_left(
+def test_dispatches_divide_the_run_wherever_it_goes_on(
   monkeypatch, tmp_path, epochs, done, members, size
 ):
   monkeypatch.undo()
@@ -312,7 +313,7 @@ class TestDivergence:
       tiny_run.interrupt_after_dispatch(patch, 1)
       with pytest.raises(run_lib.Interrupted):
         loop.train_and_evaluate(config, tmp_path)
-    restore = run_lib.Run.restore
+    restore = run_lib.Run.begin
 
     def damaged(run):
       restore(run)
@@ -320,7 +321,7 @@ class TestDivergence:
       params['conv_0']['bias'] *= jnp.nan
       run.state = run.state._replace(params=params)
 
-    monkeypatch.setattr(run_lib.Run, 'restore', damaged)
+    monkeypatch.setattr(run_lib.Run, 'begin', damaged)
     with pytest.raises(run_lib.NonFiniteError) as caught:
       loop.train_and_evaluate(config, tmp_path)
     text = str(caught.value)

@@ -53,7 +53,7 @@ def assert_same_run(found, expected, reports):
   names = {p.name for p in found.iterdir()} ^ {
     p.name for p in expected.iterdir()
   }
-  assert not names
+  assert names <= {'group.json'}  # Runs of several have it.
   records = without_times(metrics(found))
   wanted = without_times(metrics(expected))
   assert len(records) == len(wanted) == 6
@@ -127,26 +127,39 @@ def test_one_compilation(tmp_path):
 
 
 class TestGroups:
-  def groups(self, folder, positions):
-    """Seeds of each program that is run, with members at these epochs."""
-    data, runs = tiny_run.node_data(), []
-    for (config, place), epoch in zip(
-      members(folder, range(len(positions))), positions, strict=True
-    ):
-      chosen = settings.from_config(config)
-      runs.append(full_batch.FullBatchRun(chosen, data, place))
-      runs[-1].progress.epoch = epoch
-      runs[-1].close()
-    return [
-      [run.settings.config['seed'] for run in group]
-      for group in side_by_side.groups(runs)
-    ]
+  def test_is_recorded_in_every_folder(self, tmp_path):
+    given = members(tmp_path)
+    loop.train_members(given)
+    places = tuple(place for _, place in given)
+    for i, place in enumerate(places):
+      assert side_by_side.recorded(place) == places
+      assert read(place, 'group.json')['members'][i] == '.'
 
-  def test_the_furthest_are_the_first(self, tmp_path):
-    assert self.groups(tmp_path, (2, 0, 4, 2, 0)) == [[2], [0, 3], [1, 4]]
+  def test_record_follows_folders_that_move(self, tmp_path):
+    loop.train_members(members(tmp_path / 'old'))
+    (tmp_path / 'old').rename(tmp_path / 'new')
+    places = tuple(place for _, place in members(tmp_path / 'new'))
+    assert side_by_side.recorded(places[1]) == places
 
-  def test_all_at_one_place(self, tmp_path):
-    assert self.groups(tmp_path, (0, 0)) == [[0, 1]]
+  def test_one_alone_has_no_record(self, tmp_path):
+    loop.train_members(members(tmp_path, (0,)))
+    assert side_by_side.recorded(tmp_path / 'seed_0_fold_0') == ()
+    assert not (tmp_path / 'seed_0_fold_0' / 'group.json').exists()
+
+  def test_record_of_another_configuration_does_not_count(
+    self, tmp_path, monkeypatch
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(side_by_side, 'train', interrupt)
+      with pytest.raises(Interrupted):
+        loop.train_members(members(tmp_path))
+    found = sizes(monkeypatch)
+    loop.train_members(members(tmp_path, (0, 1), optim__learning_rate=0.5))
+    assert found == [2] * 3
+
+
+def interrupt(*args):
+  raise Interrupted
 
 
 RATES = {
@@ -246,7 +259,7 @@ class TestGoingOn:
           loop.train_and_evaluate(*given[i])
     found = sizes(monkeypatch)
     reports = loop.train_members(given)
-    assert found == [1] * (1 + 2 + 3)
+    assert found == [1] * (2 + 1 + 3)  # Each as it began.
     for (_, place), *pair in zip(given, reports, expected, strict=True):
       assert_same_run(place, tmp_path / 'whole' / place.name, pair)
 
@@ -273,7 +286,7 @@ class TestDivergence:
   @pytest.fixture
   def damaged(self, monkeypatch):
     """Seed 1 diverges after its first dispatch, as often as it is restored."""
-    restore = Run.restore
+    restore = Run.begin
 
     def damage(run):
       restore(run)
@@ -282,7 +295,7 @@ class TestDivergence:
         params['conv_0']['bias'] *= jnp.nan
         run.state = run.state._replace(params=params)
 
-    monkeypatch.setattr(Run, 'restore', damage)
+    monkeypatch.setattr(Run, 'begin', damage)
 
   def test_the_others_are_as_if_alone(self, tmp_path, damaged):
     given = members(tmp_path)
@@ -300,13 +313,14 @@ class TestDivergence:
       other = loop.train_and_evaluate(*member)
       assert_same_run(place, member[1], (report, other))
 
-  def test_same_command_runs_it_alone(self, tmp_path, monkeypatch, damaged):
+  def test_same_command_says_the_same(self, tmp_path, monkeypatch, damaged):
     given = members(tmp_path)
-    loop.train_members(given)
+    _, first, _ = loop.train_members(given)
     started = tiny_run.starts(monkeypatch)
     outcomes = loop.train_members(given)
-    assert list(started) == ['seed_1_fold_0']
+    assert not started
     assert [isinstance(o, NonFiniteError) for o in outcomes] == [0, 1, 0]
+    assert str(outcomes[1]) == str(first)
 
   def test_later_than_the_first_dispatch(self, tmp_path, monkeypatch):
     file = full_batch.FullBatchRun.file
@@ -379,9 +393,9 @@ def test_two_runs_in_one_folder(tmp_path):
 def test_data_is_held_once(tmp_path, monkeypatch):
   held, train = [], side_by_side.train
 
-  def look(runs, stopped):
-    held.extend(id(run.batch) for run in runs)
-    return train(runs, stopped)
+  def look(group, stopped):
+    held.extend(id(run.batch) for run in group.members())
+    return train(group, stopped)
 
   monkeypatch.setattr(side_by_side, 'train', look)
   loop.train_members(members(tmp_path))

@@ -18,29 +18,34 @@ def steps_in(path):
 
 class TestJsonLines:
   def test_new_file(self, path):
-    writer = writers.JsonLines(path, resume_step=0)
+    writer = writers.JsonLines(path, [])
     writer.write({'step': 3, 'loss': 0.1 + 0.2})
     assert json.loads(path.read_text()) == {'step': 3, 'loss': 0.1 + 0.2}
     writer.close()
 
-  def test_resume_drops_later_lines(self, path):
-    path.write_text(''.join(f'{{"step": {s}}}\n' for s in (3, 6, 9)))
-    writer = writers.JsonLines(path, resume_step=6)
-    writer.write({'step': 9, 'again': True})
+  @pytest.mark.parametrize(
+    'left',
+    [
+      None,
+      '',
+      '{"step": 3}\n',
+      '{"step": 3}\n{"step": 6, "lo',
+      '{"step": 3}\n{"step": 6}\n{"step": 9}\n',
+      '{"step": 6}\n',
+    ],
+  )
+  def test_holds_the_records_whatever_was_left(self, path, left):
+    if left is not None:
+      path.write_text(left)
+    writer = writers.JsonLines(path, [{'step': 3}, {'step': 6, 'loss': 0.1}])
+    writer.write({'step': 9})
     writer.close()
-    assert steps_in(path) == [3, 6, 9]
-    assert 'again' in path.read_text()
-
-  @pytest.mark.parametrize('tail', ['{"step": 6, "lo', '{"step"', '{}'])
-  def test_resume_drops_a_cut_off_line(self, path, tail):
-    path.write_text(f'{{"step": 3}}\n{tail}')
-    writer = writers.JsonLines(path, resume_step=100)
-    writer.write({'step': 6})
-    writer.close()
-    assert steps_in(path) == [3, 6]
+    assert path.read_text() == (
+      '{"step": 3}\n{"step": 6, "loss": 0.1}\n{"step": 9}\n'
+    )
 
   def test_each_line_is_on_disk_at_once(self, path):
-    writer = writers.JsonLines(path, resume_step=0)
+    writer = writers.JsonLines(path, [])
     for step in (1, 2):
       writer.write({'step': step})
       assert steps_in(path)[-1] == step
