@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax._stopping import interrupt_on_termination
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -45,25 +46,20 @@ def main(argv: list[str]) -> None:
   # Late, so that --help and a mistyped flag do not wait for JAX.
   from lorap_jax.training import compile_cache, page, protocol, tables
   from lorap_jax.training import run as run_lib
+  from lorap_jax.training.hold import hold
 
   compile_cache.keep_programs()
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
   logging.info('Configuration: %s', _config_name())
   logging.info('Work folder: %s', workdir)
   try:
-    result = protocol.run(config, workdir)
-    page.write(workdir, command=shlex.join(['python', *sys.argv]))
+    with hold(workdir):
+      result = protocol.run(config, workdir)
+      page.write(workdir, command=shlex.join(['python', *sys.argv]))
   except run_lib.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '
       'from it.',
-      file=sys.stderr,
-    )
-    sys.exit(130)
-  except KeyboardInterrupt:
-    print(
-      f'Stopped at once; the same command goes on from the last checkpoint '
-      f'in {workdir}, if there is one.',
       file=sys.stderr,
     )
     sys.exit(130)
@@ -173,5 +169,14 @@ def _default_workdir() -> str:
 
 if __name__ == '__main__':
   restart_with_huge_pages()
+  interrupt_on_termination()
   _set_up_logging()
-  app.run(main, flags_parser=_parse_flags)
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except KeyboardInterrupt:
+    print(
+      'Stopped at once; the same command goes on from the last checkpoint, if '
+      'there is one.',
+      file=sys.stderr,
+    )
+    sys.exit(130)

@@ -17,6 +17,7 @@ run again. The table of `lorap_jax.report` ends the sweep.
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import itertools
 import pathlib
@@ -30,8 +31,11 @@ from ml_collections import config_dict
 
 from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax._stopping import interrupt_on_termination
 from lorap_jax.training import fields
+from lorap_jax.training.hold import hold
 from lorap_jax.training.train_config import TrainConfig
+from lorap_jax.training.workdir import WorkdirError
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
 
@@ -62,25 +66,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  try:
+    with contextlib.ExitStack() as held:
+      # Of all runs, so that none is refused after hours.
+      for _, folder in itertools.chain(*batches):
+        held.enter_context(hold(folder))
+      return _run_all(batches, arguments.out, keep_programs=argv is None)
+  except KeyboardInterrupt:
+    print('Stopped; the same command goes on.', file=sys.stderr)
+    return 130
+  except WorkdirError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+
+
+def _run_all(
+  batches: Sequence[Sequence[Member]], out: pathlib.Path, *, keep_programs: bool
+) -> int:
+  """Runs one batch after the other; returns the exit code."""
   # Late, so that mistakes do not wait for JAX.
   from lorap_jax import report
   from lorap_jax.training import compile_cache
   from lorap_jax.training.run import Interrupted
 
-  if argv is None:
+  if keep_programs:
     compile_cache.keep_programs()
-  failed, done = 0, 0
+  failed, done, count = 0, 0, sum(map(len, batches))
   for batch in batches:
     names = ', '.join(folder.name for _, folder in batch)
-    logging.info('[%d-%d/%d] %s', done + 1, done + len(batch), len(runs), names)
+    logging.info('[%d-%d/%d] %s', done + 1, done + len(batch), count, names)
     done += len(batch)
     try:
       failed += _run_batch(batch)
-    except (Interrupted, KeyboardInterrupt):
-      print('Stopped; the same command goes on.', file=sys.stderr)
-      return 130
-  if failed < len(runs):
-    report.main([str(arguments.out)])
+    except Interrupted as error:
+      raise KeyboardInterrupt from error
+  if failed < count:
+    report.main([str(out)])
   return 1 if failed else 0
 
 
@@ -255,6 +276,7 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
 
 if __name__ == '__main__':
   restart_with_huge_pages()
+  interrupt_on_termination()
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(_logging.FirstLine('%(message)s'))
   sys.exit(main())

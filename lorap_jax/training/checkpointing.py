@@ -1,18 +1,18 @@
 """Checkpoints. The only module that knows Orbax."""
 
-import json
+import hashlib
 import pathlib
 import shutil
 from typing import Any, cast
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lorap_jax._typing import PyTree
 from lorap_jax.data import store
 
 KINDS = ('latest', 'best')
+_DIGEST = 'sha256'
 _KEPT = 2  # Of each kind: one is whole while its successor is written.
 
 
@@ -66,15 +66,16 @@ class Checkpoints:
     if path.exists():
       return
     self._sweep(kind)
-    record: dict[str, Any] = {'progress': progress}
-    record['sha256'] = _digest(state, progress)
-    ocp.save(str(path), state, custom_metadata=record)
+    part = path.with_name(f'{step}.part')
+    ocp.save(str(part), state, custom_metadata=progress)
+    (part / _DIGEST).write_text(_digest(part))
+    part.rename(path)
 
   def _sweep(self, kind: str) -> None:
     """Removes what a killed process left half-written or half-removed."""
     folder = self.directory / kind
     for path in folder.iterdir() if folder.is_dir() else ():
-      if not path.name.isdecimal():
+      if path.is_dir() and not path.name.isdecimal():
         shutil.rmtree(path)
 
   def prune(self) -> None:
@@ -186,18 +187,19 @@ class Checkpoints:
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Arrays and progress of a checkpoint that is as it was saved."""
   try:
+    # Before anything is read: Orbax leaves reads open when one fails. An older
+    # version kept no digest.
+    if (path / _DIGEST).exists() and (
+      (path / _DIGEST).read_text() != _digest(path)
+    ):
+      raise ValueError('its files are not those that were saved')
     metadata = ocp.metadata(str(path))
-    record = cast(Any, metadata.custom_metadata)
-    if not isinstance(record, dict) or not record:
-      raise ValueError('its record is missing or unreadable')
+    progress = cast(Any, metadata.custom_metadata)
+    if not isinstance(progress, dict):
+      raise ValueError('it has no record of the run')
     # Without shapes, arrays would go to the device they were saved from.
     like = jax.tree.map(ocp_abstract, metadata.metadata)
     saved = cast(dict[str, Any], ocp.load(str(path), like))
-    if 'sha256' not in record:  # Of a version that kept no digest.
-      return saved, record
-    progress = record['progress']
-    if _digest(saved, progress) != record['sha256']:
-      raise ValueError('it is not what was saved')
   except Exception as error:  # Damage shows in a dozen types of exception.
     reason = str(error.__cause__ or error).strip() or type(error).__name__
     raise DamagedError(
@@ -216,24 +218,22 @@ def _check(path: pathlib.Path, saved: PyTree, like: PyTree) -> None:
     )
 
 
-def _digest(state: PyTree, progress: dict[str, Any]) -> str:
-  """SHA-256 of all that a checkpoint holds."""
-  arrays = {}
-  for path, leaf in _leaves(state).items():
-    if _is_key(leaf):  # Damage may turn a key into the integers it holds.
-      path, leaf = f'{path} {leaf.dtype}', jax.random.key_data(leaf)
-    arrays[path] = np.asarray(leaf)
-  return store.arrays_digest(arrays, json.dumps(progress, sort_keys=True))
+def _digest(folder: pathlib.Path) -> str:
+  """SHA-256 of the names and contents of the files of a checkpoint."""
+  digest = hashlib.sha256()
+  for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+    if path.name != _DIGEST:
+      name = path.relative_to(folder).as_posix()
+      digest.update(
+        f'{name} {store.content_digest(path.read_bytes())}\n'.encode()
+      )
+  return digest.hexdigest()
 
 
 def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a leaf, on the default device."""
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _is_key(leaf: Any) -> bool:
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -23,6 +23,7 @@ from lorap_jax.training import (
 from lorap_jax.training import run as run_lib
 from lorap_jax.training.batched import BatchedRun
 from lorap_jax.training.full_batch import FullBatchRun
+from lorap_jax.training.hold import hold
 from lorap_jax.training.run import Interrupted, NonFiniteError, Run
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
@@ -82,12 +83,22 @@ def train_members(
     others.
 
   Raises:
-    ValueError: see `train_and_evaluate`, or two members of one folder; all
-      folders are looked at first.
+    ValueError: see `train_and_evaluate`, two members of one folder, or a folder
+      that another process uses; all folders are looked at first.
     Interrupted: see `train_and_evaluate`.
   """
   if data is not None:
     settings.check_data(data)
+  with contextlib.ExitStack() as held:
+    for _, folder in members:
+      held.enter_context(hold(folder))
+    return _train_members(members, data)
+
+
+def _train_members(
+  members: Sequence[Member], data: settings.Data | None
+) -> list[Outcome]:
+  """`train_members`, in folders that no other process uses."""
   outcomes: dict[pathlib.Path, Outcome] = {}
   left = []
   # Without '..', because members look for each other by their paths.

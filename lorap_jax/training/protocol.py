@@ -1,5 +1,6 @@
 """Seeds, folds and phases: what several runs make of one configuration."""
 
+import contextlib
 import itertools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from absl import logging
 from ml_collections import config_dict
 
 from lorap_jax.training import fields, loop, settings, workdir
+from lorap_jax.training.hold import hold
 from lorap_jax.training.run import NonFiniteError
 from lorap_jax.training.train_config import TrainConfig
 
@@ -57,6 +59,14 @@ def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
     raise ValueError('`members` must be of one kind, see `fields.kind`')
   for config, _ in members:
     settings.from_config(config)  # Refuses mistakes before any work.
+  with contextlib.ExitStack() as held:
+    for _, folder in members:
+      held.enter_context(hold(folder))
+    return _run_together(members)
+
+
+def _run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
+  """`run_together`, in folders that no other process uses."""
   (first, _), *_ = members
   if first.seeds == first.folds == 1:
     return run_phases(members)

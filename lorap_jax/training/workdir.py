@@ -42,18 +42,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     WorkdirError: not writable, in use by something else, or of a run with
       another configuration, whose first difference is named.
   """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise WorkdirError(
-      f'cannot create the work folder {workdir} ({error.strerror}); choose '
-      'another with --workdir'
-    ) from error
-  if not os.access(workdir, os.W_OK | os.X_OK):
-    raise WorkdirError(
-      f'the work folder {workdir} is not writable; choose another with '
-      '--workdir'
-    )
+  make(workdir)
   _check_kinds(workdir)
   path = workdir / CONFIG
   if not any(
@@ -73,6 +62,29 @@ def claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   difference = first_difference(_known(path, config), _plain(config))
   if difference is not None:
     raise _belongs_to_another(workdir, difference)
+
+
+def make(workdir: pathlib.Path) -> None:
+  """Makes a folder, if it is not there.
+
+  Args:
+    workdir: the folder.
+
+  Raises:
+    WorkdirError: it cannot be made, or not be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise WorkdirError(
+      f'cannot create the work folder {workdir} ({error.strerror}); choose '
+      'another with --workdir'
+    ) from error
+  if not os.access(workdir, os.W_OK | os.X_OK):
+    raise WorkdirError(
+      f'the work folder {workdir} is not writable; choose another with '
+      '--workdir'
+    )
 
 
 def _known(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:

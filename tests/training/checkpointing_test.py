@@ -188,9 +188,9 @@ def test_damage_is_harmless_or_named(checkpoints):
         assert '\n' not in text
         refused.add((name, damage))
       path.write_bytes(sound)
-  assert len(refused) > 15
-  for damage in ('missing', 'empty', 'cut', 'zeros', 'flipped'):
-    assert ('_CHECKPOINT_METADATA', damage) in refused or damage == 'flipped'
+  harmless = {name for name in names if (name, 'missing') not in refused}
+  assert harmless == {'sha256'}  # Then it passes for one of an older version.
+  assert len(refused) >= 4 * (len(names) - 1)
 
 
 def test_other_kind_stands_in_for_a_damaged_one(checkpoints):
