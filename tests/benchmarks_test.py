@@ -144,7 +144,7 @@ def test_all_cells_have_the_network_of_the_first():
   assert cora.get_config('gcn,mixq,lorap').model.features == 128
   assert config.model.features == 16
   chosen = settings.from_config(config)
-  assert chosen.scheme == schemes.MixQ(points=config.scheme.points)
+  assert chosen.scheme == schemes.MixQ(points=schemes.MIXQ_POINTS['gcn'])
 
 
 def test_steps_go_on():

@@ -19,3 +19,13 @@ def pytest_configure(config):
 @pytest.fixture
 def key() -> jax.Array:
   return jax.random.key(0)
+
+
+@pytest.fixture
+def any_rate(monkeypatch):
+  """Lets learning rates through at which every network diverges."""
+  from lorap_jax.training import ranges
+
+  name = 'optim.learning_rate'
+  allowed = ranges.RANGES[name]._replace(high=float('inf'))
+  monkeypatch.setitem(ranges.RANGES, name, allowed)

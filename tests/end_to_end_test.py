@@ -310,6 +310,7 @@ class TestDivergence:
     assert str(tmp_path) in text and '\n' not in text
     assert contents(tmp_path / 'checkpoints') == before
 
+  @pytest.mark.usefixtures('any_rate')
   def test_huge_learning_rate(self, tmp_path):
     config = tiny_run.config(
       scheme__name='fp32', prompt__name='none', optim__learning_rate=1e30

@@ -15,6 +15,7 @@ PARTS = {
   '_version': set(),
   '_huge_pages': set(),
   '_logging': set(),
+  '_stopping': set(),
   '_matmul': {'_typing'},
   '_random': {'_typing'},
   'quantization': {'_typing'},
@@ -35,7 +36,7 @@ PARTS = {
     'models',
   },
   'report': {'training'},
-  'sweep': {'_huge_pages', '_logging', 'report', 'training'},
+  'sweep': {'_huge_pages', '_logging', '_stopping', 'report', 'training'},
   '__init__': {'_version', 'data', 'training'},
 }
 # Other libraries each part may import.
@@ -44,16 +45,27 @@ LIBRARIES = {
   '_version': set(),
   '_huge_pages': set(),
   '_logging': {'absl'},
+  '_stopping': set(),
   '_matmul': {'jax'},
   '_random': {'jax'},
   'quantization': {'jax'},
   'prompts': {'jax'},
   'graphs': {'jax', 'jraph', 'numpy'},
-  'data': {'PIL', 'absl', 'jax', 'numpy', 'rich', 'skimage', 'sklearn'},
+  'data': {
+    'PIL',
+    'absl',
+    'filelock',
+    'jax',
+    'numpy',
+    'rich',
+    'skimage',
+    'sklearn',
+  },
   'nn': {'jax', 'flax', 'jraph'},
   'models': {'jax', 'flax', 'jraph'},
   'training': {
     'absl',
+    'filelock',
     'flax',
     'jax',
     'jraph',
@@ -149,4 +161,9 @@ def test_configurations_know_no_library(path):
 
 def test_command_line_knows_the_training_layer_only():
   parts = {part_of(name) for name in imports(ROOT / 'train.py')}
-  assert parts - {None} == {'training', '_huge_pages', '_logging'}
+  assert parts - {None} == {
+    'training',
+    '_huge_pages',
+    '_logging',
+    '_stopping',
+  }

@@ -138,7 +138,7 @@ MISTAKES = {
   'no file': ((f'{CORA}x',), "no configuration file 'configs/cora.pyx'"),
   'no configuration': (('README.md',), "no configuration file 'README.md'"),
   'no get_config': (('configs/cells.py',), 'get_config'),
-  'no recipes': (('configs/default.py:gcn',), 'get_config'),
+  'no recipes': (('configs/default.py:gcn',), 'positional argument'),
   'no cell': ((f'{CORA}:gcn,int4,none',), "got 'int4'"),
   'open brace': ((f'{CORA}:gcn,{{qat4,none',), "got '{qat4'"),
   'no equal sign': ((CORA, 'seeds'), "give FIELD=VALUE, got 'seeds'"),
@@ -275,6 +275,7 @@ class TestMain:
     ]
     assert [[m['seed'] for m in own] for own in tests] == [[0, 1]] * 3
 
+  @pytest.mark.usefixtures('any_rate')
   def test_diverging_run_does_not_stop_the_others(self, out, template, capsys):
     field = 'optim.learning_rate=0.01|1e38|0.02'
     assert sweep.main([str(out), template, field]) == 1

@@ -89,6 +89,8 @@ def train_members(
   """
   if data is not None:
     settings.check_data(data)
+  for config, _ in members:  # Before a folder is made.
+    settings.from_config(config, level=None if data is None else data.level)
   with contextlib.ExitStack() as held:
     for _, folder in members:
       held.enter_context(hold(folder))

@@ -332,6 +332,7 @@ class TestDivergence:
     monkeypatch.undo()
     assert saved(tmp_path, 'latest', config)[1]['epoch'] == 2
 
+  @pytest.mark.usefixtures('any_rate')
   def test_inside_a_dispatch(self, tmp_path):
     config = tiny_run.node_config(optim__learning_rate=1e38)
     with pytest.raises(run_lib.NonFiniteError) as caught:

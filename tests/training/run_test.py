@@ -67,6 +67,7 @@ class TestFail:
       jnp.int32(7), self.PARAMS, {}, {}, (), jax.random.key(0)
     )
     run.state = empty
+    run._culprit = lambda: ''  # It has no batch to look at.
     with pytest.raises(run_lib.NonFiniteError) as caught:
       run.fail(loss, finite, 7)
     run.close()

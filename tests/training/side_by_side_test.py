@@ -282,6 +282,7 @@ class TestGoingOn:
       loop.train_members(given)
 
 
+@pytest.mark.usefixtures('any_rate')
 class TestDivergence:
   @pytest.fixture
   def damaged(self, monkeypatch):
