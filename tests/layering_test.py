@@ -54,7 +54,6 @@ LIBRARIES = {
   'data': {
     'PIL',
     'absl',
-    'filelock',
     'jax',
     'numpy',
     'rich',

@@ -189,7 +189,7 @@ def load(
   row = DATASETS[values['name']]
   if values['name'] == 'custom':
     return _own(values['path'])
-  values = {**FIELDS, **values}
+  values = {**FIELDS, **defaults(values)}
   given = {_RENAMED.get(name, name): values[name] for name in row.fields}
   try:
     return row.load(**{**given, 'data_dir': folder(values)})
