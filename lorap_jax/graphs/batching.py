@@ -166,11 +166,8 @@ def batch_graphs(
     checks.check_graph(graph, f'graphs[{i}]', empty=True)
     for i, graph in enumerate(graphs)
   ]
-  if not any(len(graph.nodes) for graph in graphs):  # pyrefly: ignore
-    raise ValueError(
-      f'`graphs` are {len(graphs)} graphs without nodes; give at least one '
-      'with a node'
-    )
+  if not graphs:
+    raise ValueError('`graphs` is empty; give at least one graph')
   widths = sorted({graph.nodes.shape[1] for graph in graphs})  # pyrefly: ignore
   if len(widths) > 1:
     raise ValueError(f'`graphs` have different numbers of features: {widths}')

@@ -106,11 +106,16 @@ def test_batch_graphs_refuses(changes, message):
     graphs.batch_graphs(changed(**changes), np.zeros(2, int), BUDGET)
 
 
-@pytest.mark.parametrize('sizes', [(), (0,), (0, 0)])
-def test_batch_graphs_refuses_no_nodes(sizes):
-  nothing = helpers.random_graphs(1, sizes=sizes)
-  with pytest.raises(ValueError, match='without nodes; give at least one'):
-    graphs.batch_graphs(nothing, np.zeros(len(sizes), int), BUDGET)
+def test_batch_graphs_refuses_no_graphs():
+  with pytest.raises(ValueError, match='`graphs` is empty; give at least one'):
+    graphs.batch_graphs([], np.zeros(0, int), BUDGET)
+
+
+def test_a_graph_without_nodes_is_one():
+  nothing = helpers.random_graphs(1, sizes=(0,))
+  batch = graphs.batch_graphs(nothing, np.zeros(1, int), BUDGET)
+  assert graphs.graph_mask(batch.graph).sum() == 1
+  assert not graphs.node_mask(batch.graph).any()
 
 
 @pytest.mark.parametrize('labels', [np.zeros(3, int), np.zeros((2, 1), int)])
