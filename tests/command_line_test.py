@@ -117,6 +117,31 @@ def test_help_is_readable():
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_stopped_during_set_up(tmp_path, number):
+  process = subprocess.Popen(
+    command(
+      f'{CONFIG}:smoke',
+      f'--workdir={tmp_path / "run"}',
+      '--config.data.source=embedded',
+      '--config.data.workers=1',
+    ),
+    cwd=ROOT,
+    env=os.environ | {'LORAP_JAX_CACHE': str(tmp_path / 'cache')},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stderr.readline().startswith('Configuration: ')
+  process.send_signal(number)  # Superpixels are still to be made.
+  text = process.communicate(timeout=120)[1]
+  assert process.returncode == 130, text
+  assert text.splitlines()[-1].startswith('Stopped at once; the same command')
+  assert 'Traceback' not in text
+  assert not list(tmp_path.rglob('*.part'))
+  left = {path.name for path in tmp_path.glob('run/*')}
+  assert left <= {'.lock', 'config.json'}
+
+
 @pytest.mark.slow
 def test_interrupted_command_goes_on(tmp_path):
   folder = tmp_path / 'run'

@@ -1,11 +1,21 @@
-"""Regression on batches of graphs, from end to end."""
+"""Batches of graphs: where an epoch goes on, and regression as a whole run."""
+
+import contextlib
 
 import numpy as np
 import pytest
 import tiny_run
 from run_folder import metrics
 
-from lorap_jax.training import checkpointing, loop, settings, tables
+from lorap_jax.training import (
+  batched,
+  checkpointing,
+  history,
+  loop,
+  settings,
+  steps,
+  tables,
+)
 
 EPOCHS = 6
 
@@ -84,3 +94,41 @@ def test_table_and_plots(finished):
   assert rows['test mae'] == text
   for name in ('learning_curves.png', 'bits_by_degree.png'):
     assert (folder / name).read_bytes().startswith(b'\x89PNG')
+
+
+class TestStoppedInsideAnEpoch:
+  """Without a step of training: which batches are taken, and at what rates."""
+
+  METRICS = steps.StepMetrics(*[np.float32(1)] * len(steps.StepMetrics._fields))
+
+  class Display:
+    def step(self, text, done):
+      pass
+
+  @pytest.fixture
+  def run(self, tmp_path):
+    chosen = settings.from_config(tiny_run.config())
+    run = batched.BatchedRun(chosen, tiny_run.splits(), tmp_path)
+    with contextlib.closing(run):
+      yield run
+
+  @pytest.mark.parametrize('first', [1, 2])
+  def test_goes_on_with_the_batch_after_the_last(self, run, first):
+    taken, positions = [], []
+
+    def step(state, batch, rates):
+      taken.append(batch)
+      positions.append(rates)
+      return state, self.METRICS
+
+    run.train_step, run.rates = step, lambda epoch: epoch
+    run.loaders['train'].stream = lambda plan: (tuple(p) for p in plan)
+    assert not run._train_epoch(self.Display(), lambda: len(taken) == first)
+    assert run.progress.batch == first == len(taken)
+    saved = run.progress.to_json()
+    run.progress = history.Progress.from_json(saved)
+    assert run._train_epoch(self.Display(), lambda: False)
+    plan = run.loaders['train'].shuffled(run.settings.config['seed'], 0)
+    assert taken == [tuple(indices) for indices in plan]
+    assert positions == [i / tiny_run.BATCHES for i in range(tiny_run.BATCHES)]
+    assert run.progress.sums['count'] == tiny_run.BATCHES

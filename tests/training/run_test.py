@@ -1,11 +1,21 @@
 """What runs share: learning-rate factors, and how one says it diverged."""
 
+import shutil
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny_run
 
-from lorap_jax.training import loop, schedules, settings
+from lorap_jax.training import (
+  checkpointing,
+  history,
+  loop,
+  schedules,
+  settings,
+  tasks,
+)
 from lorap_jax.training import run as run_lib
 from lorap_jax.training import state as state_lib
 
@@ -108,3 +118,138 @@ def test_aggregation_is_logged_and_reported(
     )
   assert f'Sums over neighbours: {words}' in caplog.text
   assert report['aggregation'].startswith(words)
+
+
+class TestTakeUp:
+  """Which step runs go on from, by what lies in their folders."""
+
+  def state(self, step, **params):
+    return state_lib.TrainState(
+      jnp.int32(step), params, {}, {}, (), jax.random.key(0)
+    )
+
+  def run(self, folder):
+    """A run without a network, at its start."""
+    run = run_lib.Run.__new__(run_lib.Run)
+    run.folder = folder
+    run.checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
+    run.progress, run.state = history.Progress(), self.state(0)
+    run.settings = types.SimpleNamespace(
+      train=types.SimpleNamespace(selection='val_loss'),
+      scheme=types.SimpleNamespace(bit_schedule=None),
+    )
+    run.task = tasks.Task()
+    return run
+
+  def saved(self, folder, *, latest, best=()):
+    """A run with checkpoints; the best loss is that of step 2."""
+    run = self.run(folder)
+    for kind, steps in (('best', best), ('latest', latest)):
+      for step in steps:
+        records = [
+          {'step': s, 'epoch': s, 'valid_loss': abs(s - 2.0)}
+          for s in range(1, step + 1)
+        ]
+        progress = history.Progress(epoch=step, history=records)
+        state = self.state(step)
+        run.checkpoints.save(kind, step, state, progress.to_json())
+    return run
+
+  def damage(self, run, *places):
+    for place in places:
+      (run.checkpoints.directory / place / '_CHECKPOINT_METADATA').unlink()
+
+  def check(self, run, step):
+    assert int(run.state.step) == run.progress.epoch == step
+    assert len(run.progress.history) == step
+
+  def test_newest(self, tmp_path):
+    run = self.saved(tmp_path, latest=(4, 6), best=(2,))
+    run_lib.take_up([run])
+    self.check(run, 6)
+
+  def test_best_beyond_the_latest_does_not_count(self, tmp_path):
+    run = self.saved(tmp_path, latest=(4,), best=(2, 5))
+    run_lib.take_up([run])
+    self.check(run, 4)
+
+  @pytest.mark.parametrize(
+    'damaged, step',
+    [
+      (['latest/6'], 4),
+      (['latest/6', 'latest/4'], 2),  # The best epoch's.
+      (['best/2'], None),
+    ],
+  )
+  def test_damaged(self, tmp_path, caplog, damaged, step):
+    run = self.saved(tmp_path, latest=(4, 6), best=(2,))
+    self.damage(run, *damaged)
+    if step is None:  # No best state, which the report needs.
+      with pytest.raises(checkpointing.CheckpointError) as caught:
+        run_lib.take_up([run])
+      text = str(caught.value)
+      assert f'no whole checkpoint in {tmp_path / "checkpoints"}' in text
+      assert 'best is damaged' in text
+      assert text.endswith('remove it to begin anew')
+      return
+    run_lib.take_up([run])
+    self.check(run, step)
+    for place in damaged:
+      kind, number = place.split('/')
+      folder = run.checkpoints.directory / kind
+      assert f'checkpoint {number} in {folder} is damaged' in caplog.text
+
+  def test_latest_stands_in_for_a_best_that_is_gone(self, tmp_path):
+    run = self.saved(tmp_path, latest=(2, 4), best=(2,))
+    shutil.rmtree(run.checkpoints.directory / 'best')
+    run_lib.take_up([run])
+    self.check(run, 4)
+
+  def test_newest_that_all_have(self, tmp_path):
+    runs = [
+      self.saved(tmp_path / 'a', latest=(4, 6), best=(2,)),
+      self.saved(tmp_path / 'b', latest=(2, 4), best=(2,)),
+    ]
+    run_lib.take_up(runs)
+    for run in runs:
+      self.check(run, 4)
+
+  def test_all_begin_anew_if_one_has_none(self, tmp_path, caplog):
+    runs = [
+      self.saved(tmp_path / 'a', latest=(2,), best=(2,)),
+      self.run(tmp_path / 'b'),
+    ]
+    run_lib.take_up(runs)
+    for run in runs:
+      self.check(run, 0)
+    assert f'{tmp_path / "a"} begins anew' in caplog.text
+
+  def test_another_model_is_no_damage(self, tmp_path):
+    run = self.saved(tmp_path, latest=(4, 6), best=(2,))
+    run.state = self.state(0, b=jnp.zeros(2))
+    with pytest.raises(checkpointing.CheckpointError, match='does not fit'):
+      run_lib.take_up([run])
+    assert run.checkpoints.steps('latest') == [4, 6]
+
+
+@pytest.mark.parametrize(
+  'left', [None, '', 'first', 'cut'], ids=['missing', 'empty', 'first', 'cut']
+)
+def test_metrics_come_back_from_the_checkpoint(tmp_path, monkeypatch, left):
+  tiny_run.feed_short_node_runs(monkeypatch)
+  config, folder = tiny_run.node_config(), tmp_path / 'run'
+  with monkeypatch.context() as patch:
+    tiny_run.interrupt_after_dispatch(patch, 2)
+    with pytest.raises(run_lib.Interrupted):
+      loop.train_and_evaluate(config, folder)
+  path = folder / 'metrics.jsonl'
+  lines = path.read_text().splitlines(keepends=True)
+  assert len(lines) == 4
+  if left is None:
+    path.unlink()
+  else:
+    ends = {'': '', 'first': lines[0], 'cut': ''.join(lines)[:-30]}
+    path.write_text(ends[left])
+  loop.train_and_evaluate(config, folder)
+  after = path.read_text().splitlines(keepends=True)
+  assert after[:4] == lines and len(after) == 6
