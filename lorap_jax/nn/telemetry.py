@@ -220,12 +220,13 @@ def _clipped(
   low, high = bounds
   if not isinstance(x, SparseRows):
     return jnp.sum((x < low) | (x > high), axis=1, dtype=jnp.float32)
-  # Of the nonzeros: a quantizer that takes sparse rows has 0 on its grid, or
-  # one row beside them, which is inside of the range that it observed.
-  at = lambda b: b[0, x.columns] if b.shape[-1:] == x.shape[1:] else b.ravel()
-  outside = (x.values < at(low)) | (x.values > at(high))
-  return jax.ops.segment_sum(
-    outside.astype(jnp.float32), x.rows, x.shape[0], indices_are_sorted=True
+  # The nonzeros, and the row beside them at all other places.
+  beyond = lambda t, at: (t < at(low)) | (t > at(high))
+  beside = beyond(x.row, lambda bound: bound).astype(jnp.float32)[0]
+  of_nonzeros = lambda b: b[0, x.columns] if b.shape == x.row.shape else b
+  more = beyond(x.elements, of_nonzeros) - beside[x.columns]
+  return jnp.sum(beside) + jax.ops.segment_sum(
+    more, x.rows, x.shape[0], indices_are_sorted=True
   )
 
 

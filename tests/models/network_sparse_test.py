@@ -184,9 +184,9 @@ class TestSparse:
     step = steps.make_cost_step(model)
     dense, sparse = (step(variables_of(model), batch) for batch in batches())
     helpers.assert_trees_close(sparse, dense, rtol=1e-5, atol=1e-5)
-    features = sparse[0]['features']['features']
+    features = sparse[0]['features']['features']['features']
     assert features['elements'] == layers.REAL * WIDTH and features['energy']
-    macs = sparse[0]['products']['conv_0/dense']['macs']
+    macs = sparse[0]['products']['layer']['conv_0/dense']['macs']
     assert macs == layers.REAL * WIDTH * 6
 
 
