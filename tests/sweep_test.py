@@ -282,6 +282,8 @@ class TestMain:
     errors = capsys.readouterr().err.splitlines()
     errors = [e for e in errors if e.startswith('error: ')]
     assert len(errors) == 1
+    # The first that is no number may be a loss of training or of evaluation.
     assert errors[0].startswith('error: tiny_learning_rate=1e+38: ')
+    assert 'loss' in errors[0] and 'nan' in errors[0]
     done = {path.parent.name for path in out.glob('*/report.json')}
     assert done == {'tiny_learning_rate=0.01', 'tiny_learning_rate=0.02'}

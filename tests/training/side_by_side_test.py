@@ -248,6 +248,64 @@ class TestGoingOn:
     for (_, place), report, other in zip(given, reports, alone, strict=True):
       assert_same_run(place, folder / 'alone' / place.name, (report, other))
 
+  def exact(self, folder):
+    """What a run must have in common to the last bit with another."""
+    state = saved(folder, 'latest'), saved(folder, 'best')
+    return without_times(metrics(folder)), jax.tree.map(np.asarray, state)
+
+  def assert_exact(self, folders, expected):
+    for folder, other in zip(folders, expected, strict=True):
+      (lines, state), (wanted, theirs) = self.exact(folder), self.exact(other)
+      assert lines == wanted
+      jax.tree.map(np.testing.assert_array_equal, state, theirs)
+
+  def stop(self, monkeypatch, given, dispatch):
+    with monkeypatch.context() as patch:
+      tiny_run.interrupt_after_dispatch(patch, dispatch)
+      with pytest.raises(Interrupted):
+        loop.train_members(given)
+
+  def test_some_are_asked_for_later(self, tmp_path, monkeypatch):
+    cell = CELLS['a2q_node']
+    whole = members(tmp_path / 'whole', cell=cell)
+    loop.train_members(whole)
+    given = members(tmp_path / 'parts', cell=cell)
+    self.stop(monkeypatch, given, 1)
+    found = sizes(monkeypatch)
+    loop.train_members(given[1:2])
+    loop.train_members(
+      members(tmp_path / 'parts', cell=cell, train__together=1)
+    )
+    assert found == [3] * 4  # Whoever is asked for, and however many may.
+    self.assert_exact([p for _, p in given], [p for _, p in whole])
+
+  def test_more_make_a_group_of_their_own(self, tmp_path, monkeypatch):
+    self.stop(monkeypatch, members(tmp_path), 1)
+    found = sizes(monkeypatch)
+    loop.train_members(members(tmp_path, range(5)))
+    assert found == [3, 3, 2, 2, 2]
+
+  def test_one_has_diverged(self, tmp_path, monkeypatch):
+    file = full_batch.FullBatchRun.file
+
+    def damage(run, records, seconds):
+      if run.settings.config['seed'] == 1 and run.progress.epoch == 2:
+        records = {**records, 'loss': records['loss'] * np.nan}
+      file(run, records, seconds)
+
+    monkeypatch.setattr(full_batch.FullBatchRun, 'file', damage)
+    whole = members(tmp_path / 'whole')
+    loop.train_members(whole)
+    given = members(tmp_path / 'stopped')
+    self.stop(monkeypatch, given, 2)
+    found = sizes(monkeypatch)
+    _, error, _ = loop.train_members(given)
+    assert found == [3]
+    assert isinstance(error, NonFiniteError)
+    assert str(error).startswith('loss nan at step 2 (epoch 3)')
+    folders = [place for _, place in given[::2]]
+    self.assert_exact(folders, [place for _, place in whole[::2]])
+
   def test_from_different_places(self, tmp_path, monkeypatch):
     given = members(tmp_path, range(4))
     expected = loop.train_members(members(tmp_path / 'whole', range(4)))
