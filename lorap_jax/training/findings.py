@@ -41,10 +41,15 @@ def of_run(
         f'{scheme.bits}: nothing was saved; set a target, such as '
         '--config.scheme.target_bits=3'
       )
+    learned = {
+      '/'.join(key.key for key in path[:-1])
+      for path, group in jax.tree_util.tree_leaves_with_path(labels)
+      if group == 'feature_bits'
+    }
     stuck = [
       p['path']
       for p in points
-      if p['point'] in scheme.stored and p['bits'] >= _MOST_BITS - _NEAR
+      if p['path'] in learned and p['bits'] >= _MOST_BITS - _NEAR
     ]
     if stuck and scheme.bits < _MOST_BITS:
       lines.append(

@@ -92,7 +92,12 @@ def test_bits_that_do_not_fall(bits):
 
 def test_places():
   at_bound = point(path='conv_1/aggregate', point='aggregate', bits=8.0)
-  (line,) = found([at_bound])
+  learned = {'conv_1': {'aggregate': {'bits': 'feature_bits'}}}
+  # An operand of 8 fixed bits is at no bound.
+  operand = point(path='embedding/input', bits=8.0)
+  zeros = {'conv_1': {'aggregate': {'bits': jnp.zeros(3)}}}
+  (line,) = found([at_bound, operand], params=zeros, labels=learned)
+  assert 'embedding' not in line
   assert 'upper bound of 8 in conv_1/aggregate' in line
   (line,) = found([point(path='conv_2/input', rms_after=0.0)])
   assert 'become 0 in conv_2/input' in line
