@@ -13,12 +13,11 @@ quantizer that does not.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from lorap_jax._typing import PyTree
 
@@ -79,16 +78,20 @@ def label(params: PyTree, declared: Declared) -> PyTree:
   return jax.tree_util.tree_map_with_path(of, params)
 
 
+def _declaration(module: Path, declared: Declared) -> Any:
+  """What a module declares, or else the text of the nearest one above."""
+  if module in declared:
+    return declared[module]
+  for depth in range(len(module) - 1, -1, -1):
+    if module[:depth] in declared:
+      above = declared[module[:depth]]
+      return above if isinstance(above, str) else None  # A mapping is its own.
+  return None
+
+
 def _group(module: Path, name: str, declared: Declared) -> str:
   where = '/'.join((*module, name))
-  own = declared.get(module)
-  for depth in range(len(module) - 1, -1, -1):
-    if own is not None:
-      break
-    own = declared.get(module[:depth])
-    if isinstance(own, Mapping):  # It speaks of its own alone.
-      own = None
-      break
+  own = _declaration(module, declared)
   group = own.get(name) if isinstance(own, Mapping) else own
   if group is None:
     raise ValueError(
@@ -109,8 +112,8 @@ def param_labels(model: nn.Module, *args: Any, **kwargs: Any) -> PyTree:
   Args:
     model: any Linen module whose quantizers and prompts are of this library,
       or declare their groups as these do.
-    *args: of a call.
-    **kwargs: of a call.
+    *args: of a call; the shapes and types of arrays do.
+    **kwargs: of a call, likewise.
 
   Returns:
     A tree like its parameters, of texts.
@@ -121,12 +124,19 @@ def param_labels(model: nn.Module, *args: Any, **kwargs: Any) -> PyTree:
   keys = {
     name: jax.random.key(0) for name in ('params', 'dropout', 'quantization')
   }
-  # Modules see arrays of JAX, as under jit.
-  args, kwargs = jax.tree.map(
-    lambda leaf: jnp.asarray(leaf) if hasattr(leaf, 'shape') else leaf,
-    (args, kwargs),
-  )
-  init: Callable[..., Any] = lambda: model.init(keys, *args, **kwargs)
+  leaves, structure = jax.tree.flatten((args, kwargs))
+  is_array = [hasattr(leaf, 'shape') for leaf in leaves]
+
+  def init(arrays):
+    given = iter(arrays)
+    merged = [
+      next(given) if array else leaf
+      for leaf, array in zip(leaves, is_array, strict=True)
+    ]
+    args, kwargs = jax.tree.unflatten(structure, merged)
+    return model.init(keys, *args, **kwargs)
+
+  arrays = [a for a, array in zip(leaves, is_array, strict=True) if array]
   with recording() as declared:
-    variables = jax.eval_shape(init)
+    variables = jax.eval_shape(init, arrays)
   return label(variables['params'], declared)

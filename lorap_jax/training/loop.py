@@ -28,6 +28,7 @@ from lorap_jax.training.run import Interrupted, NonFiniteError, Run
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
 Outcome = dict[str, Any] | NonFiniteError  # A report, or how it diverged.
+Left = list[tuple[settings.Settings, pathlib.Path]]
 
 
 def train_and_evaluate(
@@ -89,28 +90,30 @@ def train_members(
   """
   if data is not None:
     settings.check_data(data)
-  for config, _ in members:  # Before a folder is made.
-    settings.from_config(config, level=None if data is None else data.level)
-  with contextlib.ExitStack() as held:
-    for _, folder in members:
-      held.enter_context(hold(folder))
-    return _train_members(members, data)
-
-
-def _train_members(
-  members: Sequence[Member], data: settings.Data | None
-) -> list[Outcome]:
-  """`train_members`, in folders that no other process uses."""
-  outcomes: dict[pathlib.Path, Outcome] = {}
-  left = []
+  level = None if data is None else data.level
   # Without '..', because members look for each other by their paths.
-  folders = [pathlib.Path(os.path.abspath(folder)) for _, folder in members]
+  wanted = [
+    (
+      settings.from_config(config, level=level),
+      pathlib.Path(os.path.abspath(folder)),
+    )
+    for config, folder in members
+  ]
+  folders = [folder for _, folder in wanted]
   for folder in folders:
     if folders.count(folder) > 1:
       raise ValueError(f'{folder} is the work folder of two runs')
-  for (config, _), folder in zip(members, folders, strict=True):
-    level = None if data is None else data.level
-    chosen = settings.from_config(config, level=level)
+  with contextlib.ExitStack() as held:
+    for folder in folders:
+      held.enter_context(hold(folder))
+    return _train_members(wanted, data)
+
+
+def _train_members(wanted: Left, data: settings.Data | None) -> list[Outcome]:
+  """`train_members`, in folders that no other process uses."""
+  outcomes: dict[pathlib.Path, Outcome] = {}
+  left = []
+  for chosen, folder in wanted:
     workdir.claim(folder, chosen.config)
     if (folder / workdir.REPORT).exists():
       outcomes[folder] = _finished(folder)
@@ -131,10 +134,7 @@ def _train_members(
       for part, places in _parts(left, size):
         on_data = [(chosen.on(data), folder) for chosen, folder in part]
         outcomes |= _train(on_data, places, data)
-  return [outcomes[folder] for folder in folders]
-
-
-Left = list[tuple[settings.Settings, pathlib.Path]]
+  return [outcomes[folder] for _, folder in wanted]
 
 
 def _parts(

@@ -10,7 +10,6 @@ import numpy as np
 from absl import logging
 
 from lorap_jax._version import __version__
-from lorap_jax.data import NodeDataset
 from lorap_jax.nn import schemes
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.training import (
@@ -59,7 +58,7 @@ def data_text(data: Any) -> str:
     f'{source["counts"][split]:,}' for split in ('train', 'valid', 'test')
   )
   text = f'{source["name"]}, {sizes} '
-  if isinstance(data, NodeDataset):
+  if data.level == 'node':
     text += f'of {data.num_nodes:,} nodes'
   else:
     text += 'graphs'

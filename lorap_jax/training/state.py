@@ -17,6 +17,8 @@ from lorap_jax.quantization import mixq_search
 from lorap_jax.training import checkpointing, workdir
 from lorap_jax.training.optimizer import create_optimizer
 
+_NUM_LABELS = 8  # Models whose labels are kept.
+
 
 class TrainState(NamedTuple):
   """Everything a training step reads and replaces.
@@ -102,9 +104,6 @@ def _create(model, key, batch, weights):
   return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
 
 
-_LABELS: dict[Any, PyTree] = {}
-
-
 def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:
   """`nn.groups.param_labels` of a model, traced once for equal models.
 
@@ -116,12 +115,14 @@ def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:
     The group of each parameter.
   """
   leaves, structure = jax.tree.flatten((batch.graph, batch.layout))
-  key = model, structure, tuple((a.shape, a.dtype) for a in leaves)
-  if key not in _LABELS:
-    _LABELS[key] = groups.param_labels(
-      model, batch.graph, layout=batch.layout, train=True
-    )
-  return _LABELS[key]
+  return _labels(model, structure, tuple((a.shape, a.dtype) for a in leaves))
+
+
+@functools.lru_cache(_NUM_LABELS)
+def _labels(model, structure, shapes):
+  leaves = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+  graph, layout = jax.tree.unflatten(structure, leaves)
+  return groups.param_labels(model, graph, layout=layout, train=True)
 
 
 def _fitting(

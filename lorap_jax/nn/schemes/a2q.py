@@ -1,7 +1,7 @@
 """A2Q at graph and at node level."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 
@@ -14,7 +14,63 @@ _STARTS = ('data', 'uniform', 'normal')
 
 
 @dataclasses.dataclass(frozen=True)
-class A2QGraph:
+class _A2Q:
+  """What both levels have in common; see them for the fields."""
+
+  bits: int = 4
+  start: str = 'data'
+  memory_weight: float = 5e-5
+  memory_target: float = 0.1
+  target_bits: float | None = None
+  published: bool = False
+  gradient: a2q.Gradient = 'clipped'
+  quantize_features: bool = False
+  stored = HIDDEN_OPERANDS
+  edge_messages = False
+  edge_weights = False
+
+  def __post_init__(self):
+    if not 1 <= self.bits <= 8:
+      raise ValueError(
+        f'`bits` must be in 1..8, got {self.bits}; use the scheme fp32 for no '
+        'quantization'
+      )
+    if self.start not in _STARTS:
+      raise ValueError(
+        f"`start` must be 'data', 'uniform' or 'normal', got {self.start!r}"
+      )
+    if self.target_bits is not None and not 1 <= self.target_bits <= self.bits:
+      raise ValueError(
+        f'`target_bits` must be between 1 and `bits` = {self.bits}, where they '
+        f'start; got {self.target_bits}'
+      )
+    a2q.a2q_rule('graph', 'feature', gradient=self.gradient)  # Checks it.
+
+  def in_convolution(self) -> Self:
+    """Itself."""
+    return self
+
+  @property
+  def bit_schedule(self) -> tuple[float, float] | None:
+    """From `bits` to `target_bits`."""
+    if self.target_bits is None:
+      return None
+    return float(self.bits), float(self.target_bits)
+
+  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
+    """The memory penalty a relu(M - T)^2, unless there is a target in bits."""
+    if self.target_bits is not None:
+      return 0 * memory
+    return a2q_groups.memory_penalty(
+      memory, target=self.memory_target, weight=self.memory_weight
+    )
+
+  def protection(self) -> None:
+    """None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class A2QGraph(_A2Q):
   """A2Q for graph-level tasks.
 
   | point                     | quantizer                                     |
@@ -43,23 +99,12 @@ class A2QGraph:
     quantize_features: quantize raw node features that enter a convolution.
   """
 
-  bits: int = 4
   num_groups: int = 1000
-  start: str = 'data'
-  memory_weight: float = 5e-5
-  memory_target: float = 0.1
-  target_bits: float | None = None
-  published: bool = False
-  gradient: a2q.Gradient = 'clipped'
   exact_range: bool = False
-  quantize_features: bool = False
-  stored = HIDDEN_OPERANDS
   per_node = False
-  edge_messages = False
-  edge_weights = False
 
   def __post_init__(self):
-    _check(self.bits, self.start, self.gradient, self.target_bits)
+    super().__post_init__()
     if self.num_groups < 1:
       raise ValueError(f'`num_groups` must be at least 1: {self.num_groups}')
 
@@ -99,31 +144,9 @@ class A2QGraph:
     on = self.published
     return Forms(drops_self_loops=on, unbiased_variance=on)
 
-  def in_convolution(self) -> 'A2QGraph':
-    """Itself."""
-    return self
-
-  @property
-  def bit_schedule(self) -> tuple[float, float] | None:
-    """From `bits` to `target_bits`."""
-    if self.target_bits is None:
-      return None
-    return float(self.bits), float(self.target_bits)
-
-  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
-    """The memory penalty a relu(M - T)^2, unless there is a target in bits."""
-    if self.target_bits is not None:
-      return 0 * memory
-    return a2q_groups.memory_penalty(
-      memory, target=self.memory_target, weight=self.memory_weight
-    )
-
-  def protection(self) -> None:
-    """None."""
-
 
 @dataclasses.dataclass(frozen=True)
-class A2QNode:
+class A2QNode(_A2Q):
   """A2Q for node-level tasks on one graph.
 
   | point                     | quantizer                                     |
@@ -158,27 +181,15 @@ class A2QNode:
     message_start: of message scales.
   """
 
-  bits: int = 4
-  start: str = 'data'
   memory_weight: float = 2.5
   memory_target: float = 5.0
-  target_bits: float | None = None
   memory_width: int | None = None
-  published: bool = False
-  gradient: a2q.Gradient = 'clipped'
-  quantize_features: bool = False
   quantize_messages: bool = True
   node_messages: bool = False
   weight_start: tuple[float, float] = (0.1, 0.2)
   feature_start: tuple[float, float] = (0.01, 0.01)
   message_start: tuple[float, float] = (0.01, 0.01)
-  stored = HIDDEN_OPERANDS
   per_node = True
-  edge_messages = False
-  edge_weights = False
-
-  def __post_init__(self):
-    _check(self.bits, self.start, self.gradient, self.target_bits)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
@@ -227,45 +238,3 @@ class A2QNode:
     """See Scheme."""
     on = self.published
     return Forms(bias_in_messages=on, drops_self_loops=on, unbiased_variance=on)
-
-  def in_convolution(self) -> 'A2QNode':
-    """Itself."""
-    return self
-
-  @property
-  def bit_schedule(self) -> tuple[float, float] | None:
-    """From `bits` to `target_bits`."""
-    if self.target_bits is None:
-      return None
-    return float(self.bits), float(self.target_bits)
-
-  def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
-    """The memory penalty a relu(M - T)^2, unless there is a target in bits."""
-    if self.target_bits is not None:
-      return 0 * memory
-    return a2q_groups.memory_penalty(
-      memory, target=self.memory_target, weight=self.memory_weight
-    )
-
-  def protection(self) -> None:
-    """None."""
-
-
-def _check(
-  bits: int, start: str, gradient: a2q.Gradient, target_bits: float | None
-) -> None:
-  if not 1 <= bits <= 8:
-    raise ValueError(
-      f'`bits` must be in 1..8, got {bits}; use the scheme fp32 for no '
-      'quantization'
-    )
-  if start not in _STARTS:
-    raise ValueError(
-      f"`start` must be 'data', 'uniform' or 'normal', got {start!r}"
-    )
-  if target_bits is not None and not 1 <= target_bits <= bits:
-    raise ValueError(
-      f'`target_bits` must be between 1 and `bits` = {bits}, where they start; '
-      f'got {target_bits}'
-    )
-  a2q.a2q_rule('graph', 'feature', gradient=gradient)  # Checks it.
