@@ -55,10 +55,7 @@ def get_config(variant: str = 'qat4,base') -> config_dict.ConfigDict:
   Raises:
     ValueError: no such quantizer or variant.
   """
-  quantizer, _, name = variant.partition(',')
-  if not name:
-    raise ValueError(f'give QUANTIZER,VARIANT after the colon, got {variant!r}')
-  cells.check_choice('variant', name, VARIANTS)
+  quantizer, name = cells.parse_variant(variant, 'variant', VARIANTS)
   config = superpixels.create('mnist', f'gin,{quantizer},lorap')
   config.data.limit = (10_000, 1_500, 1_500)
   config.train.epochs = 6

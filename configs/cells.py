@@ -7,6 +7,7 @@ from lorap_jax.training.cells import (
   apply,
   check_choice,
   parse,
+  parse_variant,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
   'apply',
   'check_choice',
   'parse',
+  'parse_variant',
 ]

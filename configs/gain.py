@@ -65,10 +65,7 @@ def get_config(arm: str = 'a2q,gpf_lorap') -> config_dict.ConfigDict:
   Raises:
     ValueError: no such quantizer or arm.
   """
-  quantizer, _, name = arm.partition(',')
-  if not name:
-    raise ValueError(f'give QUANTIZER,ARM after the colon, got {arm!r}')
-  cells.check_choice('arm', name, ARMS)
+  quantizer, name = cells.parse_variant(arm, 'arm', ARMS)
   if quantizer == 'a2q':
     config = mnist_a2q_lorap.get_config()
   else:

@@ -124,7 +124,7 @@ def get_config(cell: str = RECIPES[0]) -> config_dict.ConfigDict:
   elif method == 'mixq':
     _set_mixq(config, data)
   else:
-    _set_affine(config, data, backbone, method)
+    _set_affine(config, data, method)
   return config
 
 
@@ -137,27 +137,13 @@ def _set_superpixels(config: config_dict.ConfigDict, backbone: str) -> None:
   config.train.patience = 5 if backbone == 'gin' else 10
 
 
-def _set_affine(
-  config: config_dict.ConfigDict, data: str, backbone: str, method: str
-) -> None:
+def _set_affine(config: config_dict.ConfigDict, data: str, method: str) -> None:
   """QAT and Degree-Quant: no estimate of a range is cheaper or ours."""
   scheme = config.scheme
   scheme.stride = None
   scheme.percentile = None
   scheme.sum_percentile = None
   config.train.selection = 'val_loss'
-  if backbone == 'gin':
-    # Nodes send edges raw features, and edges have the only quantizer.
-    scheme.points = (
-      'input',
-      'readout',
-      'weight',
-      'output',
-      'message',
-      'neighbor_sum',
-      'aggregate',
-      'update',
-    )
   if data != 'reddit_binary':
     scheme.redraw = True
   elif method.startswith('qat'):

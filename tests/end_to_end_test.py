@@ -78,10 +78,7 @@ def without_times(records):
 
 def last_checkpoint(folder, like):
   checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
-  try:
-    return checkpoints.load('latest', like)
-  finally:
-    checkpoints.close()
+  return checkpoints.load('latest', like)
 
 
 def contents(folder):

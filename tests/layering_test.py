@@ -57,6 +57,7 @@ LIBRARIES = {
     'jax',
     'numpy',
     'rich',
+    'scipy',
     'skimage',
     'sklearn',
   },

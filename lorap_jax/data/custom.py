@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from lorap_jax.data import own_arrays, splits, store
 from lorap_jax.data.dataset import DataSplits, GraphDataset
@@ -124,7 +125,9 @@ def save(path: PathLike, data: DataSplits | NodeDataset) -> None:
     sizes = [part.num_graphs for part in parts]
     arrays['split'] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
   if 2 * np.count_nonzero(arrays['nodes']) < arrays['nodes'].size:
-    arrays.update(_compressed_rows(arrays.pop('nodes')))
+    rows = sparse.csr_array(arrays.pop('nodes'))
+    csr = (rows.data, rows.indices, rows.indptr, np.array(rows.shape))
+    arrays.update(zip(own_arrays.CSR, csr, strict=True))
   arrays |= {'task': np.array(data.task), 'num_classes': data.num_classes}
   path = pathlib.Path(path).expanduser()
   try:
@@ -278,8 +281,8 @@ def graph_splits(
 def _check_names(arrays: dict[str, Any], is_node_task: bool, name: str) -> None:
   """Checks that a file has the arrays of a task and no others."""
   own = NODE_ARRAYS if is_node_task else GRAPH_ARRAYS
-  sparse = any(key in arrays for key in own_arrays.CSR)
-  nodes = own_arrays.CSR if sparse else ('nodes',)
+  in_rows = any(key in arrays for key in own_arrays.CSR)
+  nodes = own_arrays.CSR if in_rows else ('nodes',)
   ends = ('edge_index',) if 'edge_index' in arrays else ('senders', 'receivers')
   wanted = (*nodes, *ends, *own)
   missing = [key for key in wanted if key not in arrays]
@@ -300,18 +303,6 @@ def _check_names(arrays: dict[str, Any], is_node_task: bool, name: str) -> None:
 def _refuse_missing(arrays: dict[str, Any], name: str) -> None:
   if missing := [key for key, value in arrays.items() if value is None]:
     raise DataError(f'{name}: {", ".join(missing)} missing.')
-
-
-def _compressed_rows(nodes: np.ndarray) -> dict[str, np.ndarray]:
-  rows, columns = np.nonzero(nodes)
-  starts = np.searchsorted(rows, np.arange(len(nodes) + 1))
-  arrays = (
-    nodes[rows, columns],
-    columns.astype(np.int32),
-    starts.astype(np.int64),
-    np.array(nodes.shape),
-  )
-  return dict(zip(own_arrays.CSR, arrays, strict=True))
 
 
 def _record(

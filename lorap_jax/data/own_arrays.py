@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from scipy import sparse
 
 from lorap_jax.data import node_dataset
 from lorap_jax.data.dataset import TASKS, Level, Task
@@ -125,13 +126,11 @@ def dense(csr: dict[str, Any], name: str) -> np.ndarray:
   if columns.min(initial=0) < 0 or columns.max(initial=-1) >= f:
     raise DataError(f'{name}: nodes_indices has a column outside 0 to {f - 1}.')
   try:
-    x = np.zeros((n, f), np.float32)
+    return sparse.csr_array((values, columns, starts), shape=(n, f)).toarray()
   except (MemoryError, ValueError) as error:
     raise DataError(
       f'{name}: nodes of shape ({n}, {f}) need {4 * n * f} bytes of memory.'
     ) from error
-  np.add.at(x, (np.repeat(np.arange(n), sizes), columns), values)
-  return x
 
 
 def edge_ends(

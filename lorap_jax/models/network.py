@@ -167,7 +167,7 @@ class Network(nn.Module):
     node_prompt = self.prompt.on_nodes()
     quantizer = None
     if self.encoder == 'none':
-      quantizer = self.scheme.quantizer('features', non_negative=False)
+      quantizer = self._of_raw_features()
     x: Any = graph.nodes
     if isinstance(x, graphs.Features):
       takes_all = self._takes_all(node_prompt, quantizer)
@@ -191,6 +191,13 @@ class Network(nn.Module):
       x = self._drop(self.input_dropout, x, rows.train)
       x = schemes.run_quantizer(quantizer, 'features', x, rows=rows)
     return x
+
+  def _of_raw_features(self) -> nn.Module | None:
+    """What acts on raw features that enter a convolution."""
+    if self.scheme.edge_messages and self.backbone.sums_first:
+      # The messages of the edges are these features, and quantized as such.
+      return quantizers.Identity(name='features')
+    return self.scheme.quantizer('features', non_negative=False)
 
   def _takes_all(self, node_prompt: Any, quantizer: Any) -> bool:
     """Whether something before the first product takes every element."""

@@ -283,7 +283,12 @@ def report_prompt(
 
 
 def report_sum(
-  module: nn.Module, message: Quantized, graph: jraph.GraphsTuple, rows: Rows
+  module: nn.Module,
+  message: Quantized,
+  graph: jraph.GraphsTuple,
+  rows: Rows,
+  *,
+  loops: bool = True,
 ) -> None:
   """Sows the additions of a neighbour sum over the real edges.
 
@@ -292,11 +297,13 @@ def report_sum(
     message: what is summed, [n, f] of nodes.
     graph: for its edges.
     rows: real nodes.
+    loops: edges from a node to itself count.
   """
   mask = real_rows(message.values, rows)[:, 0]
-  received = jnp.sum(
-    mask[graph.receivers] & mask[graph.senders], dtype=jnp.float32
-  )
+  summed = mask[graph.receivers] & mask[graph.senders]
+  if not loops:
+    summed &= jnp.asarray(graph.senders != graph.receivers)
+  received = jnp.sum(summed, dtype=jnp.float32)
   additions = received * message.values.shape[1]
   # Messages whose bits differ from row to row are counted by their mean.
   bits = jnp.asarray(message.bits, jnp.float32)

@@ -58,6 +58,29 @@ def check_choice(kind: str, name: str, allowed: Collection[str]) -> None:
     )
 
 
+def parse_variant(text: str, kind: str, allowed: Collection[str]) -> list[str]:
+  """The two parts of QUANTIZER,VARIANT; `apply` checks the quantizer.
+
+  Args:
+    text: such as `qat4,lorap`.
+    kind: what the second part is called.
+    allowed: the second parts that exist.
+
+  Returns:
+    Quantizer and variant.
+
+  Raises:
+    ValueError: not two parts, or no such variant.
+  """
+  parts = [part.strip() for part in text.split(',')]
+  if len(parts) != 2:
+    raise ValueError(
+      f'give QUANTIZER,{kind.upper()} after the colon, got {text!r}'
+    )
+  check_choice(kind, parts[1], allowed)
+  return parts
+
+
 def apply(config: config_dict.ConfigDict, cell: str) -> str:
   """Sets the names of a cell and the fields that follow from them alone.
 

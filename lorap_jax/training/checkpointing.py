@@ -180,9 +180,6 @@ class Checkpoints:
     missing = f'no checkpoint {step} in {self.directory / kind}'
     raise DamagedError('; '.join(reasons) or missing)
 
-  def close(self) -> None:
-    """Nothing is left open."""
-
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Arrays and progress of a checkpoint that is as it was saved."""

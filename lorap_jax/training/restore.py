@@ -220,9 +220,6 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     lambda: state.init_state(model, batch, jax.random.key(0))
   )
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
-  try:
-    # Whatever the optimizer of the run kept.
-    variables = checkpoints.load_entries('best', abstract.variables())
-  finally:
-    checkpoints.close()
+  # Whatever the optimizer of the run kept.
+  variables = checkpoints.load_entries('best', abstract.variables())
   return LoadedRun(model, variables, chosen.config, data)

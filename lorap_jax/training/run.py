@@ -261,10 +261,9 @@ class Run:
     )
 
   def close(self) -> None:
-    """Closes logs and checkpoints."""
+    """Closes the logs."""
     for writer in self._writers:
       writer.close()
-    self.checkpoints.close()
 
 
 def take_up(runs: Sequence[Run]) -> None:

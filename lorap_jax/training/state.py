@@ -157,10 +157,7 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
     CheckpointError: the folder holds no such run.
   """
   checkpoints = checkpointing.Checkpoints(folder / workdir.CHECKPOINTS)
-  try:
-    saved = checkpoints.load_arrays('best')
-  finally:
-    checkpoints.close()
+  saved = checkpoints.load_arrays('best')
   names = ('params', 'batch_stats')
   return {name: saved[name] for name in names if saved.get(name)}
 

@@ -143,6 +143,19 @@ class TestFrame:
     assert abs(mean('non_negative') - mean('signed') - 1) < 1e-6
     assert 'input' not in found['int8']
 
+  @pytest.mark.parametrize('backbone', ['gcn', 'gin'])
+  def test_raw_features_are_quantized_once(self, backbone):
+    """Where edges are quantized, as messages in a layer that sums first."""
+    scheme = schemes.QAT(edge_messages=True)
+    names = networks.quantizers_of(
+      networks.make(backbone, scheme, encoder='none')
+    )
+    ranges = networks.variables_of(
+      networks.make(backbone, scheme, encoder='none')
+    )['quant_stats']
+    assert 'features' in names and 'message' in ranges['conv_0']
+    assert ('features' in ranges) == (backbone == 'gcn')
+
   @pytest.mark.parametrize('encoder', ['none', 'dense', 'embedding'])
   @ALL_BACKBONES
   def test_points_at_the_entrance(self, backbone, encoder):

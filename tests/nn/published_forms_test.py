@@ -108,6 +108,23 @@ class TestGIN:
       calls['aggregate'].x[: layers.REAL], s, rtol=1e-5, atol=1e-5
     )
 
+  @pytest.mark.parametrize('edge_messages', [False, True])
+  @pytest.mark.parametrize('drops', [False, True])
+  def test_report_counts_what_is_summed(self, edge_messages, drops):
+    forms = schemes.Forms(drops_self_loops=drops)
+    batch = layers.batch_of(layers.graph_list())
+    layer = conv.GINConv(6, Formed(edge_messages=edge_messages, forms=forms))
+    rows = layers.rows_of(batch)
+    graph = jax.tree.map(jnp.asarray, batch.graph)
+    variables = layer.init(jax.random.key(0), graph.nodes, graph, rows=rows)
+    _, sown = layer.apply(
+      variables, graph.nodes, graph, rows=rows, mutable=['telemetry']
+    )
+    matrix = layers.adjacency(batch.graph)[: layers.REAL, : layers.REAL]
+    edges = matrix.sum() - drops * np.trace(matrix)
+    assert np.trace(matrix) > 0
+    assert sown['telemetry']['sum'].additions == edges * graph.nodes.shape[1]
+
   @pytest.mark.parametrize('published', [False, True])
   def test_rows_protected_in_the_mlp(self, published):
     scheme = schemes.DegreeQuant(published=published, percentile=0.0)

@@ -75,7 +75,6 @@ def test_state_of_the_selected_epoch_is_kept(finished):
   folder, report = finished
   checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
   steps = [checkpoints.step(kind) for kind in ('best', 'latest')]
-  checkpoints.close()
   epochs = (report['result']['epoch'], EPOCHS)
   assert steps == [tiny_run.BATCHES * epoch for epoch in epochs]
 

@@ -32,9 +32,7 @@ def make_state(step=7, shape=(2, 3)):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-  instance = Checkpoints(tmp_path / 'checkpoints')
-  yield instance
-  instance.close()
+  return Checkpoints(tmp_path / 'checkpoints')
 
 
 @pytest.mark.parametrize('abstract', [False, True])

@@ -67,7 +67,6 @@ def mean_code_bits(finished, kind):
   """What A2Q prints, of a state of a run: round(bits) - 1 over its rows."""
   checkpoints = checkpointing.Checkpoints(finished.folder / 'checkpoints')
   params = checkpoints.load_arrays(kind)['params']
-  checkpoints.close()
   return float((np.round(params['conv_0']['aggregate']['bits']) - 1).mean())
 
 

@@ -44,7 +44,6 @@ def saved(folder, kind):
   """The arrays of a checkpoint and its progress."""
   checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
   state = checkpoints.load_arrays(kind)
-  checkpoints.close()
   return {name: state[name] for name in ('step', 'params', 'quant_stats')}
 
 

@@ -136,7 +136,6 @@ class TestWeightsOf:
     checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
     for kind, step in kinds.items():
       checkpoints.save(kind, step, self.make(step, batch_stats), {})
-    checkpoints.close()
 
   def test_are_those_of_the_selected_epoch(self, tmp_path):
     stats = {'norm': {'mean': jnp.arange(3.0)}}

@@ -82,7 +82,7 @@ class GINConv(nn.Module):
       neighbors, node = self._sum_of_edges(raw, graph, rows), raw
     else:
       message = point('message', x)
-      telemetry.report_sum(self, message, graph, rows)
+      self._report_sum(message, graph, rows)
       node = message.values
       neighbors = self._sum(node, graph, layout)
     s = point('neighbor_sum', neighbors).values
@@ -90,10 +90,9 @@ class GINConv(nn.Module):
     if self.own_term:
       own = 1 + self.param('eps', nn.initializers.zeros, ())
       s = own * node + s
+    mlp_rows = rows
     if not self.scheme.forms.protects_mlp:
       mlp_rows = rows._replace(protected=None)
-    else:
-      mlp_rows = rows
     h = prompt_lib.prompted(
       self.prompt,
       lambda t: schemes.quantize(
@@ -125,8 +124,12 @@ class GINConv(nn.Module):
       x[graph.senders],
       rows=Rows(kept, rows.train, protected),
     )
-    telemetry.report_sum(self, Quantized(x, quantized.bits), graph, rows)
+    self._report_sum(Quantized(x, quantized.bits), graph, rows)
     return graphs.edge_aggregate(jnp.where(kept, quantized.values, 0), graph)
+
+  def _report_sum(self, message: Quantized, graph: Any, rows: Rows) -> None:
+    loops = not self.scheme.forms.drops_self_loops
+    telemetry.report_sum(self, message, graph, rows, loops=loops)
 
   def _mlp(self, h: Any, rows: Rows) -> Array:
     unbiased = self.scheme.forms.unbiased_variance

@@ -51,7 +51,9 @@ def prompted(
   if prompt is None:
     return quantizer(s)
   if spec.implementation != 'xla':  # `pre`, in one kernel.
-    return quantizer(prompt.inject(s, rows=rows))
+    prompted_s = prompt.inject(s, rows=rows)
+    telemetry.report_prompt(prompt, s, prompted_s - s, rows)
+    return quantizer(prompted_s)
   if spec.placement == 'pre':
     delta = prompt(s, rows=rows)
     telemetry.report_prompt(prompt, s, delta, rows)

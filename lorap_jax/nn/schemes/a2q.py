@@ -1,7 +1,7 @@
 """A2Q at graph and at node level."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import flax.linen as nn
 
@@ -46,7 +46,7 @@ class _A2Q:
       )
     a2q.a2q_rule('graph', 'feature', gradient=self.gradient)  # Checks it.
 
-  def in_convolution(self) -> Self:
+  def in_convolution(self) -> '_A2Q':
     """Itself."""
     return self
 
