@@ -169,7 +169,6 @@ class TestPublished:
     ).scheme
     assert scheme.gradient == 'clipped_strict' and scheme.edge_messages
     assert (scheme.low, scheme.change, scheme.stride) == (0.1, 0.1, 1)
-    assert 'features' not in scheme.points
 
   def test_unknown_cell(self):
     module = importlib.import_module('configs.published')
