@@ -222,19 +222,14 @@ def _page(report: dict[str, Any], sections: Iterable[str], title: str) -> str:
 
 
 def _cards(report: dict[str, Any]) -> str:
-  cards = []
-  for name, value in tables.short_rows(report):
-    main, _, remark = value.partition(' (')
-    remark = remark.removesuffix(')')
-    if name.startswith('KiB'):  # Features and weights, a card each.
-      for part in value.split(', '):
-        what, size = part.split(' ', 1)
-        size, _, per = size.partition(' per ')
-        unit = f'KiB of {what}{" per " + per if per else ""}, of FP32'
-        cards.append((size, unit, ''))
-      continue
-    main, _, more = main.partition(', ')
-    cards.append((main, f'{name}{", " + more if more else ""}', remark))
+  found = tables.figures(report)
+  cards = (
+    (found.test, f'test {found.metric}', found.test_note),
+    (found.valid, f'validation {found.metric}', found.valid_note),
+    (found.bits, 'average bits of 32, features', ''),
+    (found.features, 'KiB of features per graph, of FP32', ''),
+    (found.weights, 'KiB of weights, of FP32', ''),
+  )
   inner = ''.join(
     f'<div class="card"><b>{html.escape(main)}</b>'
     f'<span>{html.escape(name)}</span><span>{html.escape(remark)}</span></div>'

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorap_jax.training import collect, workdir
 
@@ -56,8 +56,66 @@ def report_path(folder: pathlib.Path) -> pathlib.Path:
   return page if page.exists() else folder / workdir.REPORT
 
 
-def short_rows(report: dict[str, Any]) -> Rows:
+class Figures(NamedTuple):
+  """What most want to know of a report, as text.
+
+  Attributes:
+    metric: its name.
+    test: of the selected epoch, or mean and deviation.
+    test_note: which epoch, or how many runs.
+    valid: likewise.
+    valid_note: what is to be said of it.
+    bits: average bits of the features.
+    features: KiB per graph, of those in FP32.
+    weights: KiB, of those in FP32.
+  """
+
+  metric: str
+  test: str
+  test_note: str
+  valid: str
+  valid_note: str
+  bits: str
+  features: str
+  weights: str
+
+
+def figures(report: dict[str, Any]) -> Figures:
   """What most want to know.
+
+  Args:
+    report: see `print_table`.
+  """
+  result = report['result']
+  text, rule = _metric(result), _rule(result)
+  if 'members' in report:
+    cost = report['cost_of_first']
+    spread = lambda key: f'{text(result[key])} +- {text(result[f"{key}_std"])}'
+    test, valid = spread('test'), spread('valid')
+    notes = f'mean and deviation of {result["count"]}', rule
+    bits = f'{result["bits"]:.2f} +- {result["bits_std"]:.2f}'
+  else:
+    cost = report['cost']
+    test, valid = text(result['test']), text(result['valid'])
+    notes = f'epoch {result["epoch"]}, {rule}', ''
+    bits = f'{cost["average_bits"]["usage_weighted"]:.2f}'
+  size = lambda name, fp32: (
+    f'{cost[name] / 1024:.1f} of {cost[fp32] / 1024:.1f}'
+  )
+  return Figures(
+    metric=result['metric'],
+    test=test,
+    test_note=notes[0],
+    valid=valid,
+    valid_note=notes[1],
+    bits=bits,
+    features=size('feature_bytes_per_graph', 'feature_bytes_fp32_per_graph'),
+    weights=size('weight_bytes', 'weight_bytes_fp32'),
+  )
+
+
+def short_rows(report: dict[str, Any]) -> Rows:
+  """`figures` in four rows.
 
   Args:
     report: see `print_table`.
@@ -65,30 +123,13 @@ def short_rows(report: dict[str, Any]) -> Rows:
   Yields:
     (quantity, value).
   """
-  result = report['result']
-  text = _metric(result)
-  cost = report['cost_of_first' if 'members' in report else 'cost']
-  if 'members' in report:
-    spread = lambda key: f'{text(result[key])} +- {text(result[f"{key}_std"])}'
-    count = f'mean and deviation of {result["count"]}'
-    yield f'test {result["metric"]}', f'{spread("test")} ({count})'
-    yield (
-      f'validation {result["metric"]}',
-      f'{spread("valid")} ({_rule(result)})',
-    )
-    bits = f'{result["bits"]:.2f} +- {result["bits_std"]:.2f}'
-  else:
-    at = f'epoch {result["epoch"]}, {_rule(result)}'
-    yield f'test {result["metric"]}', f'{text(result["test"])} ({at})'
-    yield f'validation {result["metric"]}', text(result['valid'])
-    bits = f'{cost["average_bits"]["usage_weighted"]:.2f}'
-  yield 'average bits', f'{bits} of 32, features'
-  size = lambda name, fp32: (
-    f'{cost[name] / 1024:.1f} of {cost[fp32] / 1024:.1f}'
-  )
-  features = size('feature_bytes_per_graph', 'feature_bytes_fp32_per_graph')
-  weights = size('weight_bytes', 'weight_bytes_fp32')
-  yield 'KiB, of FP32', f'features {features} per graph, weights {weights}'
+  found = figures(report)
+  noted = lambda value, note: f'{value} ({note})' if note else value
+  yield f'test {found.metric}', noted(found.test, found.test_note)
+  yield f'validation {found.metric}', noted(found.valid, found.valid_note)
+  yield 'average bits', f'{found.bits} of 32, features'
+  sizes = f'features {found.features} per graph, weights {found.weights}'
+  yield 'KiB, of FP32', sizes
 
 
 def rows(report: dict[str, Any]) -> Rows:

@@ -86,11 +86,9 @@ class TestText:
     assert re.findall(r'<section id="([^"]*)"', texts[name]) == SECTIONS[name]
 
   def test_result_is_that_of_the_report(self, folders, texts, name):
-    for quantity, value in tables.short_rows(read(folders / name)):
-      if not quantity.startswith('KiB'):
-        first, _, rest = value.partition(' (')
-        assert first.partition(', ')[0] in texts[name]
-        assert rest.removesuffix(')') in texts[name]
+    found = tables.figures(read(folders / name))
+    for value in found._replace(metric=''):
+      assert value in texts[name]
     assert 'Compares with nothing published: random graphs' in texts[name]
 
   def test_asks_for_nothing(self, texts, name):
