@@ -81,6 +81,9 @@ def _config():
 
   config = _CONFIG.value
   given = config_flags.get_override_values(flags.FLAGS['config'])
+  for path, value in given.items():
+    if value == (None,):  # So ml_collections reads None where a list is due.
+      config.update_from_flattened_dict({path: None})
   try:
     fields.drop_unused(config, given)
     # Before the import of JAX, which takes seconds.

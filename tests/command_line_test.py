@@ -64,6 +64,10 @@ MISTAKES = {
     ['--config=configs/custom.py'],
     'give --config.data.path=FILE.npz',
   ),
+  'None for a list': (
+    [CONFIG, '--config.data.limit=None', '--config.data.dir=/nowhere'],
+    '/nowhere',
+  ),
   'field of another method': (
     [CONFIG, '--config.scheme.low=0.1'],
     '`low` = 0.1 has no effect on this run, it needs scheme.name dq',
