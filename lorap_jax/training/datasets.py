@@ -113,6 +113,12 @@ def check(values: Mapping[str, Any]) -> None:
         "config.data: `source` is 'data_dir', but no folder is named; give "
         f'--config.data.dir=FOLDER or set ${DATA_DIR_VARIABLE}'
       )
+  if values['dir'] and 'dir' in row.fields:
+    if not pathlib.Path(values['dir']).expanduser().is_dir():
+      raise ValueError(
+        f'config.data: `dir`: no such folder {values["dir"]!r}; give the one '
+        'with the raw files, or leave it out'
+      )
   if values['limit'] is not None and 'limit' in row.fields:
     try:
       limits.check_limit(values['limit'])

@@ -130,17 +130,21 @@ class TestDataArguments:
 
     return call
 
-  def test_from_the_configuration(self, call, monkeypatch):
+  def test_from_the_configuration(self, call, monkeypatch, tmp_path):
     monkeypatch.setenv(datasets.DATA_DIR_VARIABLE, '/from/environment')
-    given = call(data__dir='/from/config', data__workers=2, data__offline=True)
+    given = call(data__dir=str(tmp_path), data__workers=2, data__offline=True)
     assert given == {
       'source': 'embedded',
-      'data_dir': '/from/config',
+      'data_dir': str(tmp_path),
       'offline': True,
       'workers': 2,
       'limit': (256, 64, 64),
       'normalize': 'none',
     }
+
+  def test_folder_that_is_not_there(self, call, tmp_path):
+    with pytest.raises(ValueError, match='`dir`: no such folder .*leave it'):
+      call(data__dir=str(tmp_path / 'none'))
 
   @pytest.mark.parametrize('value', [None, '/from/environment'])
   def test_folder_from_the_environment(self, call, monkeypatch, value):
