@@ -107,5 +107,10 @@ def _write_plots(rows: Sequence[comparison.Row], folder: pathlib.Path) -> None:
   plots.gains(rows, folder / 'gains.png')
 
 
-if __name__ == '__main__':
+def run() -> None:
+  """The whole program."""
   sys.exit(main())
+
+
+if __name__ == '__main__':
+  run()

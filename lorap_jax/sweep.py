@@ -274,9 +274,14 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
     raise ValueError(f'config.{path}: {error}') from error
 
 
-if __name__ == '__main__':
+def run() -> None:
+  """The whole program: `main` with signals and logging set up."""
   restart_with_huge_pages()
   interrupt_on_termination()
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(_logging.FirstLine('%(message)s'))
   sys.exit(main())
+
+
+if __name__ == '__main__':
+  run()

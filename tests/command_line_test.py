@@ -118,6 +118,9 @@ def test_help_is_readable():
   done = run('--help')
   assert 'Trains a quantized graph network with prompts.' in done.stdout
   assert '--config' in done.stdout and '--workdir' in done.stdout
+  for name in ('configs/cora.py', 'a2q', 'gpf_lorap', 'gat'):
+    assert name in done.stdout
+  assert done.returncode == 0
   assert 'Traceback' not in done.stderr
 
 
@@ -183,3 +186,39 @@ def test_interrupted_command_goes_on(tmp_path):
   report = json.loads((folder / 'report.json').read_text())
   assert report['epochs'] == 60 > first
   assert len(metrics.read_text().splitlines()) == 60
+
+
+class TestConsole:
+  """`lorap-jax`, the same programs from any folder."""
+
+  def call(self, *arguments, folder):
+    command = [sys.executable, '-m', 'lorap_jax', *arguments]
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    return subprocess.run(
+      command,
+      cwd=folder,
+      env={**os.environ, 'PYTHONPATH': path},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
+  def test_help(self, tmp_path):
+    done = self.call('--help', folder=tmp_path)
+    assert done.returncode == 0
+    for name in ('train', 'sweep', 'report', 'doctor'):
+      assert f'  {name}' in done.stdout
+      of_it = self.call(name, '--help', folder=tmp_path)
+      assert of_it.returncode == 0, of_it.stderr
+      assert name in of_it.stdout
+
+  def test_no_command(self, tmp_path):
+    done = self.call('trian', folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: no command 'trian'\n")
+
+  def test_mistake(self, tmp_path):
+    done = self.call('train', '--config=none.py', folder=tmp_path)
+    assert "error: no configuration file 'none.py'" in done.stderr
+    done = self.call('report', 'nowhere', folder=tmp_path)
+    assert done.returncode == 2 and 'error:' in done.stderr

@@ -20,7 +20,7 @@ import numpy as np
 
 from lorap_jax.data import archives, sources, store
 from lorap_jax.data.images import Images
-from lorap_jax.data.store import DataError
+from lorap_jax.data.store import AbsentDataError, DataError
 
 SIZE = 32
 ARCHIVE = 'cifar-10-binary.tar.gz'
@@ -117,7 +117,7 @@ def from_folder(folder: pathlib.Path) -> Cifar10:
       f'{path}: the python version of CIFAR-10 holds pickles, which are not '
       f'read. Put {ARCHIVE} (the binary version) beside it; it is at {URLS[0]}.'
     )
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: CIFAR-10 is not there. Put in it {_WANTED}.'
   )
 

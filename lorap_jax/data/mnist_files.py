@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lorap_jax.data import idx, store
-from lorap_jax.data.store import DataError
+from lorap_jax.data.store import AbsentDataError, DataError
 
 MIRRORS = (
   'https://storage.googleapis.com/cvdf-datasets/mnist/',
@@ -92,7 +92,7 @@ def from_folder(folder: pathlib.Path) -> MnistFiles:
     if (place / 'mnist.npz').is_file():
       return _read_npz(place / 'mnist.npz')
     found += [path.name for path in paths]
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: MNIST is not complete there (found '
     f'{", ".join(found) or "none of its files"}). Put in it '
     f'{_WANTED}.'

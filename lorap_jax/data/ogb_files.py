@@ -16,7 +16,7 @@ from absl import logging
 
 from lorap_jax.data import archives, store
 from lorap_jax.data.csv_table import Table
-from lorap_jax.data.store import DataError
+from lorap_jax.data.store import AbsentDataError, DataError
 
 MIRRORS = ('https://snap.stanford.edu/ogb/data/nodeproppred/',)
 _MAX_ARCHIVE = 1 << 30  # ogbn-mag has 0.4 GB.
@@ -141,7 +141,7 @@ def from_folder(folder: pathlib.Path, layout: Layout) -> OgbFiles:
   archive = folder / f'{layout.archive}.zip'
   if archive.is_file():
     return _from_archive(archive, layout)
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: {layout.name} is not complete there (found '
     f'{", ".join(found) or "none of its files"}). Put in it {_wanted(layout)}.'
   )

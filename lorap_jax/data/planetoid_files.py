@@ -11,7 +11,7 @@ import pathlib
 from typing import NamedTuple
 
 from lorap_jax.data import store
-from lorap_jax.data.store import DataError
+from lorap_jax.data.store import AbsentDataError, DataError
 
 _REPOSITORY = 'kimiyoung/planetoid'
 _COMMIT = 'af6abf468a772cc055bec88c52e4d6f51b7c37e3'
@@ -171,7 +171,7 @@ def from_folder(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     if (place / f'{name}.npz').is_file():
       return [place / f'{name}.npz']
     found += there
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: {title} is not complete there (found '
     f'{", ".join(found) or "none of its files"}). Put in it {_wanted(name)}.'
   )

@@ -42,6 +42,10 @@ class DataError(ValueError):
   """Data is missing, damaged or not what it should be."""
 
 
+class AbsentDataError(DataError):
+  """A data set, or a part of it, is not in the folder."""
+
+
 class DiskFullError(DataError):
   """No space is left on a disk."""
 

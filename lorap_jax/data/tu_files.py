@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from lorap_jax.data import archives, sources, store, tu_text
-from lorap_jax.data.store import DataError
+from lorap_jax.data.store import AbsentDataError, DataError
 from lorap_jax.data.tu_text import TUGraphs
 
 URL = 'https://www.chrsmrrs.com/graphkerneldatasets/'
@@ -74,7 +74,7 @@ def from_folder(
     digest = store.content_digest(store.read_bytes(path))
     graphs = _cached(lambda: _parse_npz(path), {path.name: digest}, cache)
     return Found(graphs, str(path), {path.name: digest})
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: {name} is not there. Put in it {_wanted(name)} or '
     f'{npz}.'
   )

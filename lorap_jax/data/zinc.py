@@ -16,7 +16,7 @@ from absl import logging
 
 from lorap_jax.data import limits, sources, splits, store, zinc_archive
 from lorap_jax.data.dataset import DataSplits, GraphDataset
-from lorap_jax.data.store import DataError, PathLike
+from lorap_jax.data.store import AbsentDataError, DataError, PathLike
 
 NUM_ATOM_TYPES = 28
 ARCHIVE = 'molecules.zip'
@@ -94,7 +94,7 @@ def _find(folder: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
     return path
   if path := sources.first_file(folder, _PLACES, [ARCHIVE]):
     return _converted(path, cache)
-  raise DataError(
+  raise AbsentDataError(
     f'data_dir {folder}: ZINC-12k is not there. Put in it {_WANTED}.'
   )
 
