@@ -374,7 +374,12 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
       if isinstance(npz, np.ndarray):
         raise DataError(f'{path}: a single array; expected an npz file.')
       with npz:
-        return {name: npz[name] for name in npz.files}
+        arrays = {name: npz[name] for name in npz.files}
+      # numpy hands on the bytes of a member that is no array.
+      for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+          raise DataError(f'{path}: its member {name!r} is no numpy array.')
+      return arrays
   except DataError:
     raise
   except FileNotFoundError as error:

@@ -274,6 +274,16 @@ def test_pickles_are_refused(tmp_path):
     store.read_npz(tmp_path / 'x.npz')
 
 
+def test_member_that_is_no_array(tmp_path):
+  path = tmp_path / 'x.npz'
+  np.savez(path, a=np.zeros(2))
+  with zipfile.ZipFile(path, 'a') as file:
+    file.writestr('b.npy', b'text')
+    file.writestr('README', b'text')
+  with pytest.raises(DataError, match="x.npz: its member 'b' is no numpy arr"):
+    store.read_npz(path)
+
+
 def test_foreign_and_missing_npz_are_named(tmp_path):
   np.savez(tmp_path / 'x.npz', a=np.zeros(2))
   with pytest.raises(DataError, match='not a cache file'):
