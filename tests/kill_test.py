@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from run_folder import metrics, read, without_times
 
-from lorap_jax.training import checkpointing, protocol
+from lorap_jax.training import checkpointing
 
 ROOT = pathlib.Path(__file__).parent.parent
 STAGES = {
@@ -59,6 +59,12 @@ STAGES = {
     ('before save of Orbax', 9),
     ('before begin', 2),
     ('after report', 1),
+    ('after report', 2),
+  ],
+  'sweep': [
+    ('after dispatch', 2),
+    ('after save of a run', 3),
+    ('before save of Orbax', 7),
     ('after report', 2),
   ],
   'mixq': [
@@ -120,7 +126,7 @@ def go_on(kind, folder):
   """Runs to the end, in this process."""
   with pytest.MonkeyPatch.context() as monkeypatch:
     killed_run.set_up(monkeypatch, kind)
-    protocol.run(killed_run.config(kind), folder)
+    killed_run.run_all(kind, folder)
 
 
 def kill(kind, folder, stage, count):

@@ -52,6 +52,22 @@ FUNCTIONS: dict[str, tuple[Any, str]] = {
 }
 
 
+def run_all(kind: str, folder: pathlib.Path) -> None:
+  """Runs a kind to its end: one run, or a sweep's choices side by side."""
+  if kind != 'sweep':
+    protocol.run(config(kind), folder)
+    return
+  batch = []
+  for rate in (0.01, 0.02):
+    for decay in (0.0, 5e-4):
+      member = config(kind)
+      member.optim.learning_rate, member.optim.weight_decay = rate, decay
+      batch.append((member, folder / f'rate_{rate}_decay_{decay}'))
+  for outcome in protocol.run_together(batch):
+    if isinstance(outcome, Exception):
+      raise outcome
+
+
 def config(kind: str) -> Any:
   """The configuration of a kind of run."""
   if kind == 'graphs':
@@ -104,7 +120,7 @@ def main(kind: str, folder: str, stage: str, count: str) -> None:
   monkeypatch = pytest.MonkeyPatch()
   set_up(monkeypatch, kind)
   kill_at(monkeypatch, stage, int(count))
-  protocol.run(config(kind), pathlib.Path(folder))
+  run_all(kind, pathlib.Path(folder))
   print(f'never came to {stage} {count}')
 
 
