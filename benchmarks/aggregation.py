@@ -17,7 +17,7 @@ from scipy import sparse
 from benchmarks import child, inputs, output, timing
 from lorap_jax import graphs
 from lorap_jax.data import NodeDataset, pipeline
-from lorap_jax.training import settings
+from lorap_jax.runs import settings
 
 _PEERS = {'PyG scatter', 'torch CSR'}
 _COPY_BYTES = 1 << 28

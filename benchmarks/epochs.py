@@ -18,7 +18,7 @@ from ml_collections import config_dict
 
 from benchmarks import child, inputs, output, timing
 from configs import cora, mnist, pubmed
-from lorap_jax.training import loop, settings, workdir
+from lorap_jax.runs import loop, settings, workdir
 
 _CELLS = ('fp32,none', 'a2q,none', 'a2q,gpf_lorap')
 

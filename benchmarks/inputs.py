@@ -3,9 +3,10 @@
 import numpy as np
 from ml_collections import config_dict
 
-from lorap_jax.data import DataError, DataSplits, NodeDataset, custom
-from lorap_jax.data.node_dataset import both_directions
-from lorap_jax.training import settings
+from lorap_jax.data import DataError, DataSplits, NodeDataset
+from lorap_jax.data.containers.node_dataset import both_directions
+from lorap_jax.data.sets import custom
+from lorap_jax.runs import settings
 
 # Nodes, undirected edges, falling exponent of the expected degrees, features,
 # share of them that is not 0, classes, training, validation, test nodes.

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import child, inputs, output, programs, timing
 from configs import ogbn_arxiv
-from lorap_jax.data import custom
+from lorap_jax.data.sets import custom
 
 _CELLS = ('fp32,none', 'a2q,none', 'a2q,gpf_lorap')
 _PEER = 'PyG fp32'

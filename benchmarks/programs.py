@@ -9,9 +9,10 @@ import jax
 from ml_collections import config_dict
 
 from lorap_jax.graphs import Batch
-from lorap_jax.training import loop, settings, steps
-from lorap_jax.training.full_batch import FullBatchRun
-from lorap_jax.training.run import Run
+from lorap_jax.runs import loop, settings
+from lorap_jax.runs.full_batch import FullBatchRun
+from lorap_jax.runs.run import Run
+from lorap_jax.training import steps
 
 
 def begin(

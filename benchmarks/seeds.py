@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks import child, inputs, output, timing
 from configs import cora
-from lorap_jax.data import custom
-from lorap_jax.training import protocol
+from lorap_jax.data.sets import custom
+from lorap_jax.runs import protocol
 
 
 def run(quick: bool, data_dir: str | None) -> list[output.Row]:

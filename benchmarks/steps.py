@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from benchmarks import child, inputs, output, programs, timing
 from configs import cora, mnist
-from lorap_jax.training import fields, settings
+from lorap_jax.runs import fields, settings
 
 _CELLS = tuple(
   f'{quantizer},{prompt}'

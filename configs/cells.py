@@ -1,6 +1,6 @@
-"""Cells of the matrix, see `lorap_jax.training.cells`."""
+"""Cells of the matrix, see `lorap_jax.runs.cells`."""
 
-from lorap_jax.training.cells import (
+from lorap_jax.runs.cells import (
   BACKBONES,
   PROMPTS,
   QUANTIZERS,

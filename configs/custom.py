@@ -8,6 +8,6 @@ the file: none of them where nodes have labels, a dense encoder and mean pooling
 where graphs have. Ours.
 """
 
-from lorap_jax.training.default_config import own_data_config as get_config
+from lorap_jax.runs.default_config import own_data_config as get_config
 
 __all__ = ['get_config']

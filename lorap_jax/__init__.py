@@ -21,20 +21,20 @@ def __getattr__(name: str):
   # Late: worker processes of the data layer import this package too, and
   # have no use for JAX.
   if name in ('LoadedRun', 'load_run'):
-    from lorap_jax.training import restore
+    from lorap_jax.runs import restore
 
     return getattr(restore, name)
   if name in ('default_config', 'own_data_config'):
-    from lorap_jax.training import default_config
+    from lorap_jax.runs import default_config
 
     whole = default_config.get_config
     return whole if name == 'default_config' else default_config.own_data_config
   if name == 'from_pyg':
-    from lorap_jax.data import pyg
+    from lorap_jax.data.sets import pyg
 
     return pyg.from_pyg
   if name == 'train_and_evaluate':
-    from lorap_jax.training import loop
+    from lorap_jax.runs import loop
 
     return loop.train_and_evaluate
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -229,8 +229,8 @@ def _aggregation(jax: Any) -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-  from lorap_jax.data import store
-  from lorap_jax.training import datasets
+  from lorap_jax.data.files import store
+  from lorap_jax.runs import datasets
 
   cache = store.cache_dir()
   yield _cache(cache)
@@ -290,8 +290,8 @@ def _mib(count: int) -> str:
 
 def _data_sets() -> Iterator[Finding]:
   """Reads what the data directory holds, one data set after the other."""
-  from lorap_jax.data import store
-  from lorap_jax.training import datasets
+  from lorap_jax.data.files import store
+  from lorap_jax.runs import datasets
 
   folder = os.environ.get(datasets.DATA_DIR_VARIABLE)
   if not folder or not pathlib.Path(folder).expanduser().is_dir():

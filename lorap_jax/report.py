@@ -10,7 +10,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lorap_jax.training import collect, comparison, render, tables, workdir
+from lorap_jax.reports import collect, comparison, render, tables
+from lorap_jax.runs import workdir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       read = workdir.read_json(folder / workdir.REPORT)
       tables.print_table(read, folder, full=True)
   if arguments.pages:
-    from lorap_jax.training import page  # Late: it takes a second.
+    from lorap_jax.reports import present
 
     for row in rows:
       try:
-        print(page.write(row.run.folder))
+        print(present.present(row.run.folder))
       except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write_plots(rows: Sequence[comparison.Row], folder: pathlib.Path) -> None:
-  from lorap_jax.training import plots  # Late: only this needs JAX.
+  from lorap_jax.reports import plots
 
   folder.mkdir(parents=True, exist_ok=True)
   plots.quality_against_bits(rows, folder / 'quality_against_bits.png')

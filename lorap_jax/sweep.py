@@ -32,10 +32,10 @@ from ml_collections import config_dict
 from lorap_jax import _logging
 from lorap_jax._huge_pages import restart_with_huge_pages
 from lorap_jax._stopping import interrupt_on_termination
-from lorap_jax.training import fields
-from lorap_jax.training.hold import hold
+from lorap_jax.runs import fields
+from lorap_jax.runs.hold import hold
+from lorap_jax.runs.workdir import WorkdirError
 from lorap_jax.training.train_config import TrainConfig
-from lorap_jax.training.workdir import WorkdirError
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
 
@@ -86,8 +86,8 @@ def _run_all(
   """Runs one batch after the other; returns the exit code."""
   # Late, so that mistakes do not wait for JAX.
   from lorap_jax import report
-  from lorap_jax.training import compile_cache
-  from lorap_jax.training.run import Interrupted
+  from lorap_jax.runs import compile_cache
+  from lorap_jax.runs.run import Interrupted
 
   if keep_programs:
     compile_cache.keep_programs()
@@ -127,7 +127,8 @@ def _batches(
 
 def _run_batch(batch: Sequence[Member]) -> int:
   """Runs what trains together; says which failed, and returns how many."""
-  from lorap_jax.training import protocol
+  from lorap_jax.reports import present
+  from lorap_jax.runs import protocol
 
   try:
     outcomes: list[Any] = protocol.run_together(batch)
@@ -140,6 +141,8 @@ def _run_batch(batch: Sequence[Member]) -> int:
     if isinstance(outcome, Exception):
       print(f'error: {folder.name}: {outcome}', file=sys.stderr)
       failed += 1
+    else:
+      present.draw(folder)
   return failed
 
 

@@ -45,9 +45,10 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: unknown argument {argv[1]!r}; {_remedy(argv[1])}')
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.training import compile_cache, page, protocol, tables
-  from lorap_jax.training import run as run_lib
-  from lorap_jax.training.hold import hold
+  from lorap_jax.reports import present, tables
+  from lorap_jax.runs import compile_cache, protocol
+  from lorap_jax.runs import run as run_lib
+  from lorap_jax.runs.hold import hold
 
   compile_cache.keep_programs()
   workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
   try:
     with hold(workdir):
       result = protocol.run(config, workdir)
-      page.write(workdir, command=shlex.join(['python', *sys.argv]))
+      present.present(workdir, command=shlex.join(['python', *sys.argv]))
   except run_lib.Interrupted:
     print(
       f'Stopped; the state is saved in {workdir}. The same command goes on '
@@ -78,7 +79,7 @@ def _config():
       'error: --config is missing; for example python train.py '
       '--config=configs/mnist_a2q_lorap.py'
     )
-  from lorap_jax.training import fields
+  from lorap_jax.runs import fields
 
   config = _CONFIG.value
   given = config_flags.get_override_values(flags.FLAGS['config'])
@@ -115,7 +116,7 @@ def _check_arguments(argv: list[str]) -> None:
       value = value if equal else (argv[i + 1 : i + 2] or [''])[0]
       _check_file(value.partition(':')[0])
     elif name.startswith('config.'):
-      from lorap_jax.training import fields
+      from lorap_jax.runs import fields
 
       path = name.removeprefix('config.')
       if path not in fields.NEEDS:
@@ -171,7 +172,7 @@ def _default_workdir() -> str:
 
 def _help() -> str:
   """What can be trained: files, names of methods, flags."""
-  from lorap_jax.training import fields
+  from lorap_jax.runs import fields
 
   files = sorted(pathlib.Path('configs').glob('*.py'))
   names = [str(p) for p in files if p.stem not in ('__init__', 'cells')]

@@ -22,7 +22,7 @@ from benchmarks import (
 )
 from configs import cora, mnist
 from lorap_jax.nn import schemes
-from lorap_jax.training import settings
+from lorap_jax.runs import settings
 
 # 2026-11: torch_geometric 2.8 calls what torch 2.13 deprecates.
 pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')

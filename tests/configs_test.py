@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from configs import default
 from lorap_jax import sweep
-from lorap_jax.training import settings
+from lorap_jax.runs import settings
 
 FOLDER = pathlib.Path(default.__file__).parent
 

@@ -24,7 +24,7 @@ def key() -> jax.Array:
 @pytest.fixture
 def any_rate(monkeypatch):
   """Lets learning rates through at which every network diverges."""
-  from lorap_jax.training import ranges
+  from lorap_jax.runs import ranges
 
   name = 'optim.learning_rate'
   allowed = ranges.RANGES[name]._replace(high=float('inf'))

@@ -7,8 +7,8 @@ import pytest
 import tiny_run
 
 from configs import custom as custom_config
-from lorap_jax.data import custom
-from lorap_jax.training import loop
+from lorap_jax.data.sets import custom
+from lorap_jax.runs import loop
 
 README = pathlib.Path(__file__).parents[1] / 'README.md'
 OWN_DATA = README.parent / 'docs' / 'own_data.md'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import doctor, graphs
-from lorap_jax.training import datasets
+from lorap_jax.runs import datasets
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -16,19 +16,11 @@ import pytest
 import tiny_run
 
 import lorap_jax
-from lorap_jax.training import (
-  batched,
-  checkpointing,
-  history,
-  loop,
-  report,
-  settings,
-  steps,
-  tables,
-  tasks,
-  workdir,
-)
-from lorap_jax.training import run as run_lib
+from lorap_jax.reports import present, tables
+from lorap_jax.runs import batched, checkpointing, loop, settings, workdir
+from lorap_jax.runs import result as result_lib
+from lorap_jax.runs import run as run_lib
+from lorap_jax.training import history, steps, tasks
 
 EPOCHS = 3
 STEPS = EPOCHS * tiny_run.BATCHES
@@ -54,7 +46,7 @@ def finished(tmp_path_factory):
     tiny_run.feed(monkeypatch)
     tiny_run.forget_programs()
     runs = []
-    finish = report.finish
+    finish = result_lib.finish
     monkeypatch.setattr(
       report, 'finish', lambda run: finish(runs.append(run) or run)
     )
@@ -165,6 +157,7 @@ class TestReport:
     assert all(value > 0 for value in result['seconds'].values())
 
   def test_plots_are_png_files(self, finished):
+    present.present(finished.folder)
     for name in ('learning_curves.png', 'bits_by_degree.png'):
       content = (finished.folder / name).read_bytes()
       assert content.startswith(b'\x89PNG\r\n\x1a\n') and len(content) > 5000

@@ -11,7 +11,7 @@ from docs_test import python_blocks
 
 import lorap_jax
 from lorap_jax.models import factory
-from lorap_jax.training import fields
+from lorap_jax.runs import fields
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
 

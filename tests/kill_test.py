@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from run_folder import metrics, read, without_times
 
-from lorap_jax.training import checkpointing
+from lorap_jax.runs import checkpointing
 
 ROOT = pathlib.Path(__file__).parent.parent
 STAGES = {

@@ -20,12 +20,12 @@ import pytest
 import tiny_run
 from orbax.checkpoint import v1 as ocp
 
-from lorap_jax.training import (
+from lorap_jax.runs import (
   batched,
   checkpointing,
   full_batch,
   protocol,
-  report,
+  result,
   run,
   side_by_side,
   workdir,
@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, tuple[Any, str]] = {
   'save of a run': (full_batch.FullBatchRun, 'save'),
   'begin': (run.Run, 'begin'),
   'phase': (protocol, '_run_phase'),
-  'report': (report, 'finish'),
+  'report': (result, 'finish'),
   'JSON file': (workdir, 'write_json'),
 }
 

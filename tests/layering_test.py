@@ -25,6 +25,15 @@ PARTS = {
   'nn': {'_matmul', '_random', '_typing', 'quantization', 'graphs', 'prompts'},
   'models': {'_typing', 'nn', 'graphs'},
   'training': {
+    '_typing',
+    'quantization',
+    'prompts',
+    'graphs',
+    'data',
+    'nn',
+    'models',
+  },
+  'runs': {
     '_logging',
     '_typing',
     '_version',
@@ -34,13 +43,22 @@ PARTS = {
     'data',
     'nn',
     'models',
+    'training',
   },
-  'report': {'training'},
-  'sweep': {'_huge_pages', '_logging', '_stopping', 'report', 'training'},
-  'train': {'_huge_pages', '_logging', '_stopping', 'training'},
-  'doctor': {'__init__', '_huge_pages', 'data', 'graphs', 'training'},
+  'reports': {'data', 'runs', 'training'},
+  'report': {'reports', 'runs'},
+  'sweep': {
+    '_huge_pages',
+    '_logging',
+    '_stopping',
+    'report',
+    'reports',
+    'runs',
+  },
+  'train': {'_huge_pages', '_logging', '_stopping', 'reports', 'runs'},
+  'doctor': {'__init__', '_huge_pages', 'data', 'graphs', 'runs'},
   '__main__': set(),
-  '__init__': {'_version', 'data', 'training'},
+  '__init__': {'_version', 'data', 'runs'},
 }
 # Other libraries each part may import.
 LIBRARIES = {
@@ -66,20 +84,20 @@ LIBRARIES = {
   },
   'nn': {'jax', 'flax', 'jraph'},
   'models': {'jax', 'flax', 'jraph'},
-  'training': {
+  'training': {'flax', 'jax', 'jraph', 'numpy', 'optax'},
+  'runs': {
     'absl',
     'filelock',
     'flax',
     'jax',
     'jraph',
-    'matplotlib',
     'ml_collections',
     'numpy',
-    'optax',
     'orbax',
     'rich',
     'tensorboardX',
   },
+  'reports': {'matplotlib', 'numpy', 'rich'},
   'report': set(),
   'sweep': {'absl', 'ml_collections'},
   'train': {'absl', 'ml_collections'},
@@ -89,9 +107,9 @@ LIBRARIES = {
 }
 # Library to the one file that knows it.
 CONFINED = {
-  'orbax': 'training/checkpointing.py',
-  'matplotlib': 'training/plots.py',
-  'tensorboardX': 'training/writers.py',
+  'orbax': 'runs/checkpointing.py',
+  'matplotlib': 'reports/plots.py',
+  'tensorboardX': 'runs/writers.py',
 }
 
 
@@ -135,6 +153,28 @@ def test_imports(path):
     assert library in LIBRARIES[own], f'{own} imports {name}'
     only = CONFINED.get(library)
     assert only is None or path == PACKAGE / only, f'{path} imports {name}'
+
+
+# Of the data layer, what each floor may import, beside itself.
+DATA_FLOORS = {
+  'files': set(),
+  'containers': {'files'},
+  'images': {'containers', 'files'},
+  'sets': {'containers', 'files', 'images'},
+  'pipeline': {'containers'},
+}
+
+
+@pytest.mark.parametrize('floor', DATA_FLOORS)
+def test_floors_of_the_data(floor):
+  for path in FILES:
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    if parts[:2] != ('data', floor):
+      continue
+    for name in imports(path):
+      if name.startswith('lorap_jax.data.'):
+        other = name.split('.')[2]
+        assert other in DATA_FLOORS[floor] | {floor}, f'{path} imports {name}'
 
 
 def test_every_part_has_its_rules():

@@ -8,7 +8,7 @@ from absl import logging as absl_logging
 from run_folder import read
 
 from lorap_jax import _logging
-from lorap_jax.training import loop
+from lorap_jax.runs import loop
 
 
 def record(text, *, level=logging.INFO, path=_logging.__file__):

@@ -8,7 +8,7 @@ import pytest
 import tiny_run
 
 from configs import cells, planetoid, superpixels
-from lorap_jax.training import batched, fields, loop, settings
+from lorap_jax.runs import batched, fields, loop, settings
 
 QUANTIZERS = cells.QUANTIZERS  # `mixq` is its second phase here.
 SEARCHES = [

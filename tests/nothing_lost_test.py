@@ -14,9 +14,9 @@ import pytest
 import tiny_run
 from run_folder import contents, metrics, read, without_times
 
-from lorap_jax.data import custom, superpixels
-from lorap_jax.training import default_config, loop
-from lorap_jax.training import run as run_lib
+from lorap_jax.data.sets import custom, superpixels
+from lorap_jax.runs import default_config, loop
+from lorap_jax.runs import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 BUILD = """

@@ -7,7 +7,7 @@ import pytest
 import tiny_run
 
 from configs import custom
-from lorap_jax.training import protocol, settings
+from lorap_jax.runs import protocol, settings
 
 NODE = ('nodes', 'senders', 'receivers', 'labels')
 

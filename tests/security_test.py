@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.data import custom, load_cifar10_superpixels, load_tu, load_zinc
-from lorap_jax.training import loop, restore
+from lorap_jax.data import load_cifar10_superpixels, load_tu, load_zinc
+from lorap_jax.data.sets import custom
+from lorap_jax.runs import loop, restore
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [
@@ -52,7 +53,7 @@ ALLOWED = {
   'lorap_jax/_huge_pages.py': {'execv'},
   # ZINC is published as pickles only: an Unpickler of few names, behind the
   # digest of the archive.
-  'lorap_jax/data/zinc_archive.py': {'pickle'},
+  'lorap_jax/data/sets/zinc_archive.py': {'pickle'},
 }
 
 

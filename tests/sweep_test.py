@@ -7,7 +7,7 @@ import tiny_run
 from run_folder import contents, read
 
 from lorap_jax import sweep
-from lorap_jax.training import loop, protocol, side_by_side
+from lorap_jax.runs import loop, protocol, side_by_side
 
 CORA = 'configs/cora.py'
 

@@ -12,16 +12,8 @@ from ml_collections import config_dict
 
 from configs import mnist_a2q_lorap, planetoid, superpixels
 from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
-from lorap_jax.training import (
-  fields,
-  full_batch,
-  loop,
-  optimizer,
-  settings,
-  state,
-  steps,
-  tasks,
-)
+from lorap_jax.runs import fields, full_batch, loop, settings
+from lorap_jax.training import optimizer, state, steps, tasks
 
 NUM_TRAIN = 40  # Batches of 16, 16 and 8.
 BATCHES = 3

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lorap_jax.data.dataset import GraphDataset
-from lorap_jax.data.node_dataset import NodeDataset
+from lorap_jax.data.containers.dataset import GraphDataset
+from lorap_jax.data.containers.node_dataset import NodeDataset
 from lorap_jax.graphs import batching, sparse
 
 _DONE = object()

@@ -1,1 +1,1 @@
-"""Training loop, checkpoints and reports."""
+"""Training steps: state, optimizer, schedules, loss, what is measured."""

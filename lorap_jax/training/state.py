@@ -1,7 +1,6 @@
 """The state of a training run on the device."""
 
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import groups
 from lorap_jax.quantization import mixq_search
-from lorap_jax.training import checkpointing, workdir
 from lorap_jax.training.optimizer import create_optimizer
 
 _NUM_LABELS = 8  # Models whose labels are kept.
@@ -61,9 +59,9 @@ def init_state(
     model: Linen module called as `model(graph, layout=..., train=...)`.
     batch: a real batch; quantizers start from its ranges.
     key: typed random key.
-    weights: `params` and `batch_stats` to start from, see `weights_of`; what
-      they lack (quantizers, prompts) starts from the batch seen with them, and
-      what the model lacks is left out.
+    weights: `params` and `batch_stats` to start from, see
+      `runs.restore.weights_of`; what they lack (quantizers, prompts) starts
+      from the batch seen with them, and what the model lacks is left out.
 
   Returns:
     The state. Its leaves are strongly typed arrays, so that the second step
@@ -142,24 +140,6 @@ def _fitting(
       )
     given[path] = leaf
   return traverse_util.unflatten_dict(given)
-
-
-def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
-  """The trained weights of another run, at its selected epoch.
-
-  Args:
-    folder: work folder of a run that has finished.
-
-  Returns:
-    `params` and `batch_stats`.
-
-  Raises:
-    CheckpointError: the folder holds no such run.
-  """
-  checkpoints = checkpointing.Checkpoints(folder / workdir.CHECKPOINTS)
-  saved = checkpoints.load_arrays('best')
-  names = ('params', 'batch_stats')
-  return {name: saved[name] for name in names if saved.get(name)}
 
 
 def chosen_bits(

@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from lorap_jax.data import idx, mnist, mnist_files, store
+from lorap_jax.data.files import idx, store
+from lorap_jax.data.sets import mnist, mnist_files
 
 
 class Server:

@@ -8,7 +8,8 @@ import tiny_run
 from lorap_jax import graphs
 from lorap_jax.data import pipeline
 from lorap_jax.nn import schemes, telemetry
-from lorap_jax.training import accounting, settings, state, steps
+from lorap_jax.runs import settings
+from lorap_jax.training import accounting, state, steps
 
 REAL = jnp.array([True, True, True, False])  # The last node is padding.
 

@@ -10,8 +10,9 @@ import tiny_run
 from run_folder import metrics, read
 
 from lorap_jax.nn import schemes
-from lorap_jax.training import findings, loop
-from lorap_jax.training.run import NonFiniteError
+from lorap_jax.runs import loop
+from lorap_jax.runs.run import NonFiniteError
+from lorap_jax.training import findings
 
 
 def scaled(data, factor):
@@ -33,7 +34,7 @@ def test_features_out_of_range_end_with_the_place(tmp_path, cell, factor):
 
 
 def test_evaluation_that_is_no_number(tmp_path, monkeypatch):
-  from lorap_jax.training import batched
+  from lorap_jax.runs import batched
 
   monkeypatch.setattr(
     batched.BatchedRun,

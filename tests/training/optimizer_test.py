@@ -8,7 +8,7 @@ import tiny_run
 
 from lorap_jax.data import pipeline
 from lorap_jax.nn import groups
-from lorap_jax.training import settings
+from lorap_jax.runs import settings
 from lorap_jax.training.optimizer import OptimizerConfig, create_optimizer
 
 CONFIG = OptimizerConfig(

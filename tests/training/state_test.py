@@ -8,7 +8,8 @@ import pytest
 import tiny_run
 
 from lorap_jax.data import pipeline
-from lorap_jax.training import checkpointing, settings, state
+from lorap_jax.runs import checkpointing, restore, settings
+from lorap_jax.training import state
 
 
 def first_state(weights=None, *, seed=0, cell='gin,fp32,none'):
@@ -140,20 +141,20 @@ class TestWeightsOf:
   def test_are_those_of_the_selected_epoch(self, tmp_path):
     stats = {'norm': {'mean': jnp.arange(3.0)}}
     self.save(tmp_path, {'best': 2, 'latest': 5}, stats)
-    found = state.weights_of(tmp_path)
+    found = restore.weights_of(tmp_path)
     kernel = np.full((2, 3), 2.0, np.float32)
     expected = {'params': {'dense': {'kernel': kernel}}, 'batch_stats': stats}
     helpers.assert_trees_close(found, expected)
 
   def test_without_batch_norm(self, tmp_path):
     self.save(tmp_path, {'best': 2}, {})
-    assert set(state.weights_of(tmp_path)) == {'params'}
+    assert set(restore.weights_of(tmp_path)) == {'params'}
 
   @pytest.mark.parametrize('kinds', [{}, {'latest': 5}])
   def test_folder_without_a_selected_epoch(self, tmp_path, kinds):
     self.save(tmp_path, kinds, {})
     with pytest.raises(checkpointing.CheckpointError, match='no best .*/best'):
-      state.weights_of(tmp_path)
+      restore.weights_of(tmp_path)
 
 
 def test_chosen_bits():

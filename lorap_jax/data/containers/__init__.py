@@ -1,0 +1,1 @@
+"""Data sets in memory: many graphs or one, their splits and features."""

@@ -1,0 +1,180 @@
+"""Container of a node data set: one graph on the host, labelled nodes."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lorap_jax.data.containers.dataset import (
+  Level,
+  Task,
+  check_labels,
+  check_width,
+)
+from lorap_jax.data.containers.splits import SPLITS
+from lorap_jax.data.files.store import DataError
+
+
+class NodeDataset(NamedTuple):
+  """One graph, some of whose nodes have labels.
+
+  As for every tuple, `len()` counts the fields; use `num_nodes`.
+
+  Attributes:
+    nodes: f32[n, f] node features.
+    senders: i32[e] node that sends the message of each edge; an undirected
+      edge is there in both directions, a self loop once.
+    receivers: i32[e] node that receives it.
+    labels: i32[n] class of each node, -1 if it has none; or f32[n] the number
+      to predict, NaN if it has none.
+    train_mask: bool[n] nodes to fit.
+    valid_mask: bool[n] nodes to select by.
+    test_mask: bool[n] nodes to report on.
+    num_classes: outputs of a model: the number of classes, and labels are 0 to
+      `num_classes - 1`; or 1 for regression.
+    source: JSON-able record of the data, with the keys of `DataSplits.source`.
+    task: what a model is for, said by who makes the data set.
+  """
+
+  nodes: np.ndarray
+  senders: np.ndarray
+  receivers: np.ndarray
+  labels: np.ndarray
+  train_mask: np.ndarray
+  valid_mask: np.ndarray
+  test_mask: np.ndarray
+  num_classes: int
+  source: dict[str, Any]
+  task: Task = 'classification'
+
+  @property
+  def level(self) -> Level:
+    """What has a label: a node."""
+    return 'node'
+
+  @property
+  def num_nodes(self) -> int:
+    """Number of nodes."""
+    return len(self.nodes)
+
+  def check(self, name: str = 'dataset') -> None:
+    """Checks that the arrays fit together.
+
+    Args:
+      name: how to call the data set in an error message.
+
+    Raises:
+      DataError: a type or a length is wrong, there are no features, an edge
+        leaves the graph, a feature or a label is not finite, the labels do
+        not suit the task, or the splits are empty, overlap or hold a node
+        without a label. The message names the first such node or edge.
+    """
+    _check_lengths(self, name)
+    _check_values(self, name)
+    _check_splits(self, name)
+
+
+# Type and number of axes of each array.
+_TYPES = {
+  'nodes': (('float32',), 2),
+  'senders': (('int32',), 1),
+  'receivers': (('int32',), 1),
+  'labels': (('int32', 'float32'), 1),
+  'train_mask': (('bool',), 1),
+  'valid_mask': (('bool',), 1),
+  'test_mask': (('bool',), 1),
+}
+
+
+def both_directions(
+  senders: np.ndarray, receivers: np.ndarray, num_nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Makes edges undirected and removes duplicates.
+
+  Args:
+    senders: integers [e], from 0 to `num_nodes - 1`.
+    receivers: integers [e], likewise.
+    num_nodes: number of nodes.
+
+  Returns:
+    i32 senders and receivers, sorted by receiver and then by sender: each edge
+    once in either direction, a self loop once.
+  """
+  senders = senders.astype(np.int64)
+  receivers = receivers.astype(np.int64)
+  forward = receivers * num_nodes + senders
+  backward = senders * num_nodes + receivers
+  keys = np.unique(np.concatenate([forward, backward]))
+  receivers, senders = np.divmod(keys, num_nodes)
+  return senders.astype(np.int32), receivers.astype(np.int32)
+
+
+def mask_of(indices: np.ndarray, num_nodes: int) -> np.ndarray:
+  """Returns bool[num_nodes], True at `indices`."""
+  mask = np.zeros(num_nodes, bool)
+  mask[indices] = True
+  return mask
+
+
+def _check_lengths(data: NodeDataset, name: str) -> None:
+  for field, (dtypes, ndim) in _TYPES.items():
+    array = getattr(data, field)
+    if array.dtype not in dtypes or array.ndim != ndim:
+      raise DataError(
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
+        f'{" or ".join(dtypes)} with {ndim} axes.'
+      )
+  if not data.num_nodes:
+    raise DataError(f'{name}: there are no nodes.')
+  check_width(data.nodes, name)
+  for field in ('labels', *(f'{split}_mask' for split in SPLITS)):
+    if len(getattr(data, field)) != data.num_nodes:
+      raise DataError(
+        f'{name}: {field} has {len(getattr(data, field))} entries for '
+        f'{data.num_nodes} nodes.'
+      )
+  if len(data.senders) != len(data.receivers):
+    raise DataError(
+      f'{name}: there are {len(data.senders)} senders and '
+      f'{len(data.receivers)} receivers.'
+    )
+
+
+def _check_values(data: NodeDataset, name: str) -> None:
+  for field in ('senders', 'receivers'):
+    ids = getattr(data, field)
+    outside = (ids < 0) | (ids >= data.num_nodes)
+    if outside.any():
+      edge = int(np.argmax(outside))
+      raise DataError(
+        f'{name}: edge {edge} has the {field} id {ids[edge]}, outside 0 to '
+        f'{data.num_nodes - 1}.'
+      )
+  not_finite = np.any(~np.isfinite(data.nodes), axis=1)
+  _raise_at(not_finite, name, 'has a feature that is not finite')
+  check_labels(data.labels, data.task, data.num_classes, name, 'node')
+  infinite = np.isinf(data.labels)
+  _raise_at(infinite, name, 'has a label that is not finite')
+
+
+def _check_splits(data: NodeDataset, name: str) -> None:
+  masks = {split: getattr(data, f'{split}_mask') for split in SPLITS}
+  for split, mask in masks.items():
+    if not mask.any():
+      raise DataError(f'{name}: the {split} split is empty.')
+    if data.task == 'regression':
+      unlabelled = mask & np.isnan(data.labels)
+    else:
+      unlabelled = mask & (data.labels == -1)
+    _raise_at(unlabelled, name, f'is in the {split} split without a label')
+  for one, other in itertools.combinations(SPLITS, 2):
+    both = masks[one] & masks[other]
+    _raise_at(both, name, f'is in the {one} and in the {other} split')
+
+
+def _raise_at(bad: np.ndarray, name: str, what: str) -> None:
+  """Raises for the node of the first True in `bad`, if there is one."""
+  if bad.any():
+    raise DataError(f'{name}: node {int(np.argmax(bad))} {what}.')

@@ -1,0 +1,1 @@
+"""Reading and keeping files: downloads, archives, tables, caches."""

@@ -1,0 +1,1 @@
+"""One file or two for each data set, and for the user's own."""

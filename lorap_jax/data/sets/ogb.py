@@ -1,0 +1,213 @@
+"""ogbn-arxiv and ogbn-mag on OGB's split by time.
+
+Text is parsed once: the arrays are cached, keyed by the digests of the files.
+Reading ogbn-mag takes about 2 GB of memory.
+
+Source of the data: see `ogb_files`.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+from lorap_jax.data.containers import node_dataset
+from lorap_jax.data.containers.node_dataset import NodeDataset
+from lorap_jax.data.containers.splits import SPLITS
+from lorap_jax.data.files import csv_table, sources, store
+from lorap_jax.data.files.csv_table import Table
+from lorap_jax.data.files.store import DataError, PathLike
+from lorap_jax.data.sets import ogb_files
+from lorap_jax.data.sets.ogb_files import Counts, Layout, OgbFiles
+
+_CODE_VERSION = 1  # Raise it when the same files give other arrays.
+
+
+def load_ogbn_arxiv(
+  *,
+  source: str = 'auto',
+  data_dir: PathLike | None = None,
+  offline: bool = False,
+  expect: Counts | None = ogb_files.ARXIV.published,
+  cache_dir: PathLike | None = None,
+) -> NodeDataset:
+  """Loads ogbn-arxiv with its citations in both directions.
+
+  `auto` takes the files in `data_dir` if it is given (then a missing or damaged
+  file is an error), else the downloaded archive. Nobody is ever asked.
+
+  Args:
+    source: 'auto', or the one source to use: 'data_dir', 'download'.
+    data_dir: folder with arxiv.zip, or with raw/ and split/ as the zip has
+      them; also in arxiv/ or ogbn_arxiv/.
+    offline: whether to use a downloaded archive only if it is there already.
+    expect: sizes that the data must have; None takes any, for small files of
+      the same layout, whose results are then not comparable.
+    cache_dir: folder for downloads and arrays; `store.cache_dir()` by default.
+
+  Raises:
+    ValueError: an argument is not one of those described.
+    DataError: a file is missing, damaged or of the wrong size.
+  """
+  return _load(ogb_files.ARXIV, source, data_dir, offline, expect, cache_dir)
+
+
+def load_ogbn_mag(
+  *,
+  source: str = 'auto',
+  data_dir: PathLike | None = None,
+  offline: bool = False,
+  expect: Counts | None = ogb_files.MAG.published,
+  cache_dir: PathLike | None = None,
+) -> NodeDataset:
+  """Loads the papers of ogbn-mag with their citations in both directions.
+
+  Authors, institutions and fields of study are left out, so that one kind of
+  node and one kind of edge remain.
+
+  Args:
+    source: see `load_ogbn_arxiv`.
+    data_dir: likewise, with mag.zip, mag/ or ogbn_mag/.
+    offline: see `load_ogbn_arxiv`.
+    expect: see `load_ogbn_arxiv`.
+    cache_dir: see `load_ogbn_arxiv`.
+
+  Raises:
+    ValueError: see `load_ogbn_arxiv`.
+    DataError: see `load_ogbn_arxiv`.
+  """
+  return _load(ogb_files.MAG, source, data_dir, offline, expect, cache_dir)
+
+
+def _load(
+  layout: Layout,
+  source: str,
+  data_dir: PathLike | None,
+  offline: bool,
+  expect: Counts | None,
+  cache_dir: PathLike | None,
+) -> NodeDataset:
+  folder = sources.choose_folder(source, data_dir)
+  cache = pathlib.Path(cache_dir or store.cache_dir()) / 'ogb'
+  if folder is None:
+    origin = 'download'
+    files = ogb_files.from_download(cache, layout, offline=offline)
+  else:
+    origin = 'data_dir'
+    files = ogb_files.from_folder(folder, layout)
+  sha256 = {
+    layout.files[key]: store.content_digest(table.content)
+    for key, table in files.tables.items()
+  }
+  arrays, counts = _cached_arrays(files, layout, expect, sha256, cache)
+  where = f'{layout.name} in {files.place}'
+  _check_counts(counts._asdict(), expect, where)
+  comparable = counts == layout.published
+  warning = '' if comparable else 'NOT the published data, other sizes; '
+  record = {
+    'name': layout.name,
+    'origin': origin,
+    'files': files.paths,
+    'sha256': sha256,
+    'counts': counts._asdict(),
+    'subset': False,
+    'comparable': comparable,
+    'note': f'{warning}{where} from {origin}; {layout.limits}',
+  }
+  data = NodeDataset(
+    **arrays, num_classes=counts.classes, source=record, task='classification'
+  )
+  data.check(where)
+  return data
+
+
+def _cached_arrays(
+  files: OgbFiles,
+  layout: Layout,
+  expect: Counts | None,
+  sha256: dict[str, str],
+  cache: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], Counts]:
+  """Returns the arrays and sizes, from the cache or parsed and then cached."""
+  settings = {'code_version': _CODE_VERSION, 'sha256': sha256}
+  key = store.content_digest(json.dumps(settings, sort_keys=True).encode())
+  path = cache / f'{key[:32]}.npz'
+  if (found := _read_cache(path)) is not None:
+    return found
+  with store.lock(path):
+    if (found := _read_cache(path)) is not None:  # Another process parsed it.
+      return found
+    if path.exists():
+      logging.warning('%s is damaged and is made again.', path)
+    arrays, counts = _parse(files.tables, layout, expect)
+    try:
+      store.save_arrays(path, arrays, {**settings, 'counts': counts._asdict()})
+    except OSError as error:
+      logging.warning('The parsed arrays could not be cached: %s', error)
+  return arrays, counts
+
+
+def _read_cache(
+  path: pathlib.Path,
+) -> tuple[dict[str, np.ndarray], Counts] | None:
+  try:
+    arrays, meta = store.load_arrays(path)
+  except DataError:
+    return None
+  return arrays, Counts(**meta['counts'])
+
+
+def _parse(
+  tables: dict[str, Table], layout: Layout, expect: Counts | None
+) -> tuple[dict[str, np.ndarray], Counts]:
+  """Returns the arrays of the `NodeDataset`, and the sizes as published."""
+  column = 'paper' if layout is ogb_files.MAG else None
+  n = csv_table.read_count(tables['num_nodes'], column)
+  e = csv_table.read_count(tables['num_edges'])
+  # Before the long work.
+  _check_counts({'nodes': n, 'edges': e}, expect, tables['num_nodes'].name)
+  edges = csv_table.read_ids(tables['edges'], columns=2, below=n, rows=e)
+  labels = csv_table.read_ids(tables['labels'], columns=1, below=n, rows=n)
+  splits = {
+    split: csv_table.read_ids(tables[split], columns=1, below=n)
+    for split in SPLITS
+  }
+  width = None if expect is None else expect.features
+  nodes = csv_table.read_table(
+    tables['nodes'], dtype='f4', columns=width, rows=n
+  )
+  masks = {}
+  for split, ids in splits.items():
+    masks[f'{split}_mask'] = node_dataset.mask_of(ids[:, 0], n)
+    if masks[f'{split}_mask'].sum() != len(ids):
+      raise DataError(f'{tables[split].name}: a node is there twice.')
+  senders, receivers = node_dataset.both_directions(edges[:, 0], edges[:, 1], n)
+  arrays = {
+    'nodes': nodes,
+    'senders': senders,
+    'receivers': receivers,
+    'labels': labels[:, 0].astype(np.int32),
+    **masks,
+  }
+  counts = Counts(
+    nodes=n,
+    edges=e,
+    features=nodes.shape[1],
+    classes=int(labels.max()) + 1,
+    **{split: len(ids) for split, ids in splits.items()},
+  )
+  return arrays, counts
+
+
+def _check_counts(
+  found: Mapping[str, int], expect: Counts | None, name: str
+) -> None:
+  for key, count in found.items():
+    if expect is not None and count != getattr(expect, key):
+      raise DataError(
+        f'{name}: expected {getattr(expect, key)} {key}, found {count}.'
+      )

@@ -1,0 +1,1 @@
+"""Finished runs: collected, compared with what is published, shown."""

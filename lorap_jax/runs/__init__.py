@@ -1,0 +1,1 @@
+"""Runs: a configuration resolved, a folder, checkpoints, loops, one result."""

@@ -1,0 +1,123 @@
+"""Cells of the matrix: what a backbone, a quantizer and a prompt set.
+
+A data set's configuration takes `BACKBONE,QUANTIZER,PROMPT` after a colon:
+
+    python train.py --config=configs/cora.py:gcn,a2q,gpf_lorap
+
+| quantizer    | scheme                                                        |
+|--------------|---------------------------------------------------------------|
+| fp32         | full precision                                                |
+| qat8, qat4   | affine, per tensor, momentum ranges; sums by percentile       |
+| dq8, dq4     | Degree-Quant, percentiles .001 / .01                          |
+| a2q          | A2Q, node or graph level by the data, 4 bits at the start     |
+| mixq         | MixQ, both phases                                             |
+"""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+BACKBONES = ('gcn', 'gin', 'gat')
+QUANTIZERS = ('fp32', 'qat8', 'qat4', 'dq8', 'dq4', 'a2q', 'mixq')
+PROMPTS = ('none', 'gpf', 'gpf_plus', 'lorap', 'gpf_lorap', 'gpf_plus_lorap')
+
+
+def parse(cell: str) -> tuple[str, str, str]:
+  """The three parts of a cell.
+
+  Args:
+    cell: such as `gcn,a2q,gpf_lorap`.
+
+  Returns:
+    Backbone, quantizer and prompt.
+
+  Raises:
+    ValueError: not three parts, or one that does not exist.
+  """
+  parts = tuple(part.strip() for part in cell.split(','))
+  if len(parts) != 3:
+    raise ValueError(
+      f'give BACKBONE,QUANTIZER,PROMPT after the colon, got {cell!r}; for '
+      'example gcn,a2q,gpf_lorap'
+    )
+  kinds = ('backbone', 'quantizer', 'prompt')
+  choices = (BACKBONES, QUANTIZERS, PROMPTS)
+  for kind, part, allowed in zip(kinds, parts, choices, strict=True):
+    check_choice(kind, part, allowed)
+  return parts
+
+
+def check_choice(kind: str, name: str, allowed: Collection[str]) -> None:
+  """Refuses a name that is none of those allowed, with the nearest of them."""
+  if name not in allowed:
+    near = difflib.get_close_matches(name, allowed, 1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise ValueError(
+      f'{kind} must be one of {tuple(allowed)}, got {name!r}{hint}'
+    )
+
+
+def parse_variant(text: str, kind: str, allowed: Collection[str]) -> list[str]:
+  """The two parts of QUANTIZER,VARIANT; `apply` checks the quantizer.
+
+  Args:
+    text: such as `qat4,lorap`.
+    kind: what the second part is called.
+    allowed: the second parts that exist.
+
+  Returns:
+    Quantizer and variant.
+
+  Raises:
+    ValueError: not two parts, or no such variant.
+  """
+  parts = [part.strip() for part in text.split(',')]
+  if len(parts) != 2:
+    raise ValueError(
+      f'give QUANTIZER,{kind.upper()} after the colon, got {text!r}'
+    )
+  check_choice(kind, parts[1], allowed)
+  return parts
+
+
+def apply(config: config_dict.ConfigDict, cell: str) -> str:
+  """Sets the names of a cell and the fields that follow from them alone.
+
+  Args:
+    config: changed in place.
+    cell: see `parse`.
+
+  Returns:
+    The quantizer, for what else a data set's configuration sets by it.
+  """
+  backbone, quantizer, prompt = parse(cell)
+  config.model.name = backbone
+  config.prompt.name = prompt
+  scheme = config.scheme
+  scheme.name = quantizer.rstrip('48') if quantizer[-1] in '48' else quantizer
+  if quantizer in ('qat8', 'dq8'):
+    scheme.bits = 8
+  if quantizer.startswith('qat'):
+    # Hubs make the largest sums: minimum and maximum would spend the range.
+    scheme.sum_percentile = 0.001 if quantizer == 'qat8' else 0.01
+  if quantizer.startswith('dq'):
+    scheme.percentile = 0.001 if quantizer == 'dq8' else 0.01
+  return quantizer
+
+
+def cell_text(config: Mapping[str, Any]) -> str:
+  """Backbone, quantizer and prompt of a configuration, as text."""
+  return (
+    f'{config["model"]["name"]}, {quantizer_text(config["scheme"])}, '
+    f'prompt {config["prompt"]["name"]}'
+  )
+
+
+def quantizer_text(scheme: Mapping[str, Any]) -> str:
+  """A quantizer as configurations name it, such as `dq4`."""
+  name = scheme['name']
+  if name in ('qat', 'dq'):
+    return f'{name}{scheme["bits"]}'
+  return 'a2q' if name == 'a2q_node' else name

@@ -1,0 +1,264 @@
+"""Checkpoints. The only module that knows Orbax."""
+
+import hashlib
+import pathlib
+import shutil
+from typing import Any, cast
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from lorap_jax._typing import PyTree
+from lorap_jax.data.files import store
+
+KINDS = ('latest', 'best')
+_DIGEST = 'sha256'
+_KEPT = 2  # Of each kind: one is whole while its successor is written.
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that cannot be read."""
+
+
+class DamagedError(CheckpointError):
+  """A checkpoint that is missing or not what was saved."""
+
+
+class Checkpoints:
+  """The newest and the best states of a run, in `latest` and `best`.
+
+  A checkpoint is written beside its place, and moved there when it is whole. It
+  carries a digest of what it holds. Nothing is removed but by `prune`, which
+  keeps the newest two of each kind, and by `drop_after`.
+
+  Attributes:
+    directory: parent of both.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    self.directory = directory.absolute()
+
+  def steps(self, kind: str) -> list[int]:
+    """Numbers of the checkpoints in `kind`, in order."""
+    folder = self.directory / kind
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+  def step(self, kind: str) -> int | None:
+    """Number of the newest checkpoint in `kind`, None if there is none."""
+    steps = self.steps(kind)
+    return steps[-1] if steps else None
+
+  def save(
+    self, kind: str, step: int, state: PyTree, progress: dict[str, Any]
+  ) -> None:
+    """Writes a checkpoint; returns when it is complete.
+
+    One that is there is left as it is: a step has one state.
+
+    Args:
+      kind: `latest` or `best`.
+      step: its number, the optimizer steps taken.
+      state: tree of arrays.
+      progress: JSON-able position and history of the run.
+    """
+    path = self.directory / kind / str(step)
+    if path.exists():
+      return
+    self._sweep(kind)
+    part = path.with_name(f'{step}.part')
+    ocp.save(str(part), state, custom_metadata=progress)
+    (part / _DIGEST).write_text(_digest(part))
+    part.rename(path)
+
+  def _sweep(self, kind: str) -> None:
+    """Removes what a killed process left half-written or half-removed."""
+    folder = self.directory / kind
+    for path in folder.iterdir() if folder.is_dir() else ():
+      if path.is_dir() and not path.name.isdecimal():
+        shutil.rmtree(path)
+
+  def prune(self) -> None:
+    """Removes all but the newest two of each kind.
+
+    To be called when `latest` is complete, so that there is a `best` for each
+    `latest`.
+    """
+    for kind in KINDS:
+      for step in self.steps(kind)[:-_KEPT]:
+        self._remove(kind, step)
+
+  def drop_after(self, step: int) -> None:
+    """Removes the checkpoints beyond a step from which a run goes on."""
+    for kind in KINDS:
+      for later in self.steps(kind):
+        if later > step:
+          self._remove(kind, later)
+      self._sweep(kind)
+
+  def _remove(self, kind: str, step: int) -> None:
+    path = self.directory / kind / str(step)
+    # At once: half of a checkpoint must not pass for one.
+    shutil.rmtree(path.rename(path.with_name(f'{step}.removed')))
+
+  def load(
+    self, kind: str, like: PyTree, *, step: int | None = None
+  ) -> tuple[PyTree, dict[str, Any]]:
+    """Reads a checkpoint.
+
+    Args:
+      kind: `latest` or `best`; the other is read if it has the step and this
+        one has not, or is damaged.
+      like: a state of the same structure, or its `jax.eval_shape`.
+      step: number of the checkpoint; None for the newest of the kind.
+
+    Returns:
+      The state and the progress saved with it.
+
+    Raises:
+      CheckpointError: of another structure.
+      DamagedError: none there, or damaged.
+    """
+    path, saved, progress = self._read(kind, step)
+    _check(path, saved, like)
+    found = _leaves(saved)
+    fitted = jax.tree_util.tree_map_with_path(
+      lambda place, leaf: found[_name(place)], like
+    )
+    return fitted, progress
+
+  def load_entries(self, kind: str, like: dict[str, PyTree]) -> dict[str, Any]:
+    """Reads some entries of a state, whatever the others are.
+
+    Args:
+      kind: `latest` or `best`.
+      like: entries of the same structure, or their `jax.eval_shape`.
+
+    Returns:
+      The entries as nested dicts of arrays.
+
+    Raises:
+      CheckpointError: entries of another structure.
+      DamagedError: none there, or damaged.
+    """
+    path, saved, _ = self._read(kind, None)
+    found = {name: saved.get(name) or {} for name in like}
+    _check(path, found, like)
+    return found
+
+  def load_arrays(self, kind: str) -> dict[str, Any]:
+    """Reads a checkpoint of whatever structure.
+
+    Args:
+      kind: `latest` or `best`.
+
+    Returns:
+      The state as nested dicts of arrays.
+
+    Raises:
+      DamagedError: none there, or damaged.
+    """
+    return self._read(kind, None)[1]
+
+  def _read(
+    self, kind: str, step: int | None
+  ) -> tuple[pathlib.Path, dict[str, Any], dict[str, Any]]:
+    """Path, arrays and progress of a step, of whichever kind has it whole."""
+    step = self.step(kind) if step is None else step
+    if step is None:
+      raise DamagedError(f'no {kind} checkpoint in {self.directory / kind}')
+    kinds = sorted(KINDS, key=lambda other: other != kind)
+    paths = [self.directory / k / str(step) for k in kinds]
+    reasons = []
+    for path in paths:
+      if not path.exists():
+        continue
+      try:
+        return path, *_read(path)
+      except DamagedError as error:
+        reasons.append(str(error))
+    missing = f'no checkpoint {step} in {self.directory / kind}'
+    raise DamagedError('; '.join(reasons) or missing)
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Arrays and progress of a checkpoint that is as it was saved."""
+  try:
+    # Before anything is read: Orbax leaves reads open when one fails. An older
+    # version kept no digest.
+    if (path / _DIGEST).exists() and (
+      (path / _DIGEST).read_text() != _digest(path)
+    ):
+      raise ValueError('its files are not those that were saved')
+    metadata = ocp.metadata(str(path))
+    progress = cast(Any, metadata.custom_metadata)
+    if not isinstance(progress, dict):
+      raise ValueError('it has no record of the run')
+    # Without shapes, arrays would go to the device they were saved from.
+    like = jax.tree.map(ocp_abstract, metadata.metadata)
+    saved = cast(dict[str, Any], ocp.load(str(path), like))
+  except Exception as error:  # Damage shows in a dozen types of exception.
+    reason = str(error.__cause__ or error).strip() or type(error).__name__
+    raise DamagedError(
+      f'checkpoint {path.name} in {path.parent} is damaged: '
+      f'{reason.splitlines()[0]}'
+    ) from error
+  return saved, progress
+
+
+def _check(path: pathlib.Path, saved: PyTree, like: PyTree) -> None:
+  difference = _difference(_shapes(saved), _shapes(like))
+  if difference:
+    raise CheckpointError(
+      f'checkpoint {path.name} in {path.parent} does not fit this model: '
+      f'{difference}'
+    )
+
+
+def _digest(folder: pathlib.Path) -> str:
+  """SHA-256 of the names and contents of the files of a checkpoint."""
+  digest = hashlib.sha256()
+  for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+    if path.name != _DIGEST:
+      name = path.relative_to(folder).as_posix()
+      digest.update(
+        f'{name} {store.content_digest(path.read_bytes())}\n'.encode()
+      )
+  return digest.hexdigest()
+
+
+def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of a leaf, on the default device."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  """Path of a leaf, whatever its containers are."""
+  keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
+  return '/'.join(keys)
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+  """The leaves by their paths."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {_name(path): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """Shape of every leaf by its path."""
+  return {path: tuple(leaf.shape) for path, leaf in _leaves(tree).items()}
+
+
+def _difference(
+  saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> str | None:
+  """The first leaf in which a checkpoint and a model differ."""
+  for path in sorted(saved.keys() | wanted.keys()):
+    if path not in saved:
+      return f'it has no {path}, which the model has'
+    if path not in wanted:
+      return f'it has {path}, which the model has not'
+    if saved[path] != wanted[path]:
+      return f'{path} is {saved[path]} there and {wanted[path]} in the model'
+  return None
