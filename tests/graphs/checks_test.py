@@ -65,6 +65,18 @@ def test_no_index_ends_the_process():
   assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr[-2000:]
 
 
+@pytest.mark.parametrize('end, edge', [(5, 4), (10**9, 4), (-1, 0)])
+def test_columns_outside_are_read_from_the_edge(end, edge):
+  x = jnp.arange(1, 41, dtype=jnp.float32).reshape(5, 8)
+
+  def sums(last):
+    side = graphs.Csr(jnp.arange(6), jnp.array([0, 1, 2, 3, last]))
+    graph = helpers.random_graph(np.random.default_rng(0), 5, 5)
+    return graphs.aggregate(x, graph, graphs.Layout(side, side))
+
+  np.testing.assert_array_equal(sums(end), sums(edge))
+
+
 def test_pools_of_too_many_nodes_are_those_of_the_rows():
   graph = helpers.random_graph(np.random.default_rng(0), 5, 6)
   wrong = graph._replace(n_node=np.array([500], np.int32))

@@ -1,0 +1,640 @@
+"""Defects that a maintainer could make in one line, and the tests of each.
+
+`tests.defects` tries them. `old` is in its file exactly once.
+"""
+
+from typing import NamedTuple
+
+
+class Defect(NamedTuple):
+  """A change of one line for the worse.
+
+  Attributes:
+    name: what goes wrong, in a few words.
+    area: part of the library, for the table of results.
+    file: below `lorap_jax/`.
+    old: text of the file.
+    new: what is there instead.
+    tests: below `tests/`, that are expected to fail; the cheapest first.
+    optimized: it shows in programs as XLA optimizes them only.
+  """
+
+  name: str
+  area: str
+  file: str
+  old: str
+  new: str
+  tests: tuple[str, ...]
+  optimized: bool = False
+
+
+_QUANTIZERS = (
+  Defect(
+    'affine_one_code_more',
+    'quantizers',
+    'quantization/affine.py',
+    'return qmin, qmin + 2**bits - 1',
+    'return qmin, qmin + 2**bits',
+    ('quantization/affine_test.py::TestCodeRange::test_written_out',),
+  ),
+  Defect(
+    'affine_ties_go_up',
+    'quantizers',
+    'quantization/affine.py',
+    'return jnp.round(ratio + qparams.zero_point)',
+    'return jnp.floor(ratio + qparams.zero_point + 0.5)',
+    ('quantization/affine_test.py::TestForward::test_written_out',),
+  ),
+  Defect(
+    'affine_zero_point_is_cut_off',
+    'quantizers',
+    'quantization/affine.py',
+    'qmin - jnp.round(numerics.divide(low, scale)), qmin, qmax',
+    'qmin - jnp.trunc(numerics.divide(low, scale)), qmin, qmax',
+    ('quantization/affine_test.py::TestQParams::test_affine',),
+  ),
+  Defect(
+    'affine_last_code_has_no_gradient',
+    'quantizers',
+    'quantization/affine.py',
+    'passing = (codes >= qmin) & (codes <= qmax)',
+    'passing = (codes >= qmin) & (codes < qmax)',
+    ('quantization/affine_test.py::TestGradient::test_closed_form',),
+  ),
+  Defect(
+    'affine_kept_rows_lose_their_gradient',
+    'quantizers',
+    'quantization/affine.py',
+    'return out, passing if keep is None else passing | keep',
+    'return out, passing',
+    ('quantization/affine_test.py::TestKeep',),
+  ),
+  Defect(
+    'affine_range_sees_protected_rows',
+    'quantizers',
+    'nn/quantizers/affine.py',
+    'self._batch_range(x, mask if keep is None else mask & ~keep),',
+    'self._batch_range(x, mask),',
+    ('nn/affine_quantizer_test.py::TestProtection',),
+  ),
+  Defect(
+    'range_momentum_is_swapped',
+    'quantizers',
+    'quantization/observers.py',
+    'running.max_val + momentum * (high - running.max_val),',
+    'high + momentum * (running.max_val - high),',
+    ('quantization/observers_test.py::TestUpdateRange::test_momentum',),
+  ),
+  Defect(
+    'percentile_is_one_rank_off',
+    'quantizers',
+    'quantization/observers.py',
+    'return jnp.clip(_floor_product(count, part), 1, count)',
+    'return jnp.clip(_floor_product(count, part) + 1, 1, count)',
+    (
+      'quantization/observers_test.py::TestBatchRange::test_ranks_of_all_counts',
+    ),
+  ),
+  Defect(
+    'high_degrees_are_the_least_protected',
+    'quantizers',
+    'quantization/degree_quant.py',
+    'jnp.clip((1 - share) * low + share * high, low, high)',
+    'jnp.clip(share * low + (1 - share) * high, low, high)',
+    ('quantization/degree_quant_test.py::TestProbability::test_written_out',),
+  ),
+  Defect(
+    'division_is_a_product',
+    'quantizers',
+    'quantization/numerics.py',
+    'return x / jnp.where(jnp.isnan(x), 1, divisor)',
+    'return x / divisor',
+    ('quantization/numerics_test.py::TestDivide::test_pixels',),
+    optimized=True,
+  ),
+  Defect(
+    'a2q_ties_go_to_even',
+    'quantizers',
+    'quantization/a2q.py',
+    'codes = jnp.floor(size + 0.5)',
+    'codes = jnp.round(size)',
+    ('quantization/a2q_test.py::TestForward::test_codes_written_out',),
+  ),
+  Defect(
+    'a2q_bound_counts_as_clipped',
+    'quantizers',
+    'quantization/a2q.py',
+    'clipped = ~(jnp.abs(x) <= parts.threshold)',
+    'clipped = ~(jnp.abs(x) < parts.threshold)',
+    ('quantization/a2q_test.py::TestGradient::test_closed_form',),
+  ),
+  Defect(
+    'a2q_scale_gradient_has_the_wrong_sign_inside',
+    'quantizers',
+    'quantization/a2q.py',
+    'ds = (on_c + off_c) / parts.scale',
+    'ds = (on_c - off_c) / parts.scale',
+    ('quantization/a2q_test.py::TestGradient::test_against_oracle',),
+  ),
+  Defect(
+    'a2q_bits_gradient_takes_the_sign_of_the_scale',
+    'quantizers',
+    'quantization/a2q.py',
+    'db = jnp.where(bits < 0, -db, db)',
+    'db = jnp.where(scale < 0, -db, db)',
+    ('quantization/a2q_test.py::TestGradient::test_signs_are_chained',),
+  ),
+  Defect(
+    'a2q_means_count_padding',
+    'quantizers',
+    'quantization/a2q.py',
+    'rows = jnp.maximum(jnp.sum(weights), 1) if 0 in axes else 1',
+    'rows = x.shape[0] if 0 in axes else 1',
+    (
+      'quantization/a2q_test.py::TestGradient::'
+      'test_mask_keeps_padding_out_of_column_means',
+    ),
+  ),
+  Defect(
+    'nearest_group_of_a_tie_is_the_lower_one',
+    'quantizers',
+    'quantization/a2q_groups.py',
+    'tie = jnp.minimum(left, right)',
+    'tie = left',
+    (
+      'quantization/a2q_groups_test.py::TestNearestGroup::'
+      'test_equals_argmin_on_a_lattice',
+    ),
+  ),
+  Defect(
+    'mixq_zero_point_gradient_has_the_wrong_sign',
+    'quantizers',
+    'quantization/mixq.py',
+    'd_zero_point = -scale * (d_zero_point - reduce(dx))',
+    'd_zero_point = scale * (d_zero_point - reduce(dx))',
+    ('quantization/mixq_test.py::TestGradient::test_closed_form',),
+  ),
+)
+
+_PADDING = (
+  Defect(
+    'edges_are_masked_by_counts_of_nodes',
+    'masks and padding',
+    'graphs/segment.py',
+    'return _of_real_graphs(graph, graph.n_edge, senders.shape[0])',
+    'return _of_real_graphs(graph, graph.n_node, senders.shape[0])',
+    ('graphs/batching_test.py::TestMasks::test_edge_mask',),
+  ),
+  Defect(
+    'padding_edges_come_from_the_first_node',
+    'masks and padding',
+    'graphs/batching.py',
+    'senders=_pad(senders, free[1], first_padding),',
+    'senders=_pad(senders, free[1]),',
+    ('graphs/batching_test.py::TestBatchGraphs',),
+  ),
+  Defect(
+    'memory_counts_groups_of_padding',
+    'masks and padding',
+    'quantization/a2q_groups.py',
+    'used = jnp.zeros(bits.shape, bool).at[group].max(rows)',
+    'used = jnp.zeros(bits.shape, bool).at[group].set(True)',
+    (
+      'quantization/a2q_groups_test.py::TestMemory::'
+      'test_padding_rows_do_not_count',
+    ),
+  ),
+)
+
+_SUMS = (
+  Defect(
+    'mean_pool_divides_by_edges',
+    'aggregation',
+    'graphs/segment.py',
+    'size = jnp.maximum(graph.n_node, 1)[:, None].astype(x.dtype)',
+    'size = jnp.maximum(graph.n_edge, 1)[:, None].astype(x.dtype)',
+    ('graphs/segment_test.py::TestMeanPool::test_equals_means',),
+  ),
+  Defect(
+    'csr_reads_one_row_beyond',
+    'aggregation',
+    'graphs/aggregate.py',
+    'jnp.clip(indices, 0, num_columns - 1),',
+    'jnp.clip(indices, 0, num_columns),',
+    ('graphs/checks_test.py::test_columns_outside_are_read_from_the_edge',),
+  ),
+  Defect(
+    'empty_slots_read_the_last_node',
+    'aggregation',
+    'graphs/aggregate.py',
+    "x.at[table.indices[:, d]].get(mode='fill', fill_value=0)",
+    "x.at[table.indices[:, d]].get(mode='clip')",
+    ('graphs/aggregate_test.py::TestGatherSum::test_table_as_incoming',),
+  ),
+  Defect(
+    'weighted_gradient_gathers_at_the_senders',
+    'aggregation',
+    'graphs/aggregate.py',
+    'messages = weights[:, :, None] * ds[receivers]',
+    'messages = weights[:, :, None] * ds[senders]',
+    ('graphs/aggregate_test.py::TestAggregateWeighted::test_gradients',),
+  ),
+  Defect(
+    'self_loops_of_the_graph_count_twice',
+    'aggregation',
+    'graphs/normalize.py',
+    'weight = jnp.where(count == 0, self_loop_weight, 1.0 - count)',
+    'weight = jnp.where(count == 0, self_loop_weight, 1.0)',
+    ('graphs/normalize_test.py::TestAgainstDense',),
+  ),
+  Defect(
+    'gcn_loops_are_scaled_once',
+    'aggregation',
+    'nn/conv/gcn.py',
+    'graphs.aggregate(scaled, graph, layout) + norm.loop * scaled',
+    'graphs.aggregate(scaled, graph, layout) + norm.loop * message.values',
+    ('nn/gcn_test.py::TestFullPrecision::test_dense_matrices',),
+  ),
+)
+
+_ATTENTION = (
+  Defect(
+    'softmax_sums_over_padding',
+    'attention',
+    'graphs/attention.py',
+    'powers = jnp.where(real, jnp.exp(shifted), 0.0)',
+    'powers = jnp.exp(shifted)',
+    (
+      'graphs/attention_test.py::TestSegmentSoftmax::'
+      'test_equals_softmax_of_each_node',
+    ),
+  ),
+  Defect(
+    'nodes_attend_to_themselves_twice',
+    'attention',
+    'nn/conv/gat.py',
+    'mask = jnp.concatenate([edge_mask, loop_mask & absent])',
+    'mask = jnp.concatenate([edge_mask, loop_mask])',
+    ('nn/gat_test.py::TestFullPrecision::test_loop_over_nodes',),
+  ),
+)
+
+_PROMPTS = (
+  Defect(
+    'lorap_softmax_over_nodes',
+    'prompts',
+    'prompts/lorap.py',
+    'matmul(s, params.kernel) + params.bias[None, :], axis=-1',
+    'matmul(s, params.kernel) + params.bias[None, :], axis=0',
+    ('prompts/lorap_test.py::TestPrompt::test_closed_form',),
+  ),
+  Defect(
+    'lorap_bias_starts_by_the_number_of_prompts',
+    'prompts',
+    'prompts/lorap.py',
+    'bias=uniform(keys[3], (num_prompts,), features**-0.5),',
+    'bias=uniform(keys[3], (num_prompts,), num_prompts**-0.5),',
+    ('prompts/lorap_test.py::TestInit',),
+  ),
+  Defect(
+    'prompt_behind_the_quantizer_sees_what_is_before_it',
+    'prompts',
+    'nn/prompts/placement.py',
+    "seen = y.values if spec.placement == 'post' else s",
+    "seen = y.values if spec.placement == 'bypass' else s",
+    ('nn/prompts_test.py::TestPlacement::test_written_out',),
+  ),
+  Defect(
+    'both_objectives_are_the_local_one',
+    'prompts',
+    'nn/prompts/placement.py',
+    "if spec.objective == 'local':",
+    "if spec.objective != 'task':",
+    ('nn/prompts_test.py::TestPlacement::test_local_objective',),
+  ),
+)
+
+_LOSS = (
+  Defect(
+    'loss_counts_padding',
+    'loss',
+    'training/tasks.py',
+    'count = jnp.sum(mask, dtype=jnp.float32)',
+    'count = jnp.float32(mask.size)',
+    ('training/tasks_test.py::test_classification_by_hand',),
+  ),
+  Defect(
+    'local_objective_is_not_trained',
+    'loss',
+    'training/steps.py',
+    'loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local',
+    'loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory)',
+    ('training/steps_test.py',),
+  ),
+  Defect(
+    'memory_penalty_is_linear',
+    'loss',
+    'quantization/a2q_groups.py',
+    'return weight * jnp.maximum(memory - target, 0) ** 2',
+    'return weight * jnp.maximum(memory - target, 0)',
+    ('quantization/a2q_groups_test.py::TestMemory::test_penalty',),
+  ),
+  Defect(
+    'every_step_draws_the_same',
+    'loss',
+    'training/steps.py',
+    'key = jax.random.fold_in(state.key, state.step)',
+    'key = state.key',
+    ('training/steps_test.py',),
+  ),
+)
+
+_NORM = (
+  Defect(
+    'batch_norm_sees_padding',
+    'batch norm',
+    'nn/norm.py',
+    'return bn(x, mask=rows.mask)',
+    'return bn(x)',
+    ('nn/norm_test.py::test_normalizes_the_real_rows',),
+  ),
+  Defect(
+    'batch_norm_momentum_is_that_of_torch',
+    'batch norm',
+    'nn/norm.py',
+    '_MOMENTUM = 0.9',
+    '_MOMENTUM = 0.1',
+    ('nn/norm_test.py::test_statistics_are_those_of_the_real_rows',),
+  ),
+  Defect(
+    'unbiased_variance_counts_padding',
+    'batch norm',
+    'nn/norm.py',
+    'count = jnp.sum(real_rows(x, rows), dtype=jnp.float32)',
+    'count = jnp.float32(x.shape[0])',
+    ('nn/norm_test.py::test_unbiased_running_variance',),
+  ),
+  Defect(
+    'statistics_settle_on_the_other_batches',
+    'batch norm',
+    'training/batched.py',
+    'with contextlib.closing(loader.stream(plan[:count])) as batches:',
+    'with contextlib.closing(loader.stream(plan[count:])) as batches:',
+    ('training/batched_test.py::TestStoppedInsideAnEpoch',),
+  ),
+)
+
+_OPTIMIZER = (
+  Defect(
+    'every_group_decays',
+    'optimizer and schedules',
+    'training/optimizer.py',
+    'return grad + rates.decay[group] * leaf if group in rates.decay else grad',
+    "return grad + rates.decay.get(group, rates.decay['base']) * leaf",
+    ('training/optimizer_test.py::test_two_steps_of_adam',),
+  ),
+  Defect(
+    'prompt_factor_is_the_rate',
+    'optimizer and schedules',
+    'training/optimizer.py',
+    "'prompt': self.learning_rate * self.prompt_factor,",
+    "'prompt': self.prompt_factor,",
+    ('training/optimizer_test.py::test_two_steps_of_adam',),
+  ),
+  Defect(
+    'cosine_forgets_the_warmup',
+    'optimizer and schedules',
+    'training/schedules.py',
+    'rest = min((progress - warmup) / (1 - warmup), 1.0)',
+    'rest = min(progress - warmup, 1.0)',
+    ('training/schedules_test.py::test_warmup_cosine_values',),
+  ),
+  Defect(
+    'plateau_waits_one_epoch_less',
+    'optimizer and schedules',
+    'training/schedules.py',
+    'if bad > patience:',
+    'if bad >= patience:',
+    ('training/schedules_test.py::test_plateau_sequences',),
+  ),
+  Defect(
+    'rates_are_those_of_the_next_batch',
+    'optimizer and schedules',
+    'training/batched.py',
+    'rates = self.rates(progress.epoch + number / len(plan))',
+    'rates = self.rates(progress.epoch + (number + 1) / len(plan))',
+    ('training/batched_test.py::TestStoppedInsideAnEpoch',),
+  ),
+)
+
+_BITS = (
+  Defect(
+    'average_bits_ignore_the_width',
+    'bits and costs',
+    'training/accounting.py',
+    'total += r.width * jnp.sum(r.bits * r.mask)',
+    'total += jnp.sum(r.bits * r.mask)',
+    ('training/accounting_test.py::test_mean_bits_of_a_training_step',),
+  ),
+  Defect(
+    'bit_operations_count_padding',
+    'bits and costs',
+    'nn/telemetry.py',
+    'bit_ops=macs * weight_bits * jnp.sum(bits * mask),',
+    'bit_ops=macs * weight_bits * jnp.sum(bits),',
+    ('training/accounting_test.py::test_operations_per_graph',),
+  ),
+  Defect(
+    'budget_counts_padding',
+    'bits and costs',
+    'quantization/bit_budget.py',
+    'elements=width * jnp.sum(mask, dtype=jnp.float32),',
+    'elements=jnp.float32(width * mask.size),',
+    ('quantization/bit_budget_test.py::test_usage_by_hand',),
+  ),
+)
+
+_RESUME = (
+  Defect(
+    'stopped_epoch_goes_on_one_batch_late',
+    'resume',
+    'training/batched.py',
+    'loader.stream(plan[first:])',
+    'loader.stream(plan[first + 1 :])',
+    ('training/batched_test.py::TestStoppedInsideAnEpoch',),
+  ),
+  Defect(
+    'every_epoch_has_the_order_of_the_first',
+    'resume',
+    'data/pipeline.py',
+    'rng = np.random.default_rng((seed, epoch))',
+    'rng = np.random.default_rng((seed, 0))',
+    ('data/pipeline_test.py::TestOrder',),
+  ),
+  Defect(
+    'every_epoch_is_saved_as_the_best',
+    'resume',
+    'training/batched.py',
+    'if at_epoch_end and self.selection.best(records) is records[-1]:',
+    'if at_epoch_end:',
+    ('training/batched_test.py::test_state_of_the_selected_epoch_is_kept',),
+  ),
+  Defect(
+    'digest_leaves_folders_out',
+    'resume',
+    'training/checkpointing.py',
+    "for path in sorted(p for p in folder.rglob('*') if p.is_file()):",
+    "for path in sorted(p for p in folder.glob('*') if p.is_file()):",
+    ('training/checkpointing_test.py::test_damage_is_harmless_or_named',),
+  ),
+  Defect(
+    'one_checkpoint_of_each_kind_is_kept',
+    'resume',
+    'training/checkpointing.py',
+    '_KEPT = 2',
+    '_KEPT = 1',
+    ('training/checkpointing_test.py::test_two_of_each_are_kept',),
+  ),
+  Defect(
+    'metrics_are_appended_to',
+    'resume',
+    'training/writers.py',
+    "part.write_text(''.join(f'{json.dumps(r)}\\n' for r in records))",
+    "part.write_text(path.read_text() if path.exists() else '')",
+    ('training/writers_test.py::TestJsonLines',),
+  ),
+)
+
+_SELECTION = (
+  Defect(
+    'of_equal_epochs_the_last_is_taken',
+    'selection',
+    'training/history.py',
+    'if beats(score(record), score(best)):',
+    'if not beats(score(best), score(record)):',
+    ('training/history_test.py::test_selection_rule',),
+  ),
+  Defect(
+    'highest_validation_loss_is_taken',
+    'selection',
+    'training/history.py',
+    "loss = -record['valid_loss']",
+    "loss = record['valid_loss']",
+    ('training/history_test.py::test_selection_rule',),
+  ),
+  Defect(
+    'higher_errors_are_better',
+    'selection',
+    'training/tasks.py',
+    "return 1 if self.kind == 'classification' else -1",
+    'return 1',
+    ('training/tasks_test.py::test_metrics_have_their_name_and_direction',),
+  ),
+  Defect(
+    'report_has_the_test_of_the_last_epoch',
+    'selection',
+    'training/report.py',
+    "'test': selected[f'test_{metric}'],",
+    "'test': records[-1][f'test_{metric}'],",
+    ('training/node_report_test.py::test_result',),
+  ),
+)
+
+_DATA = (
+  Defect(
+    'classes_are_shuffled_alike',
+    'data',
+    'data/splits.py',
+    'order = permutation(int(count), [seed, int(c)])',
+    'order = permutation(int(count), [seed])',
+    ('data/splits_test.py',),
+  ),
+  Defect(
+    'every_fold_is_cut_by_its_own_seed',
+    'data',
+    'data/tu.py',
+    'StratifiedKFold(num_folds, shuffle=True, random_state=seed)',
+    'StratifiedKFold(num_folds, shuffle=True, random_state=seed + fold)',
+    ('data/tu_test.py::test_every_graph_is_tested_once',),
+  ),
+  Defect(
+    'features_are_normalized_by_the_test_graphs',
+    'data',
+    'data/normalization.py',
+    'nodes = data.train.nodes',
+    'nodes = data.test.nodes',
+    (
+      'data/normalization_test.py::test_standard_uses_the_training_nodes_alone',
+    ),
+  ),
+  Defect(
+    'similarity_is_that_of_the_sender',
+    'data',
+    'data/slic_graphs.py',
+    'similarity = (kernel + kernel.T) / 2',
+    'similarity = kernel',
+    (
+      'data/slic_graphs_test.py::'
+      'test_neighbors_of_random_points_are_exactly_the_oracle',
+    ),
+  ),
+  Defect(
+    'edge_index_is_reversed',
+    'data',
+    'data/own_arrays.py',
+    'return ends[0], ends[1]',
+    'return ends[1], ends[0]',
+    ('data/custom_test.py::test_edge_index_is_senders_and_receivers',),
+  ),
+  Defect(
+    'gzip_bombs_stop_at_the_limit_as_if_whole',
+    'data',
+    'data/store.py',
+    'file.read(min(_CHUNK, max_size + 1 - len(plain)))',
+    'file.read(min(_CHUNK, max_size - len(plain)))',
+    ('data/store_test.py::test_gunzip_stops_in_any_member',),
+  ),
+)
+
+_RUNS = (
+  Defect(
+    'members_are_taken_by_name',
+    'side by side, prediction',
+    'training/side_by_side.py',
+    'return [self.runs.get(place, lead) for place in self.places]',
+    'return [self.runs.get(place, lead) for place in sorted(self.places)]',
+    ('training/side_by_side_test.py::test_stacked_and_taken_apart',),
+  ),
+  Defect(
+    'answers_are_shuffled',
+    'side by side, prediction',
+    'training/restore.py',
+    'plan = loader.ordered()',
+    'plan = loader.shuffled(0, 0)',
+    ('training/predict_test.py::test_few_meet_all',),
+  ),
+  Defect(
+    'deviation_is_that_of_the_population',
+    'side by side, prediction',
+    'training/protocol.py',
+    "result[f'{name}_std'] = float(np.std(values, ddof=1))",
+    "result[f'{name}_std'] = float(np.std(values))",
+    ('training/protocol_test.py::TestGroup::test_mean_and_sample_deviation',),
+  ),
+)
+
+DEFECTS = (
+  *_QUANTIZERS,
+  *_PADDING,
+  *_SUMS,
+  *_ATTENTION,
+  *_PROMPTS,
+  *_LOSS,
+  *_NORM,
+  *_OPTIMIZER,
+  *_BITS,
+  *_RESUME,
+  *_SELECTION,
+  *_DATA,
+  *_RUNS,
+)
