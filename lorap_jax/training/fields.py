@@ -356,6 +356,7 @@ def drop_unused(
     The paths that were taken out.
   """
   values = config.to_dict()
+  ranges.check(flat(values))
   _check_names(values)
   dropped = [p for p in unused(values, level_of(values)) if p not in given]
   for path in dropped:
@@ -389,8 +390,8 @@ def check(values: Values, level: str | None = None) -> str:
     raise ValueError(
       f'config.{missing[0]} is missing; start from configs/default.py'
     )
-  _check_names(values)
   ranges.check(flat(values))
+  _check_names(values)
   train = train_config(values['train'])
   if level is None:
     datasets.check(values['data'])

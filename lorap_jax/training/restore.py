@@ -14,7 +14,7 @@ import numpy as np
 
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import GraphDataset, NodeDataset, pipeline
-from lorap_jax.graphs import Batch, checks
+from lorap_jax.graphs import Batch, batching, checks
 from lorap_jax.training import settings, state, steps, workdir
 from lorap_jax.training.checkpointing import Checkpoints
 
@@ -61,8 +61,7 @@ class LoadedRun(NamedTuple):
         number of features than the run's, or (A2Q with parameters for each
         node) another number of nodes.
     """
-    if batch_size < 1:
-      raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
+    batching.check_batch_size(batch_size)
     if isinstance(graphs, NodeDataset):
       graphs = _as_graph(graphs)
     data = graphs if isinstance(graphs, GraphDataset) else _ragged(graphs)
