@@ -163,7 +163,7 @@ def test_a2q_groups(exact, count):
     largest = np.abs(x).max(1, keepdims=True)
     distance = np.abs(largest.astype(np.float64) - reach)
     chosen = distance[np.arange(len(x)), group]
-    slack = 1e-6 * (largest[:, 0] + reach.max())
+    slack = 1e-6 * (largest[:, 0] + np.abs(reach).max())
     assert np.all(chosen <= distance.min(1) + slack)
     first = [np.flatnonzero(reach == reach[g])[0] for g in group]
     same(group, np.array(first))  # The first of equal ones.
