@@ -25,6 +25,7 @@ from lorap_jax.data import (
   ogb_files,
   planetoid,
   tu,
+  unpickle,
   zinc,
   zinc_archive,
 )

@@ -158,14 +158,8 @@ def read(folder: pathlib.Path) -> Run:
       f'{folder}: not finished, it has no {workdir.REPORT}'
     )
   report = workdir.read_json(path)
-  try:
+  with workdir.reading(path):
     return _run(folder, report)
-  except workdir.WorkdirError:
-    raise
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise workdir.WorkdirError(
-      f'{path}: not a report of this version ({type(error).__name__}: {error})'
-    ) from error
 
 
 def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:

@@ -195,15 +195,29 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     Model, variables, configuration and record of the data.
 
   Raises:
-    ValueError: no run there, or no checkpoint yet.
+    ValueError: no run there, no checkpoint yet, or damaged files.
   """
   path = pathlib.Path(folder).absolute()
   data = workdir.read_json(path / workdir.DATA, whole=True)
   config = workdir.read_json(path / workdir.CONFIG, whole=True)
-  config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
-  chosen = settings.from_record(config)
-  model = chosen.model(data['num_classes'])
-  # Some quantizers have parameters for each node.
+  with workdir.reading(path / workdir.DATA):
+    sizes = [data[key] for key in ('num_classes', 'num_features', 'num_nodes')]
+    for size in sizes:
+      if not 1 <= size <= np.iinfo(np.int32).max:
+        raise ValueError(f'{size} is no size of a data set')
+  with workdir.reading(path / workdir.CONFIG):
+    config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
+    chosen = settings.from_record(config)
+    model = chosen.model(data['num_classes'])
+    abstract = jax.eval_shape(lambda: _initial(model, data))
+  checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
+  # Whatever the optimizer of the run kept.
+  variables = checkpoints.load_entries('best', abstract.variables())
+  return LoadedRun(model, variables, chosen.config, data)
+
+
+def _initial(model: nn.Module, data: dict[str, Any]) -> Any:
+  """An initial state: some quantizers have parameters for each node."""
   count = data['num_nodes']
   graph = jraph.GraphsTuple(
     nodes=jnp.zeros((count, data['num_features'])),
@@ -215,10 +229,4 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     globals=None,
   )
   batch = Batch(graph, np.zeros(1, np.int32), None)
-  abstract = jax.eval_shape(
-    lambda: state.init_state(model, batch, jax.random.key(0))
-  )
-  checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
-  # Whatever the optimizer of the run kept.
-  variables = checkpoints.load_entries('best', abstract.variables())
-  return LoadedRun(model, variables, chosen.config, data)
+  return state.init_state(model, batch, jax.random.key(0))
