@@ -46,7 +46,7 @@ VALUES = st.one_of(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def as_users_run() -> Generator[None]:
   """Without the type checks of the test run, which no user has."""
   jaxtyping.config.update('jaxtyping_disable', True)

@@ -30,6 +30,8 @@ from lorap_jax.data import (
   zinc_archive,
 )
 
+pytestmark = pytest.mark.usefixtures('as_users_run')
+
 RNG = np.random.default_rng(0)
 ARMED = []
 

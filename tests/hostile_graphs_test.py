@@ -18,6 +18,8 @@ from lorap_jax.data import GraphDataset, NodeDataset, custom, pipeline
 from lorap_jax.graphs import checks
 from lorap_jax.training import restore, settings, state
 
+pytestmark = pytest.mark.usefixtures('as_users_run')
+
 BUDGET = graphs.Budget(32, 64, 7, 16)
 FIELDS = ('nodes', 'senders', 'receivers', 'n_node', 'n_edge')
 NUMBERS = [

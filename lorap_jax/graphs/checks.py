@@ -25,11 +25,42 @@ def check_shapes(graph: jraph.GraphsTuple, name: str = 'graph') -> None:
     ValueError: names the array, what it is and what to give.
   """
   _check_kind(graph, name)
-  shape = getattr(graph.nodes, 'shape', None)
+  _check_rows(graph.nodes, f'{name}.nodes')
+  _check_edges(graph, name)
+
+
+def check_layer_input(
+  x: Any, graph: jraph.GraphsTuple, mask: Any = None
+) -> None:
+  """As `check_shapes`, for a layer: of the graph it takes the edges alone.
+
+  Args:
+    x: node features [n, f].
+    graph: one graph or several.
+    mask: [n, 1], the real rows; None for all.
+
+  Raises:
+    ValueError: names the array, what it is and what to give.
+  """
+  _check_kind(graph, 'graph')
+  _check_rows(x, 'x')
+  if mask is not None and mask.shape != (x.shape[0], 1):
+    raise ValueError(
+      f'`rows.mask` has shape {mask.shape} for the {x.shape[0]} rows of x; '
+      'give booleans [nodes, 1]'
+    )
+  _check_edges(graph, 'graph')
+
+
+def _check_rows(values: Any, name: str) -> None:
+  shape = getattr(values, 'shape', None)
   if shape is None or len(shape) != 2:
     raise ValueError(
-      f'`{name}.nodes` has shape {shape}; give numbers [nodes, features]'
+      f'`{name}` has shape {shape}; give numbers [nodes, features]'
     )
+
+
+def _check_edges(graph: Any, name: str) -> None:
   for field in _INDICES:
     value = getattr(graph, field)
     dtype = getattr(value, 'dtype', np.dtype(object))

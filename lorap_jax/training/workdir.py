@@ -303,7 +303,8 @@ def reading(path: pathlib.Path) -> Generator[None]:
     TypeError,
     ValueError,
   ) as error:
-    reason = f'it is not of this version ({type(error).__name__}: {error})'
+    what = f'not a {path.stem} of this version'
+    reason = f'{what} ({type(error).__name__}: {error})'
     raise _damaged(path, reason) from error
 
 
