@@ -118,7 +118,7 @@ def named(error: Exception, folder: pathlib.Path) -> None:
   assert str(folder) in text, f'{type(error).__name__}: {text}'
 
 
-@drawing.sizes(40, 600)
+@drawing.sizes(30, 600)
 def test_load_run(finished, tmp_path, count):
   copy = Copy(finished / 'seed_0_fold_0', tmp_path / 'copy')
 
@@ -143,7 +143,7 @@ def _leaves(tree):
   return jax.tree.leaves(tree)
 
 
-@drawing.sizes(40, 600)
+@drawing.sizes(30, 600)
 def test_reports(finished, tmp_path, count, capsys):
   """The collected table, all quantities and the page of a run."""
   copy = Copy(finished, tmp_path / 'copy')

@@ -163,9 +163,9 @@ def run():
 
 @drawing.sizes(20, 200)
 def test_predict(run, count):
-  def holds(found, batch_size, shape):
+  def holds(found, batch_size, shape, value):
     graph = graph_of(found)
-    given = {'one': graph, 'list': [graph_of({}), graph], 'any': found}[shape]
+    given = {'one': graph, 'list': [graph_of({}), graph], 'any': value}[shape]
     out = answered(
       lambda: run.predict(given, batch_size=batch_size), *named, 'batch_size'
     )
@@ -174,7 +174,8 @@ def test_predict(run, count):
 
   sizes = st.one_of(st.sampled_from([1, 4, 4, 4]), VALUES)
   kinds = st.sampled_from(['one', 'one', 'one', 'list', 'any'])
-  drawing.check(count, holds, changes(GRAPH, 1), sizes, kinds)
+  values = st.one_of(VALUES, changes(GRAPH, 1))
+  drawing.check(count, holds, changes(GRAPH, 1), sizes, kinds, values)
 
 
 NODE = {

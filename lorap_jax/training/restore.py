@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -148,6 +148,11 @@ def _ragged(
   graphs: jraph.GraphsTuple | Sequence[jraph.GraphsTuple],
 ) -> GraphDataset:
   """Checked graphs one after the other, with ids inside each graph."""
+  if not isinstance(graphs, Iterable):
+    raise ValueError(
+      f'`graphs` is a {type(graphs).__name__}; give a jraph.GraphsTuple, some '
+      'of them, or a data set'
+    )
   parts: list[Any] = (
     [graphs] if isinstance(graphs, jraph.GraphsTuple) else list(graphs)
   )
