@@ -2,10 +2,13 @@
 
 import tempfile
 
+import drawing
+import hypothesis
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+hypothesis.settings.load_profile(drawing.PROFILE)
 
 
 def pytest_configure(config):

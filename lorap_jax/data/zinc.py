@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lorap_jax.data import limits, sources, splits, store, zinc_archive
+from lorap_jax.data import (
+  limits,
+  own_arrays,
+  sources,
+  splits,
+  store,
+  zinc_archive,
+)
 from lorap_jax.data.dataset import DataSplits, GraphDataset
 from lorap_jax.data.store import AbsentDataError, DataError, PathLike
 
@@ -173,7 +180,7 @@ def _dataset(
         f'expected {"floats" if field == "y" else "unsigned"} of one axis, see '
         'load_zinc.'
       )
-  n_atoms, n_bonds, atoms, one, other = (
+  n_atoms, _, atoms, one, other = (
     arrays[f'{split}_{field}'] for field in fields
   )
   if len(n_atoms) != zinc_archive.SIZES[split]:
@@ -185,14 +192,18 @@ def _dataset(
     raise DataError(f'{name}: {split} has the atom type {atoms.max()}.')
   if len(one) != len(other):
     raise DataError(f'{name}: {split} has bonds with one end.')
+  cast = lambda field, dtype: own_arrays.cast(
+    arrays[f'{split}_{field}'], f'{split}_{field}', name, dtype, shape=('g',)
+  )
+  one, other = cast('bond_src', 'u2'), cast('bond_dst', 'u2')
   data = GraphDataset(
     nodes=atoms.astype(np.float32)[:, None],
     # A bond in one direction, then in the other, then the next bond.
-    senders=np.stack([one, other], axis=1).ravel().astype(np.uint16),
-    receivers=np.stack([other, one], axis=1).ravel().astype(np.uint16),
-    n_node=n_atoms.astype(np.int32),
-    n_edge=2 * n_bonds.astype(np.int32),
-    labels=arrays[f'{split}_y'].astype(np.float32),
+    senders=np.stack([one, other], axis=1).ravel(),
+    receivers=np.stack([other, one], axis=1).ravel(),
+    n_node=cast('n_atoms', 'i4'),
+    n_edge=2 * cast('n_bonds', 'u2').astype(np.int32),
+    labels=cast('y', 'f4'),
   )
   data.check(f'{name}, {split}')
   return data
