@@ -14,28 +14,12 @@ from hostile import VALUES, as_users_run, damaged  # noqa: F401
 
 import lorap_jax
 from lorap_jax import report
-from lorap_jax.training import collect, page, protocol, side_by_side, workdir
+from lorap_jax.training import collect, page, side_by_side, workdir
 
 pytestmark = pytest.mark.usefixtures('as_users_run')
 
 FILES = (workdir.CONFIG, workdir.DATA, workdir.METRICS, workdir.REPORT)
 FILES += (workdir.GROUP,)
-
-
-def config(**changes):
-  return tiny_run.node_config(
-    'gcn,a2q,lorap', train__epochs=2, train__plots=False, **changes
-  )
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-  """The folder of two seeds that have trained together."""
-  folder = tmp_path_factory.mktemp('finished') / 'run'
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    tiny_run.feed(monkeypatch, tiny_run.node_data)
-    protocol.run(config(seeds=2), folder)
-  return folder
 
 
 def is_json(value) -> bool:
@@ -119,8 +103,8 @@ def named(error: Exception, folder: pathlib.Path) -> None:
 
 
 @drawing.sizes(30, 600)
-def test_load_run(finished, tmp_path, count):
-  copy = Copy(finished / 'seed_0_fold_0', tmp_path / 'copy')
+def test_load_run(finished_pair, tmp_path, count):
+  copy = Copy(finished_pair / 'seed_0_fold_0', tmp_path / 'copy')
 
   def holds(change):
     folder = copy.with_change(change)
@@ -144,9 +128,9 @@ def _leaves(tree):
 
 
 @drawing.sizes(30, 600)
-def test_reports(finished, tmp_path, count, capsys):
+def test_reports(finished_pair, tmp_path, count, capsys):
   """The collected table, all quantities and the page of a run."""
-  copy = Copy(finished, tmp_path / 'copy')
+  copy = Copy(finished_pair, tmp_path / 'copy')
 
   def holds(change):
     folder = copy.with_change(change)
@@ -167,18 +151,18 @@ def test_reports(finished, tmp_path, count, capsys):
     except (ValueError, OSError) as error:
       named(error, folder)
 
-  names = [*names_of(finished, (workdir.REPORT, workdir.METRICS))]
-  some = changes(finished, names)
-  every = changes(finished, names_of(finished, FILES))
+  names = [*names_of(finished_pair, (workdir.REPORT, workdir.METRICS))]
+  some = changes(finished_pair, names)
+  every = changes(finished_pair, names_of(finished_pair, FILES))
   drawing.check(count, holds, st.one_of(some, every))
 
 
 @drawing.sizes(10, 150)
-def test_going_on(finished, tmp_path, count, monkeypatch):
+def test_going_on(finished_pair, tmp_path, count, monkeypatch):
   """A run whose report is not there: it goes on, or says what is damaged."""
   tiny_run.feed(monkeypatch, tiny_run.node_data)
-  copy = Copy(finished / 'seed_0_fold_0', tmp_path / 'seed_0_fold_0')
-  shutil.copytree(finished / 'seed_1_fold_0', tmp_path / 'seed_1_fold_0')
+  copy = Copy(finished_pair / 'seed_0_fold_0', tmp_path / 'seed_0_fold_0')
+  shutil.copytree(finished_pair / 'seed_1_fold_0', tmp_path / 'seed_1_fold_0')
 
   def holds(change):
     folder = copy.with_change(change)
@@ -186,7 +170,7 @@ def test_going_on(finished, tmp_path, count, monkeypatch):
       (folder / workdir.REPORT).unlink(missing_ok=True)
     try:
       side_by_side.recorded(folder)
-      found = lorap_jax.train_and_evaluate(config(), folder)
+      found = lorap_jax.train_and_evaluate(tiny_run.pair_config(), folder)
     except (ValueError, OSError) as error:
       named(error, folder)
       return

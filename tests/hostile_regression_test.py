@@ -1,6 +1,7 @@
 """What hostile input has found once, by value."""
 
 import json
+import shutil
 
 import jraph
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 import tiny_run
 from hostile import as_users_run  # noqa: F401
 from hostile_config_test import changed
-from hostile_folders_test import finished  # noqa: F401
 from hostile_graphs_test import BUDGET, GRAPH, MANY, NODE, graph_of, run  # noqa: F401
 
 import lorap_jax
@@ -73,7 +73,7 @@ def test_labels_of_a_batch(labels, message):
 
 @pytest.mark.parametrize('size', ['4', 1.5, True, 2**31, None])
 def test_batch_size(run, size):  # noqa: F811
-  with pytest.raises(ValueError, match='`batch_size` must be at least 1'):
+  with pytest.raises(ValueError, match='`batch_size` must be an integer of'):
     run.predict(graph_of({}), batch_size=size)
 
 
@@ -159,11 +159,9 @@ def test_numbers_of_tu_files():
 
 
 @pytest.fixture
-def folder(finished, tmp_path):  # noqa: F811
+def folder(finished_pair, tmp_path):
   """A copy of the folder of two finished runs."""
-  import shutil
-
-  return shutil.copytree(finished, tmp_path / 'copy')
+  return shutil.copytree(finished_pair, tmp_path / 'copy')
 
 
 def rewrite(path, change):
@@ -220,9 +218,7 @@ def test_groups(folder, members):
 def test_a_finished_report_without_its_result(folder):
   path = folder / 'seed_0_fold_0'
   rewrite(path / 'report.json', lambda r: r['result'].pop('test'))
-  config = tiny_run.node_config(
-    'gcn,a2q,lorap', train__epochs=2, train__plots=False
-  )
+  config = tiny_run.pair_config()
   with pytest.raises(workdir.WorkdirError, match='report.json: not a report'):
     lorap_jax.train_and_evaluate(config, path, data=tiny_run.node_data())
 

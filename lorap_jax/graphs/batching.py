@@ -60,12 +60,12 @@ class Batch(NamedTuple):
 def check_batch_size(batch_size: int) -> None:
   """Raises ValueError unless it is an integer from 1 on, of int32."""
   whole = isinstance(batch_size, int | np.integer)
-  most = _INT32.max
-  if not whole or isinstance(batch_size, bool) or not 1 <= batch_size <= most:
+  if not whole or isinstance(batch_size, bool) or batch_size > _INT32.max:
     raise ValueError(
-      '`batch_size` must be at least 1, an integer of int32, got '
-      f'{batch_size!r}'
+      f'`batch_size` must be an integer of int32, got {batch_size!r}'
     )
+  if batch_size < 1:
+    raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
 
 
 def choose_budget(
