@@ -39,8 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.full:
     for row in rows:
       folder = row.run.folder
-      read = workdir.read_json(folder / workdir.REPORT)
-      tables.print_table(read, folder, full=True)
+      path = folder / workdir.REPORT
+      try:
+        with workdir.reading(path):
+          tables.print_table(workdir.read_json(path), folder, full=True)
+      except workdir.WorkdirError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
   if arguments.pages:
     from lorap_jax.reports import present
 

@@ -2,10 +2,13 @@
 
 import tempfile
 
+import drawing
+import hypothesis
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+hypothesis.settings.load_profile(drawing.PROFILE)
 
 
 def pytest_configure(config):
@@ -29,3 +32,17 @@ def any_rate(monkeypatch):
   name = 'optim.learning_rate'
   allowed = ranges.RANGES[name]._replace(high=float('inf'))
   monkeypatch.setitem(ranges.RANGES, name, allowed)
+
+
+@pytest.fixture(scope='session')
+def finished_pair(tmp_path_factory):
+  """The folder of two seeds that have trained together; not to be changed."""
+  import tiny_run
+
+  from lorap_jax.runs import protocol
+
+  folder = tmp_path_factory.mktemp('finished') / 'run'
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch, tiny_run.node_data)
+    protocol.run(tiny_run.pair_config(seeds=2), folder)
+  return folder

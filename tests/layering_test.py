@@ -54,6 +54,7 @@ PARTS = {
     'report',
     'reports',
     'runs',
+    'training',
   },
   'train': {'_huge_pages', '_logging', '_stopping', 'reports', 'runs'},
   'doctor': {'__init__', '_huge_pages', 'data', 'graphs', 'runs'},
@@ -84,7 +85,7 @@ LIBRARIES = {
   },
   'nn': {'jax', 'flax', 'jraph'},
   'models': {'jax', 'flax', 'jraph'},
-  'training': {'flax', 'jax', 'jraph', 'numpy', 'optax'},
+  'training': {'absl', 'flax', 'jax', 'numpy', 'optax'},
   'runs': {
     'absl',
     'filelock',
@@ -201,7 +202,7 @@ def test_configurations_know_no_library(path):
     library = name.partition('.')[0]
     known = library in ('ml_collections', 'configs')
     if path.stem in ('default', 'cells', 'custom'):
-      known |= name.startswith('lorap_jax.training.')
+      known |= name.startswith('lorap_jax.runs.')
     assert known or library in sys.stdlib_module_names, name
 
 

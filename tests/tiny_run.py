@@ -110,6 +110,13 @@ def node_config(cell: str = 'gcn,fp32,none', **changes):
   return _changed(values, changes)
 
 
+def pair_config(**changes):
+  """That of the two runs of `finished_pair` in conftest, each for itself."""
+  return node_config(
+    'gcn,a2q,lorap', train__epochs=2, train__plots=False, **changes
+  )
+
+
 def superpixels_config(cell: str = 'gcn,fp32,none', **changes):
   """A cell of MNIST superpixels, one layer; `changes` as in `config`."""
   values = superpixels.create('mnist', cell)

@@ -13,7 +13,11 @@ from lorap_jax.graphs.batching import (
   choose_budget,
   plan_batches,
 )
-from lorap_jax.graphs.checks import check_graph, check_shapes
+from lorap_jax.graphs.checks import (
+  check_graph,
+  check_layer_input,
+  check_shapes,
+)
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 from lorap_jax.graphs.normalize import (
   Existing,
@@ -57,6 +61,7 @@ __all__ = [
   'aggregate_weighted',
   'batch_graphs',
   'check_graph',
+  'check_layer_input',
   'check_shapes',
   'choose_budget',
   'edge_aggregate',

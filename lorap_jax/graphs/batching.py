@@ -11,6 +11,8 @@ from lorap_jax._typing import Array
 from lorap_jax.graphs import checks, segment
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
 
+_INT32 = np.iinfo(np.int32)
+
 
 class Budget(NamedTuple):
   """The static shape of every batch, padding included.
@@ -55,6 +57,17 @@ class Batch(NamedTuple):
     return segment.graph_mask(self.graph)
 
 
+def check_batch_size(batch_size: int) -> None:
+  """Raises ValueError unless it is an integer from 1 on, of int32."""
+  whole = isinstance(batch_size, int | np.integer)
+  if not whole or isinstance(batch_size, bool) or batch_size > _INT32.max:
+    raise ValueError(
+      f'`batch_size` must be an integer of int32, got {batch_size!r}'
+    )
+  if batch_size < 1:
+    raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
+
+
 def choose_budget(
   n_node: np.ndarray,
   n_edge: np.ndarray,
@@ -80,8 +93,7 @@ def choose_budget(
   Raises:
     ValueError: batch_size below 1, or no graphs.
   """
-  if batch_size < 1:
-    raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
+  check_batch_size(batch_size)
   if n_node.size == 0:
     raise ValueError('no graphs to choose a budget for: the split is empty')
 
@@ -171,12 +183,17 @@ def batch_graphs(
   widths = sorted({graph.nodes.shape[1] for graph in graphs})  # pyrefly: ignore
   if len(widths) > 1:
     raise ValueError(f'`graphs` have different numbers of features: {widths}')
-  labels = np.asarray(labels)
+  labels = checks.as_array(labels, 'labels')
   count = sum(len(graph.n_node) for graph in graphs)
   if labels.shape != (count,) or labels.dtype.kind not in 'fiub':
     raise ValueError(
       f'`labels` is {labels.dtype} {labels.shape}; give a number for each of '
       f'the {count} graphs'
+    )
+  limits = np.finfo(np.float32) if labels.dtype.kind == 'f' else _INT32
+  if not ((labels >= limits.min) & (labels <= limits.max)).all():
+    raise ValueError(
+      '`labels` holds a number that is not finite, or none of float32 or int32'
     )
   joined: Any = jraph.batch_np(graphs)
   return pad_batch(

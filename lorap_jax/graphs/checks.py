@@ -25,11 +25,42 @@ def check_shapes(graph: jraph.GraphsTuple, name: str = 'graph') -> None:
     ValueError: names the array, what it is and what to give.
   """
   _check_kind(graph, name)
-  shape = getattr(graph.nodes, 'shape', None)
+  _check_rows(graph.nodes, f'{name}.nodes')
+  _check_edges(graph, name)
+
+
+def check_layer_input(
+  x: Any, graph: jraph.GraphsTuple, mask: Any = None
+) -> None:
+  """As `check_shapes`, for a layer: of the graph it takes the edges alone.
+
+  Args:
+    x: node features [n, f].
+    graph: one graph or several.
+    mask: [n, 1], the real rows; None for all.
+
+  Raises:
+    ValueError: names the array, what it is and what to give.
+  """
+  _check_kind(graph, 'graph')
+  _check_rows(x, 'x')
+  if mask is not None and mask.shape != (x.shape[0], 1):
+    raise ValueError(
+      f'`rows.mask` has shape {mask.shape} for the {x.shape[0]} rows of x; '
+      'give booleans [nodes, 1]'
+    )
+  _check_edges(graph, 'graph')
+
+
+def _check_rows(values: Any, name: str) -> None:
+  shape = getattr(values, 'shape', None)
   if shape is None or len(shape) != 2:
     raise ValueError(
-      f'`{name}.nodes` has shape {shape}; give numbers [nodes, features]'
+      f'`{name}` has shape {shape}; give numbers [nodes, features]'
     )
+
+
+def _check_edges(graph: Any, name: str) -> None:
   for field in _INDICES:
     value = getattr(graph, field)
     dtype = getattr(value, 'dtype', np.dtype(object))
@@ -62,7 +93,7 @@ def check_graph(
       argument, value and remedy.
   """
   _check_kind(graph, name)
-  nodes = _array(graph.nodes, f'{name}.nodes')
+  nodes = as_array(graph.nodes, f'{name}.nodes')
   if nodes.dtype.kind not in 'fiub' or nodes.ndim != 2 or not nodes.shape[1]:
     raise ValueError(
       f'`{name}.nodes` is {nodes.dtype} {nodes.shape}; give numbers [nodes, '
@@ -89,7 +120,7 @@ def check_graph(
       )
   _check_pairs(graph._replace(**given), name)
   if isinstance(graph.globals, RealGraphs):
-    real = _array(graph.globals.mask, f'{name}.globals.mask').astype(bool)
+    real = as_array(graph.globals.mask, f'{name}.globals.mask').astype(bool)
     count = int(real.sum())
     if real.shape != n_node.shape or not real[:count].all():
       raise ValueError(
@@ -148,15 +179,24 @@ def _check_pairs(graph: Any, name: str) -> None:
     )
 
 
-def _array(value: Any, name: str) -> np.ndarray:
+def as_array(value: Any, name: str) -> np.ndarray:
+  """The value as an array of whatever type.
+
+  Args:
+    value: an array, or nested sequences.
+    name: how to call it in a message.
+
+  Raises:
+    ValueError: rows that differ in length, or what numpy cannot read.
+  """
   try:
     return np.asarray(value)
-  except (TypeError, ValueError) as error:
+  except (OverflowError, TypeError, ValueError) as error:
     raise ValueError(f'`{name}` is no array of numbers: {error}') from error
 
 
 def _integers(value: Any, name: str) -> np.ndarray:
-  array = _array(value, name)
+  array = as_array(value, name)
   if array.ndim != 1 or (array.size and array.dtype.kind not in 'iu'):
     raise ValueError(
       f'`{name}` is {array.dtype} {array.shape}; give integers of one axis'

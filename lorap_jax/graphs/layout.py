@@ -120,11 +120,20 @@ def make_layout(
     if shapes must stay the same (`batching` does).
 
   Raises:
-    ValueError: an end of an edge is no node; a node sends more edges than the
-      table is wide; or `weighted` and receivers that are not sorted.
+    ValueError: an end of an edge is no node, or there is one end more than the
+      other; a node sends more edges than the table is wide; or `weighted` and
+      receivers that are not sorted.
   """
+  _check_count(num_nodes, 'num_nodes')
+  if max_out_degree is not None:
+    _check_count(max_out_degree, 'max_out_degree')
   for name, ids in (('senders', senders), ('receivers', receivers)):
     _check_ids(ids, num_nodes, name)
+  if len(senders) != len(receivers):
+    raise ValueError(
+      f'there are {len(senders)} `senders` and {len(receivers)} `receivers`; '
+      'give both ends of each edge'
+    )
   if weighted:
     _check_sorted(receivers)
   incoming = make_csr(receivers, senders, num_nodes)._replace(order=None)
@@ -142,8 +151,21 @@ def make_layout(
   return Layout(incoming, _table(outgoing, max_out_degree))
 
 
-def _check_ids(ids: np.ndarray, num_nodes: int, name: str) -> None:
+def _check_count(value: Any, name: str) -> None:
+  whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  most = np.iinfo(np.int32).max
+  if not whole or not 0 <= value <= most:
+    raise ValueError(
+      f'`{name}` must be an integer from 0 to {most}, got {value!r}'
+    )
+
+
+def _check_ids(ids: Any, num_nodes: int, name: str) -> None:
   # Nothing looks at bounds behind this.
+  if not isinstance(ids, np.ndarray):
+    raise ValueError(
+      f'`{name}` is a {type(ids).__name__}; give a numpy array of integers'
+    )
   if ids.ndim != 1 or (ids.size and ids.dtype.kind not in 'iu'):
     raise ValueError(
       f'`{name}` is {ids.dtype} {ids.shape}; give integers of one axis'

@@ -101,7 +101,9 @@ def affine_qparams(
   * s is at least the float32 epsilon 2**-23.
   * lo = hi (both 0) gives s = 1, z = 0.
   * Finite ends beyond 1e38 are read as 1e38, so that s is finite; those that
-    are infinite or NaN give a scale that is no number either.
+    are infinite or NaN give a scale that is no number either. That is no error
+    here, since compiled programs cannot raise one and the others are to do the
+    same; a run stops at the first loss that is not finite, and names the point.
   * A range with lo = -hi puts lo / s on a tie; z is then one of two
     neighbours, whichever the rounding of s leads to.
 

@@ -208,7 +208,8 @@ def _fake_quant_bwd(codes, published, residuals, dy):
     terms = dy * (u - zero_point)
   else:
     q = jnp.round(jnp.clip(u, *codes))
-    terms = dy * (q - zero_point) - dx * ratio
+    # Outside the ratio may be infinite, and 0 times that is no number.
+    terms = dy * (q - zero_point) - jnp.where(inside, dx * ratio, 0)
   d_zero_point = reduce(dy)
   if not published:
     # The sum over all less that over what is inside, from two arrays that exist

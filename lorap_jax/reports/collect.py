@@ -1,6 +1,7 @@
 """Reads what runs have left in their folders."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -12,6 +13,18 @@ from lorap_jax.runs import cells, workdir
 
 # Folders of a run that are runs too, and count as its part.
 _PARTS = re.compile(r'seed_\d+_fold_\d+|search|pretrain')
+# Parts of a `Run`.
+_TEXTS = (
+  'dataset',
+  'data_name',
+  'note',
+  'backbone',
+  'quantizer',
+  'prompt',
+  'placement',
+  'metric',
+  'rule',
+)
 _RULES = {
   'val_metric': 'best validation {}',
   'val_loss': published.VALID_LOSS,
@@ -159,14 +172,20 @@ def read(folder: pathlib.Path) -> Run:
       f'{folder}: not finished, it has no {workdir.REPORT}'
     )
   report = workdir.read_json(path)
-  try:
-    return _run(folder, report)
-  except workdir.WorkdirError:
-    raise
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise workdir.WorkdirError(
-      f'{path}: not a report of this version ({type(error).__name__}: {error})'
-    ) from error
+  with workdir.reading(path):
+    run = _run(folder, report)
+    _check(run)
+  return run
+
+
+def _check(run: Run) -> None:
+  """Refuses texts that are none, and figures that are not finite."""
+  for name in _TEXTS:
+    if not isinstance(getattr(run, name), str):
+      raise TypeError(f'{name} is {getattr(run, name)!r:.40}')
+  for name in ('test', 'valid', 'best_test', 'bits'):
+    if not all(math.isfinite(v) for v in getattr(run, name) if v is not None):
+      raise ValueError(f'{name} is not finite')
 
 
 def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:

@@ -65,7 +65,7 @@ def write(folder: pathlib.Path, *, command: str = '') -> pathlib.Path:
     The file. One that is newer than the report is left as it is.
 
   Raises:
-    WorkdirError: the folder has no report.
+    WorkdirError: the folder has no report, or a damaged one.
     OSError: the file cannot be written.
   """
   path = folder / workdir.PAGE
@@ -73,14 +73,15 @@ def write(folder: pathlib.Path, *, command: str = '') -> pathlib.Path:
   if path.exists() and path.stat().st_mtime >= source.stat().st_mtime:
     return path
   report = workdir.read_json(source)
-  if 'members' in report:
-    members = [
-      workdir.read_records(folder / workdir.member(m['seed'], m['fold']))
-      for m in report['members']
-    ]
-    text = of_group(report, members, command=command)
-  else:
-    text = of_run(report, workdir.read_records(folder), command=command)
+  with workdir.reading(source):
+    if 'members' in report:
+      members = [
+        workdir.read_records(folder / workdir.member(m['seed'], m['fold']))
+        for m in report['members']
+      ]
+      text = of_group(report, members, command=command)
+    else:
+      text = of_run(report, workdir.read_records(folder), command=command)
   with store.atomic_file(path) as part:
     part.write_text(text, encoding='utf-8')
   return path

@@ -36,11 +36,12 @@ def parse(cell: str) -> tuple[str, str, str]:
   Raises:
     ValueError: not three parts, or one that does not exist.
   """
-  parts = tuple(part.strip() for part in cell.split(','))
+  given = cell.split(',') if isinstance(cell, str) else ()
+  parts = tuple(part.strip() for part in given)
   if len(parts) != 3:
     raise ValueError(
-      f'give BACKBONE,QUANTIZER,PROMPT after the colon, got {cell!r}; for '
-      'example gcn,a2q,gpf_lorap'
+      'give the cell as BACKBONE,QUANTIZER,PROMPT, after the colon of a '
+      f'configuration, got {cell!r}; for example gcn,a2q,gpf_lorap'
     )
   kinds = ('backbone', 'quantizer', 'prompt')
   choices = (BACKBONES, QUANTIZERS, PROMPTS)

@@ -356,7 +356,7 @@ def drop_unused(
     The paths that were taken out.
   """
   values = config.to_dict()
-  _check_names(values)
+  check_values(values)
   dropped = [p for p in unused(values, level_of(values)) if p not in given]
   for path in dropped:
     group, _, name = path.rpartition('.')
@@ -389,8 +389,7 @@ def check(values: Values, level: str | None = None) -> str:
     raise ValueError(
       f'config.{missing[0]} is missing; start from configs/default.py'
     )
-  _check_names(values)
-  ranges.check(flat(values))
+  check_values(values)
   train = train_config(values['train'])
   if level is None:
     datasets.check(values['data'])
@@ -459,7 +458,16 @@ def _place(path: str) -> str:
   return f'config.{group}: `{name}`' if group else f'config: `{name}`'
 
 
-def _check_names(values: Values) -> None:
+def check_values(values: Values) -> None:
+  """Refuses types, ranges and names, each field for itself.
+
+  Args:
+    values: all groups and fields, plain values.
+
+  Raises:
+    ValueError: names the field, what it may be and its value.
+  """
+  ranges.check(flat(values))
   datasets.check_name(values['data']['name'])
   for path, allowed in NAMES.items():
     group, name = path.split('.')

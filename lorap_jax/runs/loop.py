@@ -226,12 +226,16 @@ def _train_group(
 
 def _finished(folder: pathlib.Path) -> dict[str, Any]:
   """The report of a run that was finished before."""
-  done = workdir.read_json(folder / workdir.REPORT)
+  path = folder / workdir.REPORT
+  done = workdir.read_json(path, whole=True)
+  with workdir.reading(path):
+    float(done['result']['test'])
+    name = done['data']['name']
   logging.info(
     '%s is finished, on %s; this is its report. Another --workdir starts a new '
     'run.',
     folder,
-    done['data']['name'],
+    name,
   )
   return done
 

@@ -32,6 +32,9 @@ class Range(NamedTuple):
     high: the largest one.
     open_low: `low` itself is too little.
     open_high: `high` itself is too much.
+    entries: what those of a list or a table may be; None where the method
+      checks them. Keys of a table are texts.
+    length: number of entries; None for any.
   """
 
   kind: str
@@ -39,10 +42,16 @@ class Range(NamedTuple):
   high: float = 0
   open_low: bool = False
   open_high: bool = False
+  entries: Any = None
+  length: int | None = None
 
   @property
   def words(self) -> str:
     """The type and the ends, such as `number in [0, 1)`."""
+    if self.entries is not None:
+      kind, _, ends = self.entries.words.partition(' ')
+      count = '' if self.length is None else f'{self.length} '
+      return f'{self.kind} of {count}{kind}s {ends}'.rstrip()
     if self.kind not in (_INT, _FLOAT):
       return self.kind
     left, right = '[('[self.open_low], '])'[self.open_high]
@@ -53,11 +62,13 @@ class Range(NamedTuple):
     if self.kind not in (_INT, _FLOAT):
       fits = isinstance(value, _TYPES[self.kind])
       article = '' if self.kind == 'true or false' else 'a '
-      return None if fits else f'must be {article}{self.kind}'
+      if not fits:
+        return f'must be {article}{self.kind}'
+      return None if self._holds(value) else f'must be a {self.words}'
     wanted = int if self.kind == _INT else int | float
     if not isinstance(value, wanted) or isinstance(value, bool):
       return f'must be {"an" if self.kind == _INT else "a"} {self.kind}'
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
       return 'must be a finite number'
     low = value > self.low if self.open_low else value >= self.low
     high = value < self.high if self.open_high else value <= self.high
@@ -73,13 +84,28 @@ class Range(NamedTuple):
       'must be 0 or more' if not self.low else f'must be at least {self.low}'
     )
 
+  def _holds(self, value: Any) -> bool:
+    """Whether the entries of a list or a table are what they may be."""
+    if self.entries is None:
+      return True
+    if self.length not in (None, len(value)):
+      return False
+    if isinstance(value, Mapping):
+      if not all(isinstance(key, str) for key in value):
+        return False
+      value = value.values()
+    return all(self.entries.fault(entry) is None for entry in value)
 
-_TEXT, _FLAG, _LIST = Range('text'), Range('true or false'), Range('list')
+
+_TEXT, _FLAG = Range('text'), Range('true or false')
+_TEXTS = Range('list', entries=_TEXT)
+_BITS = Range(_INT, 1, 16)
 _RATE = Range(_FLOAT, 0, 100)
 _SHARE = Range(_FLOAT, 0, 1)
 _DROPOUT = Range(_FLOAT, 0, 1, open_high=True)
 _PERCENTILE = Range(_FLOAT, 0, 0.5, open_high=True)
 _WEIGHT = Range(_FLOAT, 0, 10**6)
+_PAIR = Range('list', entries=_WEIGHT, length=2)
 _SEED = Range(_INT, 0, 2**32 - 1)
 _WIDTH = Range(_INT, 1, 2**16)
 _EPOCHS = Range(_INT, 1, 10**7)
@@ -97,7 +123,7 @@ RANGES: dict[str, Range] = {
       'name dir source features normalize tu_name path': _TEXT,
       'offline': _FLAG,
       'workers': Range(_INT, 1, 1024),
-      'limit': _LIST,
+      'limit': Range('list', entries=Range(_INT, 1, 10**9)),
       'fold': Range(_INT, 0, 999),
       'num_folds': Range(_INT, 2, 1000),
       'split_seed': _SEED,
@@ -119,16 +145,17 @@ RANGES: dict[str, Range] = {
       'name range_rule gradient start': _TEXT,
       'published symmetric per_column edge_messages redraw': _FLAG,
       'quantize_features exact_range quantize_messages node_messages': _FLAG,
-      'points protected_points candidates': _LIST,
-      'weight_start feature_start message_start': _LIST,
-      'bits': Range(_INT, 1, 16),
+      'points protected_points': _TEXTS,
+      'candidates': Range('list', entries=_BITS),
+      'weight_start feature_start message_start': _PAIR,
+      'bits': _BITS,
       'target_bits': Range(_FLOAT, 1, 8),
       'momentum': Range(_FLOAT, 0, 1, open_low=True),
       'percentile sum_percentile feature_percentile': _PERCENTILE,
       'low change': _SHARE,
       'stride memory_width num_groups': _COUNT,
       'memory_weight memory_target cost_weight': _WEIGHT,
-      'assignment': Range('table'),
+      'assignment': Range('table', entries=_BITS),
     },
     'prompt.': {
       'name node_init placement form init low_rank objective': _TEXT,

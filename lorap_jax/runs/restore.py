@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ import numpy as np
 
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import GraphDataset, NodeDataset, pipeline
-from lorap_jax.graphs import Batch, checks
+from lorap_jax.graphs import Batch, batching, checks
 from lorap_jax.runs import settings, workdir
 from lorap_jax.runs.checkpointing import Checkpoints
 from lorap_jax.training import state, steps
@@ -62,8 +62,7 @@ class LoadedRun(NamedTuple):
         number of features than the run's, or (A2Q with parameters for each
         node) another number of nodes.
     """
-    if batch_size < 1:
-      raise ValueError(f'`batch_size` must be at least 1, got {batch_size}')
+    batching.check_batch_size(batch_size)
     if isinstance(graphs, NodeDataset):
       graphs = _as_graph(graphs)
     data = graphs if isinstance(graphs, GraphDataset) else _ragged(graphs)
@@ -150,6 +149,11 @@ def _ragged(
   graphs: jraph.GraphsTuple | Sequence[jraph.GraphsTuple],
 ) -> GraphDataset:
   """Checked graphs one after the other, with ids inside each graph."""
+  if not isinstance(graphs, Iterable):
+    raise ValueError(
+      f'`graphs` is a {type(graphs).__name__}; give a jraph.GraphsTuple, some '
+      'of them, or a data set'
+    )
   parts: list[Any] = (
     [graphs] if isinstance(graphs, jraph.GraphsTuple) else list(graphs)
   )
@@ -197,15 +201,29 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     Model, variables, configuration and record of the data.
 
   Raises:
-    ValueError: no run there, or no checkpoint yet.
+    ValueError: no run there, no checkpoint yet, or damaged files.
   """
   path = pathlib.Path(folder).absolute()
   data = workdir.read_json(path / workdir.DATA, whole=True)
   config = workdir.read_json(path / workdir.CONFIG, whole=True)
-  config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
-  chosen = settings.from_record(config)
-  model = chosen.model(data['num_classes'])
-  # Some quantizers have parameters for each node.
+  with workdir.reading(path / workdir.DATA):
+    sizes = [data[key] for key in ('num_classes', 'num_features', 'num_nodes')]
+    for size in sizes:
+      if not 1 <= size <= np.iinfo(np.int32).max:
+        raise ValueError(f'{size} is no size of a data set')
+  with workdir.reading(path / workdir.CONFIG):
+    config['prompt']['implementation'] = 'xla'  # Whatever it was trained on.
+    chosen = settings.from_record(config)
+    model = chosen.model(data['num_classes'])
+    abstract = jax.eval_shape(lambda: _initial(model, data))
+  checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
+  # Whatever the optimizer of the run kept.
+  variables = checkpoints.load_entries('best', abstract.variables())
+  return LoadedRun(model, variables, chosen.config, data)
+
+
+def _initial(model: nn.Module, data: dict[str, Any]) -> Any:
+  """An initial state: some quantizers have parameters for each node."""
   count = data['num_nodes']
   graph = jraph.GraphsTuple(
     nodes=jnp.zeros((count, data['num_features'])),
@@ -217,13 +235,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     globals=None,
   )
   batch = Batch(graph, np.zeros(1, np.int32), None)
-  abstract = jax.eval_shape(
-    lambda: state.init_state(model, batch, jax.random.key(0))
-  )
-  checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
-  # Whatever the optimizer of the run kept.
-  variables = checkpoints.load_entries('best', abstract.variables())
-  return LoadedRun(model, variables, chosen.config, data)
+  return state.init_state(model, batch, jax.random.key(0))
 
 
 def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
@@ -238,7 +250,7 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
   Raises:
     CheckpointError: the folder holds no such run.
   """
-  checkpoints = checkpointing.Checkpoints(folder / workdir.CHECKPOINTS)
+  checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
   saved = checkpoints.load_arrays('best')
   names = ('params', 'batch_stats')
   return {name: saved[name] for name in names if saved.get(name)}

@@ -162,7 +162,7 @@ def from_record(record: Mapping[str, Any]) -> Settings:
     record: plain values, such as config.json holds.
 
   Raises:
-    ValueError: a value that this version does not know.
+    ValueError: a value that this version does not know, by its field.
   """
   there = fields.flat(record)
   values = fields.complete(record)
@@ -177,6 +177,11 @@ def from_record(record: Mapping[str, Any]) -> Settings:
   gone = sorted(path for path in there if path not in fields.NEEDS)
   if gone:
     logging.info('Fields of another version, left out: %s', ', '.join(gone))
+  if level not in ('node', 'graph'):
+    raise ValueError(
+      f"config.data: `level` is {level!r}, not 'node' or 'graph'"
+    )
+  fields.check_values(values)
   for path in fields.unused(values, level):
     group, _, name = path.rpartition('.')
     (values[group] if group else values)[name] = None

@@ -49,8 +49,9 @@ def recorded(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
     folder: absolute path of its work folder.
   """
   places = _record(folder).get('members', [])
-  # Relative, because all of them may have moved.
-  return tuple(pathlib.Path(os.path.normpath(folder / p)) for p in places)
+  with workdir.reading(folder / workdir.GROUP):
+    # Relative, because all of them may have moved.
+    return tuple(pathlib.Path(os.path.normpath(folder / p)) for p in places)
 
 
 def divergence(folder: pathlib.Path) -> NonFiniteError | None:

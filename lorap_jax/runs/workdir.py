@@ -1,8 +1,10 @@
 """The folder of a run: what it holds and whose it is."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Generator
 from typing import Any
 
 from lorap_jax.data.files import store
@@ -22,7 +24,11 @@ _MEMBERS = 'seed_*'  # Folders of a group's runs.
 _GROUPS = ('data', 'model', 'scheme', 'prompt', 'optim', 'train')
 _HOLDS: dict[str, dict[str, Any]] = {
   CONFIG: dict.fromkeys(_GROUPS, dict),
-  DATA: {'name': str, 'num_classes': int, 'num_features': int},
+  DATA: {
+    'name': str,
+    **dict.fromkeys(('num_classes', 'num_features', 'num_nodes'), int),
+  },
+  GROUP: {'members': list, 'diverged': str | None},
   REPORT: dict.fromkeys(('result', 'data', 'config'), dict),
 }
 
@@ -138,14 +144,15 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   if difference is not None:
     raise _belongs_to_another(workdir, difference)
   if (workdir / REPORT).exists():
-    reported = read_json(workdir / REPORT)['config']
-    for name in ('seeds', 'folds'):
-      if config[name] < reported[name]:
-        raise WorkdirError(
-          f'{workdir} has the report of config.{name} = {reported[name]}, this '
-          f'run has {config[name]}; ask for {reported[name]} or more, or '
-          'choose another folder with --workdir'
-        )
+    with reading(workdir / REPORT):
+      reported = read_json(workdir / REPORT)['config']
+      fewer = [n for n in ('seeds', 'folds') if config[n] < reported[n]]
+    for name in fewer:
+      raise WorkdirError(
+        f'{workdir} has the report of config.{name} = {reported[name]}, this '
+        f'run has {config[name]}; ask for {reported[name]} or more, or '
+        'choose another folder with --workdir'
+      )
   write_json(workdir / CONFIG, config)
 
 
@@ -180,7 +187,7 @@ def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
   old = read_json(path)
   if old != _plain(data):
     raise WorkdirError(
-      f'{workdir} belongs to a run on {old["name"]}, now the data is '
+      f'{workdir} belongs to a run on {old.get("name")}, now the data is '
       f'{data["name"]} with other files or shapes; choose another folder '
       'with --workdir, or the data with --config.data.source'
     )
@@ -273,6 +280,32 @@ def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
     if not isinstance(record, dict) or not {'epoch', 'step'} <= record.keys():
       raise _damaged(path, f'line {number} is no record of an epoch')
   return records
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Generator[None]:
+  """Says of which file a part is missing or something else, if one is.
+
+  Args:
+    path: the file whose content the block works on.
+
+  Raises:
+    WorkdirError: in place of the error of a part that is not as it was written.
+  """
+  try:
+    yield
+  except WorkdirError:
+    raise
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
+    what = f'not a {path.stem} of this version'
+    reason = f'{what} ({type(error).__name__}: {error})'
+    raise _damaged(path, reason) from error
 
 
 def _damaged(path: pathlib.Path, reason: Any) -> WorkdirError:

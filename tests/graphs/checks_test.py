@@ -65,6 +65,30 @@ def test_no_index_ends_the_process():
   assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr[-2000:]
 
 
+def sums_of(indptr, indices):
+  """Over five nodes of the numbers 1 to 40."""
+  x = jnp.arange(1, 41, dtype=jnp.float32).reshape(5, 8)
+  side = graphs.Csr(jnp.array(indptr), jnp.array(indices))
+  graph = helpers.random_graph(np.random.default_rng(0), 5, 5)
+  return graphs.aggregate(x, graph, graphs.Layout(side, side))
+
+
+@pytest.mark.parametrize('end, edge', [(5, 4), (10**9, 4), (-1, 0)])
+def test_columns_outside_are_read_from_the_edge(end, edge):
+  found, expected = (
+    sums_of([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, last]) for last in (end, edge)
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('end', [6, 10**9])
+def test_rows_outside_end_with_the_entries(end):
+  found, expected = (
+    sums_of([0, 1, 2, 3, 4, last], [0, 1, 2, 3, 4]) for last in (end, 5)
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_pools_of_too_many_nodes_are_those_of_the_rows():
   graph = helpers.random_graph(np.random.default_rng(0), 5, 6)
   wrong = graph._replace(n_node=np.array([500], np.int32))

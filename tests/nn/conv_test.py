@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hostile import as_users_run  # noqa: F401
 
 from lorap_jax import graphs
 from lorap_jax.nn import conv, prompts, schemes, telemetry
@@ -124,3 +125,45 @@ def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
     out[0], expected + dense['bias'], rtol=1e-5, atol=1e-6
   )
   assert jax.tree.all(jax.tree.map(np.all, np.isfinite(out)))
+
+
+LAYERS = (
+  lambda **how: conv.GCNConv(8, schemes.FP32(), **how),
+  lambda **how: conv.GINConv(8, schemes.FP32(), **how),
+  lambda **how: conv.GATConv(8, schemes.FP32(), heads=2, **how),
+)
+
+
+@pytest.mark.usefixtures('as_users_run')
+@pytest.mark.parametrize('make', LAYERS, ids=['gcn', 'gin', 'gat'])
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'senders': jnp.zeros((3, 1), jnp.int32)}, r'senders` is int32 \(3, 1\)'),
+    ({'receivers': jnp.ones(64)}, r'receivers` is float32 \(64,\); give int'),
+    ({'senders': jnp.zeros(3, jnp.int32)}, '3 senders and 64 receivers'),
+    ({'n_node': None}, r'`graph.n_node` is object None; give integers'),
+    ('x', r'`x` has shape \(32,\); give numbers \[nodes, features\]'),
+    ('mask', r'`rows.mask` has shape \(32,\) for the 32 rows of x; give'),
+  ],
+)
+def test_a_layer_alone_refuses_no_graph(key, make, jit, change, message):
+  batch, rows = batch_and_rows()
+  x, graph = jnp.asarray(batch.graph.nodes), batch.graph
+  if change == 'x':
+    x = x[:, 0]
+  elif change == 'mask':
+    rows = rows._replace(mask=rows.mask[:, 0])
+  else:
+    graph = graph._replace(**change)
+  run = lambda x, graph: make().init(key, x, graph, rows=rows)
+  with pytest.raises(ValueError, match=message):
+    (jax.jit(run) if jit else run)(x, graph)
+
+
+def test_heads_that_do_not_divide_the_features(key):
+  batch, rows = batch_and_rows()
+  layer = conv.GATConv(8, schemes.FP32(), heads=3)
+  with pytest.raises(ValueError, match='`heads` must divide `features` = 8, g'):
+    layer.init(key, jnp.asarray(batch.graph.nodes), batch.graph, rows=rows)

@@ -246,15 +246,19 @@ class TestGradient:
     assert np.isfinite(db[0, 0])
 
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
-  def test_signs_are_chained(self, level, tensor):
+  @pytest.mark.parametrize('signs', [(-1, -1), (-1, 1), (1, -1)], ids=str)
+  def test_signs_are_chained(self, level, tensor, signs):
+    """Each of its own parameter."""
     rule = a2q.a2q_rule(level, tensor)
     x, dy = full(9.0), 2.0
     _, (_, ds, db) = pull_back(x, full(0.5), full(3.0), dy, rule=rule)
-    out, (dx, ds_minus, db_minus) = pull_back(
-      x, full(-0.5), full(-3.0), dy, rule=rule
+    of_scale, of_bits = signs
+    out, (dx, ds_signed, db_signed) = pull_back(
+      x, full(of_scale * 0.5), full(of_bits * 3.0), dy, rule=rule
     )
     assert out == 1.5 and dx == 0
-    assert ds_minus == -ds != 0 and db_minus == -db != 0
+    assert ds_signed == of_scale * ds != 0
+    assert db_signed == of_bits * db != 0
 
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
   def test_published_rules_do_not_chain_signs(self, level, tensor):

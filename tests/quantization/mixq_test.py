@@ -594,6 +594,18 @@ class TestSearch:
       mixq_search.bit_cost(1, jnp.zeros(3), CANDIDATES, depth=0)
 
 
+@pytest.mark.parametrize('shape', [(1, 1), (2, 1)])
+def test_a_ratio_beyond_float32_has_a_gradient(shape):
+  """X / s = 1e40 is clipped; ds is that of the last code, dz that of s."""
+  x = jnp.full((2, 1), 1e37)
+  arrays = x, full(1e-3, shape), full(0.0, shape)
+  _, (dx, ds, dz) = eager_pull_back(arrays, 1.0, bits=4)
+  np.testing.assert_array_equal(dx, np.zeros((2, 1)))
+  rows = 2 // shape[0]
+  np.testing.assert_array_equal(ds, np.full(shape, 7.0 * rows))
+  np.testing.assert_allclose(dz, np.full(shape, -1e-3 * rows), rtol=1e-6)
+
+
 def test_forward_mode_is_refused():
   """A custom reverse rule; a JVP must not silently return something else."""
   with pytest.raises(TypeError, match='jvp'):

@@ -101,7 +101,7 @@ class TestStoppedInsideAnEpoch:
 
   @pytest.fixture
   def run(self, tmp_path):
-    chosen = settings.from_config(tiny_run.config())
+    chosen = settings.from_config(tiny_run.config(train__settle_batches=2))
     run = batched.BatchedRun(chosen, tiny_run.splits(), tmp_path)
     with contextlib.closing(run):
       yield run
@@ -126,3 +126,18 @@ class TestStoppedInsideAnEpoch:
     assert taken == [tuple(indices) for indices in plan]
     assert positions == [i / tiny_run.BATCHES for i in range(tiny_run.BATCHES)]
     assert run.progress.sums['count'] == tiny_run.BATCHES
+
+  def test_statistics_settle_on_the_first_batches(self, run):
+    taken = []
+
+    def step(state, batch):
+      taken.append(batch)
+      return state
+
+    run.settle_step = step
+    run.loaders['train'].stream = lambda plan: (tuple(p) for p in plan)
+    run._settle()
+    count = run.settings.train.settle_batches
+    plan = run.loaders['train'].shuffled(run.settings.config['seed'], 0)
+    assert 0 < count < len(plan)
+    assert taken == [tuple(indices) for indices in plan[:count]]

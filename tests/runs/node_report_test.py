@@ -11,8 +11,8 @@ from run_folder import metrics, plain, read
 import lorap_jax
 from lorap_jax.data import pipeline
 from lorap_jax.runs import checkpointing, loop, settings
-from lorap_jax.runs import result as result_lib
-from lorap_jax.training import tasks
+from lorap_jax.runs import result as report
+from lorap_jax.training import history, tasks
 
 
 class Finished(NamedTuple):
@@ -55,6 +55,28 @@ def test_result(finished):
   assert result['epoch'] == best['epoch']
   optimistic = max(r['test_accuracy'] for r in records)
   assert result['best_test_epoch']['test'] == optimistic
+
+
+def test_all_of_a_result_is_of_the_selected_epoch():
+  """Of three, whose numbers are 1, 2 and 3 at validation 5, 7 and 6."""
+  records = [
+    {
+      'epoch': i,
+      'train_accuracy': 0.1 * i,
+      'valid_accuracy': 0.1 * valid,
+      'test_accuracy': 0.01 * i,
+      'valid_loss': 1.0,
+    }
+    for i, valid in ((1, 5), (2, 7), (3, 6))
+  ]
+  selection = history.Selection('val_metric', tasks.Task())
+  result = report._result(selection, records)
+  _, selected, _ = records
+  assert result['epoch'] == 2
+  for name in ('train', 'valid', 'test'):
+    assert result[name] == selected[f'{name}_accuracy']
+  assert result['best_test_epoch']['epoch'] == 3
+  assert result['best_test_epoch']['test'] == 0.03
 
 
 def test_length_and_origin(finished):
@@ -105,6 +127,6 @@ def test_loaded_network_has_the_reported_accuracy(finished):
 def test_line_of_an_epoch(finished):
   record = metrics(finished.folder)[0]
   task = tasks.Task()
-  line = result_lib.epoch_line(task, record, 6)
+  line = report.epoch_line(task, record, 6)
   assert line.startswith(f'epoch 1/6  loss {record["train_loss"]:.4f}')
   assert f'val {100 * record["valid_accuracy"]:.2f}%' in line

@@ -59,6 +59,17 @@ def test_numbers(path):
     ('model.residual', 1, '`residual` must be true or false, got 1'),
     ('train.finetune_lr', 1e30, '`finetune_lr` must be at most 100, got 1e'),
     ('scheme.points', 'input', "`points` must be a list, got 'input'"),
+    ('scheme.points', [['input']], '`points` must be a list of texts, got'),
+    (
+      'scheme.candidates',
+      [2, 10**400],
+      r'a list of integers in \[1, 16\], got',
+    ),
+    ('scheme.weight_start', [0.1], 'must be a list of 2 numbers in '),
+    ('scheme.assignment', {'a': 4.5}, r'a table of integers in \[1, 16\], got'),
+    ('scheme.assignment', {1: 4}, r'a table of integers in \[1, 16\], got'),
+    ('data.limit', [1, None, 2], '`limit` must be a list of integers in'),
+    ('scheme.low', 10**400, r'`low` must be in \[0, 1\], got 1000'),
   ],
 )
 def test_messages(path, value, text):

@@ -1,5 +1,6 @@
 """Seeds and rates that train side by side, each as if it were alone."""
 
+import pathlib
 import types
 
 import helpers
@@ -126,6 +127,12 @@ def test_one_compilation(tmp_path):
 
 
 class TestGroups:
+  def test_members_are_at_their_places(self):
+    """Not in the order of their names, nor in that of those that train."""
+    places = tuple(pathlib.Path(f'seed_{seed}') for seed in (9, 10, 11))
+    group = side_by_side.Group({places[2]: 'last', places[0]: 'first'}, places)
+    assert group.members() == ['first', 'last', 'last']
+
   def test_is_recorded_in_every_folder(self, tmp_path):
     given = members(tmp_path)
     loop.train_members(given)

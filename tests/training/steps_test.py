@@ -1,7 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+
+from lorap_jax.training import state as state_lib
+from lorap_jax.training import steps
 
 FP32 = {'scheme__name': 'fp32', 'prompt__name': 'none'}
 
@@ -73,3 +77,26 @@ def test_penalty_enters_the_loss():
   assert penalty > 0.1
   mean = float(found.task_loss) / 16
   assert float(found.loss) == pytest.approx(mean + penalty, rel=1e-5)
+
+
+def test_local_objective_enters_the_loss_and_trains_its_prompt():
+  changes = {'prompt__placement': 'post', 'prompt__objective': 'local'}
+  with tiny_run.programs(**changes) as (state, batch, train, _):
+    before = jax.device_get(state.params['conv_0']['prompt'])
+    state, found = train(state, batch, tiny_run.rates())
+  share = float(found.loss) - float(found.task_loss) / 16
+  assert 0 < share < 1
+  after = state.params['conv_0']['prompt']['up']
+  assert np.any(after != before['up'])
+
+
+def test_every_step_and_stream_has_its_own_key():
+  first = state_lib.TrainState(jnp.int32(0), {}, {}, {}, (), jax.random.key(0))
+  keys = [
+    jax.random.key_data(key).tobytes()
+    for step in range(3)
+    for key in steps.random_streams(
+      first._replace(step=jnp.int32(step))
+    ).values()
+  ]
+  assert len(set(keys)) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ from lorap_jax.data.files.store import DataError
 Level = Literal['node', 'graph']
 Task = Literal['classification', 'regression']
 TASKS: tuple[str, ...] = get_args(Task)
+_MOST_CLASSES = 10**7  # Of any network.
 
 
 class GraphDataset(NamedTuple):
@@ -112,11 +113,34 @@ class DataSplits(NamedTuple):
         `num_classes` are not those of the task. The message names the split.
     """
     for split in SPLITS:
-      part: GraphDataset = getattr(self, split)
+      part: Any = getattr(self, split)
+      if not isinstance(part, GraphDataset):
+        raise DataError(
+          f'{name}: {split} is a {type(part).__name__}; expected a '
+          'GraphDataset.'
+        )
       part.check(f'{name}, {split}')
       check_labels(
         part.labels, self.task, self.num_classes, f'{name}, {split}', 'graph'
       )
+
+
+def check_num_classes(num_classes: Any, name: str) -> None:
+  """Checks that a number of classes is one.
+
+  Args:
+    num_classes: outputs of a model.
+    name: how to call the data set in an error message.
+
+  Raises:
+    DataError: no integer, or too many classes for any network.
+  """
+  whole = isinstance(num_classes, int | np.integer)
+  if not whole or isinstance(num_classes, bool) or num_classes > _MOST_CLASSES:
+    raise DataError(
+      f'{name}: num_classes is {num_classes!r:.40}; expected an integer of at '
+      f'most {_MOST_CLASSES:,}.'
+    )
 
 
 def check_labels(
@@ -135,8 +159,9 @@ def check_labels(
     DataError: another task; labels of another type; a class outside 0 to
       `num_classes - 1`; or a regression that has not one output.
   """
-  if task not in TASKS:
+  if not (isinstance(task, str) and task in TASKS):
     raise DataError(f'{name}: task is {task!r}; expected one of {TASKS}.')
+  check_num_classes(num_classes, name)
   dtype = 'int32' if task == 'classification' else 'float32'
   if labels.dtype != dtype:
     raise DataError(
@@ -179,6 +204,8 @@ def check_source(source: dict[str, Any], name: str) -> None:
   Raises:
     DataError: names what is missing.
   """
+  if not isinstance(source, Mapping):
+    raise DataError(f'{name}: source is a {type(source).__name__}, no record.')
   missing = [key for key in _SOURCE if key not in source]
   if missing:
     raise DataError(
@@ -196,6 +223,33 @@ _TYPES = {
   'n_edge': (('int32',), 1),
   'labels': (('int32', 'float32'), 1),
 }
+
+
+def check_types(
+  data: Any, types: Mapping[str, tuple[tuple[str, ...], int]], name: str
+) -> None:
+  """Checks types and axes of the arrays of a container.
+
+  Args:
+    data: container.
+    types: types and number of axes of each field.
+    name: how to call the data set in an error message.
+
+  Raises:
+    DataError: names the field, what it is and what is expected.
+  """
+  for field, (dtypes, ndim) in types.items():
+    array = getattr(data, field)
+    expected = f'expected {" or ".join(dtypes)} with {ndim} axes'
+    if not isinstance(array, np.ndarray):
+      raise DataError(
+        f'{name}: {field} is a {type(array).__name__}, no numpy array; '
+        f'{expected}.'
+      )
+    if array.dtype not in dtypes or array.ndim != ndim:
+      raise DataError(
+        f'{name}: {field} is {array.dtype} of shape {array.shape}; {expected}.'
+      )
 
 
 def check_width(nodes: np.ndarray, name: str) -> None:
@@ -224,13 +278,7 @@ def _ragged_rows(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def _check_totals(data: GraphDataset, name: str) -> None:
-  for field, (dtypes, ndim) in _TYPES.items():
-    array = getattr(data, field)
-    if array.dtype not in dtypes or array.ndim != ndim:
-      raise DataError(
-        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
-        f'{" or ".join(dtypes)} with {ndim} axes.'
-      )
+  check_types(data, _TYPES, name)
   check_width(data.nodes, name)
   for field in ('n_edge', 'labels'):
     if len(getattr(data, field)) != data.num_graphs:

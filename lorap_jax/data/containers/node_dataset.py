@@ -11,6 +11,7 @@ from lorap_jax.data.containers.dataset import (
   Level,
   Task,
   check_labels,
+  check_types,
   check_width,
 )
 from lorap_jax.data.containers.splits import SPLITS
@@ -119,13 +120,7 @@ def mask_of(indices: np.ndarray, num_nodes: int) -> np.ndarray:
 
 
 def _check_lengths(data: NodeDataset, name: str) -> None:
-  for field, (dtypes, ndim) in _TYPES.items():
-    array = getattr(data, field)
-    if array.dtype not in dtypes or array.ndim != ndim:
-      raise DataError(
-        f'{name}: {field} is {array.dtype} of shape {array.shape}; expected '
-        f'{" or ".join(dtypes)} with {ndim} axes.'
-      )
+  check_types(data, _TYPES, name)
   if not data.num_nodes:
     raise DataError(f'{name}: there are no nodes.')
   check_width(data.nodes, name)

@@ -178,6 +178,7 @@ def node_dataset(
     DataError: an array is missing, has another type or shape, or they do not
       fit together; or over half of the classes have no example.
   """
+  undirected = own_arrays.flag(undirected, 'undirected', name)
   given = (labels, train_mask, valid_mask, test_mask)
   _refuse_missing(dict(zip(NODE_ARRAYS, given, strict=True)), name)
   targets, chosen = own_arrays.labels_for(labels, task, name, 'node')
@@ -242,6 +243,7 @@ def graph_splits(
   Raises:
     DataError: see `node_dataset`.
   """
+  undirected = own_arrays.flag(undirected, 'undirected', name)
   given = (n_node, n_edge, labels, split)
   _refuse_missing(dict(zip(GRAPH_ARRAYS, given, strict=True)), name)
   targets, chosen = own_arrays.labels_for(labels, task, name, 'graph')

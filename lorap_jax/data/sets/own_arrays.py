@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from scipy import sparse
 
-from lorap_jax.data.containers import node_dataset
+from lorap_jax.data.containers import dataset, node_dataset
 from lorap_jax.data.containers.dataset import TASKS, Level, Task
 from lorap_jax.data.files.store import DataError
 
@@ -43,7 +43,7 @@ def cast(
   Raises:
     DataError: another shape, or values that the type cannot hold.
   """
-  array = _array(value, field, name)
+  array = as_array(value, field, name)
   expected = f'[{", ".join(map(str, shape))}]'
   fits = array.ndim == len(shape) and all(
     isinstance(size, str) or size == found
@@ -70,7 +70,7 @@ def cast(
 
 def mask(value: Any, field: str, name: str) -> np.ndarray:
   """Returns bool[n] of booleans or of integers 0 and 1."""
-  array = _array(value, field, name)
+  array = as_array(value, field, name)
   if array.dtype.kind in 'iu' and array.ndim == 1:
     if not np.isin(array, (0, 1)).all():
       raise DataError(
@@ -194,15 +194,16 @@ def labels_for(
   Raises:
     DataError: they are no numbers, or do not suit the task.
   """
-  if task not in (None, *TASKS):
+  if task is not None and not (isinstance(task, str) and task in TASKS):
     raise DataError(f'{name}: task is {task!r}; expected one of {TASKS}.')
-  array = _array(labels, 'labels', name)
+  array = as_array(labels, 'labels', name)
   size = 'n' if level == 'node' else 'g'
   if array.dtype.kind not in 'biuf' or array.ndim != 1:
     if array.dtype.kind in 'OUS':
+      example = f' (such as {array.flat[0]!r:.40})' if array.size else ''
       raise DataError(
-        f'{name}: labels are not numbers (such as {array.flat[0]!r}); number '
-        'the classes, as np.unique(labels, return_inverse=True)[1] does.'
+        f'{name}: labels are not numbers{example}; number the classes, as '
+        'np.unique(labels, return_inverse=True)[1] does.'
       )
     raise DataError(
       f'{name}: labels is {array.dtype} of shape {array.shape}; expected one '
@@ -243,6 +244,8 @@ def count_classes(
     DataError: there are more classes than that; or, where the user says no
       number, fewer than two, or over half of them without an example.
   """
+  if num_classes is not None:
+    dataset.check_num_classes(num_classes, name)
   if task == 'regression':
     if num_classes not in (None, 1):
       raise DataError(
@@ -256,7 +259,7 @@ def count_classes(
         f'{name}: num_classes is {num_classes}; expected {max(needed, 1)} or '
         'more, since labels count from 0.'
       )
-    return num_classes
+    return int(num_classes)
   if needed < 2:
     raise DataError(
       f'{name}: labels are all of one class; set num_classes, to 2 or more.'
@@ -286,13 +289,40 @@ def count_classes(
   return needed
 
 
-def _array(value: Any, field: str, name: str) -> np.ndarray:
+def as_array(value: Any, field: str, name: str) -> np.ndarray:
+  """Returns an array of whatever type.
+
+  Args:
+    value: an array, or nested sequences.
+    field: what to call it in an error message.
+    name: how to call the data set there.
+
+  Raises:
+    DataError: it is none.
+  """
   try:
     return np.asarray(value)
-  except ValueError as error:
+  except (OverflowError, TypeError, ValueError) as error:
     raise DataError(
-      f'{name}: {field} is no array: its rows differ in length.'
+      f'{name}: {field} is no array: its rows differ in length, or they are no '
+      'numbers.'
     ) from error
+
+
+def flag(value: Any, field: str, name: str) -> bool:
+  """Returns a boolean, also of 0 or 1.
+
+  Args:
+    value: what a user gives.
+    field: what to call it in an error message.
+    name: how to call the data set there.
+
+  Raises:
+    DataError: another value or type.
+  """
+  if isinstance(value, bool | int | np.bool_ | np.integer) and value in (0, 1):
+    return bool(value)
+  raise DataError(f'{name}: {field} is {value!r:.40}; expected true or false.')
 
 
 def _small_whole(array: np.ndarray) -> bool:

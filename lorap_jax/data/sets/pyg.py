@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lorap_jax.data.containers.dataset import DataSplits
 from lorap_jax.data.containers.node_dataset import NodeDataset
 from lorap_jax.data.files.store import DataError
-from lorap_jax.data.sets import custom
+from lorap_jax.data.sets import custom, own_arrays
 
 # Of one graph: attribute to argument of `node_dataset`.
 _MASKS = {
@@ -64,8 +64,7 @@ def from_pyg(
     'num_classes': num_classes,
     'name': name,
   }
-  if unknown := sorted(set(ignore) - set(_OF_EDGES)):
-    raise DataError(f'{name}: ignore has {unknown}; it may have {_OF_EDGES}.')
+  _check_ignore(ignore, name)
   if split is None:
     if not hasattr(data, 'edge_index'):
       raise DataError(
@@ -73,6 +72,15 @@ def from_pyg(
       )
     return _node_dataset(data, ignore, options)
   return _graph_splits(data, split, ignore, options)
+
+
+def _check_ignore(ignore: Any, name: str) -> None:
+  if isinstance(ignore, str) or not isinstance(ignore, Collection):
+    raise DataError(
+      f'{name}: ignore is {ignore!r:.40}; expected a tuple of {_OF_EDGES}.'
+    )
+  if unknown := [str(given) for given in ignore if given not in _OF_EDGES]:
+    raise DataError(f'{name}: ignore has {unknown}; it may have {_OF_EDGES}.')
 
 
 def _node_dataset(
@@ -107,6 +115,10 @@ def _graph_splits(
 ) -> DataSplits:
   name = options['name']
   nodes, edges, labels = [], [], []
+  if not isinstance(graphs, Iterable):
+    raise DataError(
+      f'{name}: data is a {type(graphs).__name__}; with split give graphs.'
+    )
   for number, graph in enumerate(graphs):
     where = f'{name}, graph {number}'
     _refuse_edge_values(graph, ignore, where)
@@ -134,7 +146,7 @@ def _graph_splits(
     n_node=[len(x) for x in nodes],
     n_edge=[ends.shape[1] for ends in edges],
     labels=np.concatenate(labels),
-    split=_array(split),
+    split=_array(split, 'split', name),
     **options,
   )
 
@@ -154,10 +166,10 @@ def _given(graph: Any, attribute: str, name: str) -> np.ndarray:
   if value is None:
     advice = '; give nodes features, such as ones' if attribute == 'x' else ''
     raise DataError(f'{name}: {attribute} is missing{advice}.')
-  return _array(value)
+  return _array(value, attribute, name)
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Any, field: str, name: str) -> np.ndarray:
   """Returns a tensor of any device as an array."""
   if hasattr(value, 'tocsr'):
     value = value.toarray()
@@ -166,7 +178,7 @@ def _array(value: Any) -> np.ndarray:
   for step in ('detach', 'cpu', 'numpy'):
     if hasattr(value, step):
       value = getattr(value, step)()
-  return np.asarray(value)
+  return own_arrays.as_array(value, field, name)
 
 
 def _column(labels: np.ndarray) -> np.ndarray:

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import pathlib
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from lorap_jax.data.containers import limits
 from lorap_jax.data.containers.dataset import DataSplits, GraphDataset
@@ -180,7 +182,9 @@ def fold_indices(
   from sklearn.model_selection import StratifiedKFold
 
   cut = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-  tests = [test for _, test in cut.split(labels, labels)]
+  with warnings.catch_warnings():  # Of rare classes; `_split` says it.
+    warnings.filterwarnings('ignore', 'The least populated class')
+    tests = [test for _, test in cut.split(labels, labels)]
   test, valid = tests[fold], tests[fold - 1]
   train = np.setdiff1d(np.arange(len(labels)), np.concatenate([test, valid]))
   return {'train': train, 'valid': valid, 'test': test}
@@ -242,11 +246,18 @@ def _split(
     labels=graphs.labels,
   )
   data.check(found.path)
-  largest = int(np.bincount(graphs.labels).max())
+  sizes = np.bincount(graphs.labels)
+  largest, smallest = int(sizes.max()), int(sizes[sizes > 0].min())
   if num_folds > largest:
     raise ValueError(
       f'num_folds is {num_folds}; the largest class of {name} has {largest} '
       'graphs.'
+    )
+  if num_folds > smallest:
+    logging.warning(
+      '%s: a class has %d graphs, fewer than the %d folds, and is missing in '
+      'some of them.',
+      *(name, smallest, num_folds),
     )
   chosen = fold_indices(graphs.labels, fold, num_folds, split_seed)
   parts = {key: data.take(indices) for key, indices in chosen.items()}

@@ -131,6 +131,9 @@ def assemble(
   starts = np.cumsum(n_node) - n_node
   _, classes = np.unique(labels, return_inverse=True)
   none = np.zeros((n, 0))
+  attributes = none if node_attributes is None else node_attributes
+  with np.errstate(over='ignore'):  # `check` names what became infinite.
+    attributes = attributes.astype(np.float32)
   return TUGraphs(
     n_node=n_node.astype(np.int32),
     n_edge=np.bincount(graph[senders], minlength=len(n_node)).astype(np.int32),
@@ -138,9 +141,7 @@ def assemble(
     receivers=(receivers - starts[graph[receivers]]).astype(np.uint16),
     labels=classes.astype(np.int32),
     node_labels=(none if node_labels is None else node_labels).astype(np.int32),
-    node_attributes=(
-      none if node_attributes is None else node_attributes
-    ).astype(np.float32),
+    node_attributes=attributes,
   )
 
 
@@ -166,7 +167,8 @@ def _check_nodes(
         f'{name}: {key} has {len(table)} rows; there are {n} nodes.'
       )
   if node_labels is not None and node_labels.size:
-    large = np.abs(node_labels).max(axis=1) > np.iinfo(np.int32).max
+    most = np.iinfo(np.int32).max
+    large = ((node_labels > most) | (node_labels < -most)).any(axis=1)
     if large.any():
       raise DataError(
         f'{name}: node_labels, row {int(np.argmax(large)) + 1}: a label is '

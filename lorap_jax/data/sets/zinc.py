@@ -18,7 +18,7 @@ from lorap_jax.data.containers import limits, splits
 from lorap_jax.data.containers.dataset import DataSplits, GraphDataset
 from lorap_jax.data.files import sources, store
 from lorap_jax.data.files.store import AbsentDataError, DataError, PathLike
-from lorap_jax.data.sets import zinc_archive
+from lorap_jax.data.sets import own_arrays, zinc_archive
 
 NUM_ATOM_TYPES = 28
 ARCHIVE = 'molecules.zip'
@@ -175,7 +175,7 @@ def _dataset(
         f'expected {"floats" if field == "y" else "unsigned"} of one axis, see '
         'load_zinc.'
       )
-  n_atoms, n_bonds, atoms, one, other = (
+  n_atoms, _, atoms, one, other = (
     arrays[f'{split}_{field}'] for field in fields
   )
   if len(n_atoms) != zinc_archive.SIZES[split]:
@@ -187,14 +187,18 @@ def _dataset(
     raise DataError(f'{name}: {split} has the atom type {atoms.max()}.')
   if len(one) != len(other):
     raise DataError(f'{name}: {split} has bonds with one end.')
+  cast = lambda field, dtype: own_arrays.cast(
+    arrays[f'{split}_{field}'], f'{split}_{field}', name, dtype, shape=('g',)
+  )
+  one, other = cast('bond_src', 'u2'), cast('bond_dst', 'u2')
   data = GraphDataset(
     nodes=atoms.astype(np.float32)[:, None],
     # A bond in one direction, then in the other, then the next bond.
-    senders=np.stack([one, other], axis=1).ravel().astype(np.uint16),
-    receivers=np.stack([other, one], axis=1).ravel().astype(np.uint16),
-    n_node=n_atoms.astype(np.int32),
-    n_edge=2 * n_bonds.astype(np.int32),
-    labels=arrays[f'{split}_y'].astype(np.float32),
+    senders=np.stack([one, other], axis=1).ravel(),
+    receivers=np.stack([other, one], axis=1).ravel(),
+    n_node=cast('n_atoms', 'i4'),
+    n_edge=2 * cast('n_bonds', 'u2').astype(np.int32),
+    labels=cast('y', 'f4'),
   )
   data.check(f'{name}, {split}')
   return data

@@ -74,7 +74,17 @@ class GATConv(nn.Module):
 
     Returns:
       [n, features].
+
+    Raises:
+      ValueError: shapes or types that make no graph, or heads that do not
+        divide the features.
     """
+    raw = x.values if isinstance(x, Quantized) else x
+    graphs.check_layer_input(raw, graph, rows.mask)
+    if self.heads < 1 or (self.concat and self.features % self.heads):
+      raise ValueError(
+        f'`heads` must divide `features` = {self.features}, got {self.heads}'
+      )
     point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
     width = self.features // self.heads if self.concat else self.features
     dense = linear.QuantDense(

@@ -85,7 +85,12 @@ class GCNConv(nn.Module):
 
     Returns:
       [n, features].
+
+    Raises:
+      ValueError: shapes or types that make no graph.
     """
+    raw = x.values if isinstance(x, Quantized) else x
+    graphs.check_layer_input(raw, graph, rows.mask)
     point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
     dense = linear.QuantDense(
       self.features,

@@ -75,9 +75,13 @@ class GINConv(nn.Module):
 
     Returns:
       [n, features].
+
+    Raises:
+      ValueError: shapes or types that make no graph.
     """
-    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
     raw = x.values if isinstance(x, Quantized) else x
+    graphs.check_layer_input(raw, graph, rows.mask)
+    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
     if self.scheme.edge_messages:
       neighbors, node = self._sum_of_edges(raw, graph, rows), raw
     else:

@@ -31,6 +31,23 @@ def test_stratified_keeps_the_proportions():
     np.testing.assert_allclose(counts / len(part), [0.5, 0.3, 0.2], atol=0.01)
 
 
+def test_stratified_draws_each_class_for_itself():
+  labels = np.arange(16) % 2
+  expected = [
+    np.flatnonzero(labels == c)[splits.permutation(8, [3, c])[:4]]
+    for c in (0, 1)
+  ]
+  first, _ = splits.stratified(labels, (8, 8), seed=3)
+  assert first.tolist() == sorted(np.concatenate(expected))
+
+
+def test_stratified_rounds_the_largest_remainder_up():
+  labels = np.repeat([0, 1], [5, 10])
+  # 7 of 15 are 2.33 and 4.67.
+  first, _ = splits.stratified(labels, (7, 8), seed=3)
+  assert np.bincount(labels[first]).tolist() == [2, 5]
+
+
 def test_stratified_depends_on_the_seed_alone():
   labels = np.arange(60) % 3
   first, again, other = (

@@ -1,0 +1,531 @@
+"""Defects that a maintainer could make in one line, and the tests of each.
+
+`tests.defects` tries them. `old` is in its file exactly once.
+"""
+
+from typing import NamedTuple
+
+
+class Defect(NamedTuple):
+  """A change of one line for the worse.
+
+  Attributes:
+    name: what goes wrong, in a few words.
+    area: part of the library, for the table of results.
+    file: below `lorap_jax/`.
+    old: text of the file.
+    new: what is there instead.
+    tests: below `tests/`, that are expected to fail; the cheapest first.
+    optimized: it shows in programs as XLA optimizes them only.
+  """
+
+  name: str
+  area: str
+  file: str
+  old: str
+  new: str
+  tests: tuple[str, ...]
+  optimized: bool = False
+
+
+_QUANTIZERS = (
+  Defect(
+    'affine_one_code_more',
+    'quantizers',
+    'quantization/affine.py',
+    'return qmin, qmin + 2**bits - 1',
+    'return qmin, qmin + 2**bits',
+    ('quantization/affine_test.py::TestCodeRange::test_written_out',),
+  ),
+  Defect(
+    'affine_ties_go_up',
+    'quantizers',
+    'quantization/affine.py',
+    'return jnp.round(ratio + qparams.zero_point)',
+    'return jnp.floor(ratio + qparams.zero_point + 0.5)',
+    ('quantization/affine_test.py::TestForward::test_written_out',),
+  ),
+  Defect(
+    'affine_last_code_has_no_gradient',
+    'quantizers',
+    'quantization/affine.py',
+    'passing = (codes >= qmin) & (codes <= qmax)',
+    'passing = (codes >= qmin) & (codes < qmax)',
+    ('quantization/affine_test.py::TestGradient::test_closed_form',),
+  ),
+  Defect(
+    'affine_range_sees_protected_rows',
+    'quantizers',
+    'nn/quantizers/affine.py',
+    'self._batch_range(x, mask if keep is None else mask & ~keep),',
+    'self._batch_range(x, mask),',
+    (
+      'nn/affine_quantizer_test.py::TestProtection::'
+      'test_protected_rows_pass_and_stay_out_of_the_range',
+    ),
+  ),
+  Defect(
+    'range_momentum_is_swapped',
+    'quantizers',
+    'quantization/observers.py',
+    'running.max_val + momentum * (high - running.max_val),',
+    'high + momentum * (running.max_val - high),',
+    ('quantization/observers_test.py::TestUpdateRange::test_momentum',),
+  ),
+  Defect(
+    'high_degrees_are_the_least_protected',
+    'quantizers',
+    'quantization/degree_quant.py',
+    'jnp.clip((1 - share) * low + share * high, low, high)',
+    'jnp.clip(share * low + (1 - share) * high, low, high)',
+    ('quantization/degree_quant_test.py::TestProbability::test_written_out',),
+  ),
+  Defect(
+    'division_is_a_product',
+    'quantizers',
+    'quantization/numerics.py',
+    'return x / jnp.where(jnp.isnan(x), 1, divisor)',
+    'return x / divisor',
+    ('quantization/numerics_test.py::TestDivide::test_pixels',),
+    optimized=True,
+  ),
+  Defect(
+    'a2q_bits_gradient_takes_the_sign_of_the_scale',
+    'quantizers',
+    'quantization/a2q.py',
+    'db = jnp.where(bits < 0, -db, db)',
+    'db = jnp.where(scale < 0, -db, db)',
+    ('quantization/a2q_test.py::TestGradient::test_signs_are_chained',),
+  ),
+  Defect(
+    'nearest_group_of_a_tie_is_the_lower_one',
+    'quantizers',
+    'quantization/a2q_groups.py',
+    'tie = jnp.minimum(left, right)',
+    'tie = left',
+    (
+      'quantization/a2q_groups_test.py::TestNearestGroup::'
+      'test_equals_argmin_on_a_lattice',
+    ),
+  ),
+  Defect(
+    'mixq_zero_point_gradient_has_the_wrong_sign',
+    'quantizers',
+    'quantization/mixq.py',
+    'd_zero_point = -scale * (d_zero_point - reduce(dx))',
+    'd_zero_point = scale * (d_zero_point - reduce(dx))',
+    ('quantization/mixq_test.py::TestGradient::test_closed_form',),
+  ),
+)
+
+_PADDING = (
+  Defect(
+    'a2q_means_count_padding',
+    'masks and padding',
+    'quantization/a2q.py',
+    'rows = jnp.maximum(jnp.sum(weights), 1) if 0 in axes else 1',
+    'rows = x.shape[0] if 0 in axes else 1',
+    (
+      'quantization/a2q_test.py::TestGradient::'
+      'test_mask_keeps_padding_out_of_column_means',
+    ),
+  ),
+  Defect(
+    'padding_edges_come_from_the_first_node',
+    'masks and padding',
+    'graphs/batching.py',
+    'senders=_pad(senders, free[1], first_padding),',
+    'senders=_pad(senders, free[1]),',
+    (
+      'graphs/batching_test.py::TestBatchGraphs::'
+      'test_equals_jraph_up_to_edge_order',
+    ),
+  ),
+)
+
+_SUMS = (
+  Defect(
+    'mean_pool_divides_by_edges',
+    'aggregation',
+    'graphs/segment.py',
+    'size = jnp.maximum(graph.n_node, 1)[:, None].astype(x.dtype)',
+    'size = jnp.maximum(graph.n_edge, 1)[:, None].astype(x.dtype)',
+    ('graphs/segment_test.py::TestMeanPool::test_equals_means',),
+  ),
+  Defect(
+    'csr_reads_one_row_beyond',
+    'aggregation',
+    'graphs/aggregate.py',
+    'jnp.clip(indices, 0, num_columns - 1),',
+    'jnp.clip(indices, 0, num_columns),',
+    ('graphs/checks_test.py::test_columns_outside_are_read_from_the_edge',),
+  ),
+  Defect(
+    'empty_slots_read_the_last_node',
+    'aggregation',
+    'graphs/aggregate.py',
+    "x.at[table.indices[:, d]].get(mode='fill', fill_value=0)",
+    "x.at[table.indices[:, d]].get(mode='clip')",
+    ('graphs/aggregate_test.py::TestGatherSum::test_table_as_incoming',),
+  ),
+  Defect(
+    'weighted_gradient_gathers_at_the_senders',
+    'aggregation',
+    'graphs/aggregate.py',
+    'messages = weights[:, :, None] * ds[receivers]',
+    'messages = weights[:, :, None] * ds[senders]',
+    ('graphs/aggregate_test.py::TestAggregateWeighted::test_gradients',),
+  ),
+  Defect(
+    'self_loops_of_the_graph_count_twice',
+    'aggregation',
+    'graphs/normalize.py',
+    'weight = jnp.where(count == 0, self_loop_weight, 1.0 - count)',
+    'weight = jnp.where(count == 0, self_loop_weight, 1.0)',
+    ('graphs/normalize_test.py::TestAgainstDense::test_degree_and_scale',),
+  ),
+  Defect(
+    'gcn_loops_are_scaled_once',
+    'aggregation',
+    'nn/conv/gcn.py',
+    'graphs.aggregate(scaled, graph, layout) + norm.loop * scaled',
+    'graphs.aggregate(scaled, graph, layout) + norm.loop * message.values',
+    ('nn/gcn_test.py::TestFullPrecision::test_dense_matrices',),
+  ),
+)
+
+_ATTENTION = (
+  Defect(
+    'softmax_sums_over_padding',
+    'attention',
+    'graphs/attention.py',
+    'powers = jnp.where(real, jnp.exp(shifted), 0.0)',
+    'powers = jnp.exp(shifted)',
+    (
+      'graphs/attention_test.py::TestSegmentSoftmax::'
+      'test_equals_softmax_of_each_node',
+    ),
+  ),
+  Defect(
+    'nodes_attend_to_themselves_twice',
+    'attention',
+    'nn/conv/gat.py',
+    'mask = jnp.concatenate([edge_mask, loop_mask & absent])',
+    'mask = jnp.concatenate([edge_mask, loop_mask])',
+    ('nn/gat_test.py::TestFullPrecision::test_loop_over_nodes',),
+  ),
+)
+
+_PROMPTS = (
+  Defect(
+    'lorap_softmax_over_nodes',
+    'prompts',
+    'prompts/lorap.py',
+    'matmul(s, params.kernel) + params.bias[None, :], axis=-1',
+    'matmul(s, params.kernel) + params.bias[None, :], axis=0',
+    ('prompts/lorap_test.py::TestPrompt::test_closed_form',),
+  ),
+  Defect(
+    'prompt_behind_the_quantizer_sees_what_is_before_it',
+    'prompts',
+    'nn/prompts/placement.py',
+    "seen = y.values if spec.placement == 'post' else s",
+    "seen = y.values if spec.placement == 'bypass' else s",
+    ('nn/prompts_test.py::TestPlacement::test_written_out',),
+  ),
+)
+
+_LOSS = (
+  Defect(
+    'loss_counts_padding',
+    'loss',
+    'training/tasks.py',
+    'count = jnp.sum(mask, dtype=jnp.float32)',
+    'count = jnp.float32(mask.size)',
+    ('training/tasks_test.py::test_classification_by_hand',),
+  ),
+  Defect(
+    'local_objective_is_not_trained',
+    'loss',
+    'training/steps.py',
+    'loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local',
+    'loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory)',
+    (
+      'training/steps_test.py::'
+      'test_local_objective_enters_the_loss_and_trains_its_prompt',
+    ),
+  ),
+  Defect(
+    'every_step_draws_the_same',
+    'loss',
+    'training/steps.py',
+    'key = jax.random.fold_in(state.key, state.step)',
+    'key = state.key',
+    ('training/steps_test.py::test_every_step_and_stream_has_its_own_key',),
+  ),
+)
+
+_NORM = (
+  Defect(
+    'batch_norm_sees_padding',
+    'batch norm',
+    'nn/norm.py',
+    'return bn(x, mask=rows.mask)',
+    'return bn(x)',
+    ('nn/norm_test.py::test_normalizes_the_real_rows',),
+  ),
+  Defect(
+    'batch_norm_momentum_is_that_of_torch',
+    'batch norm',
+    'nn/norm.py',
+    '_MOMENTUM = 0.9',
+    '_MOMENTUM = 0.1',
+    ('nn/norm_test.py::test_statistics_are_those_of_the_real_rows',),
+  ),
+  Defect(
+    'unbiased_variance_counts_padding',
+    'batch norm',
+    'nn/norm.py',
+    'count = jnp.sum(real_rows(x, rows), dtype=jnp.float32)',
+    'count = jnp.float32(x.shape[0])',
+    ('nn/norm_test.py::test_unbiased_running_variance',),
+  ),
+  Defect(
+    'statistics_settle_on_the_other_batches',
+    'batch norm',
+    'runs/batched.py',
+    'with contextlib.closing(loader.stream(plan[:count])) as batches:',
+    'with contextlib.closing(loader.stream(plan[count:])) as batches:',
+    (
+      'runs/batched_test.py::TestStoppedInsideAnEpoch::'
+      'test_statistics_settle_on_the_first_batches',
+    ),
+  ),
+)
+
+_OPTIMIZER = (
+  Defect(
+    'every_group_decays',
+    'optimizer and schedules',
+    'training/optimizer.py',
+    'return grad + rates.decay[group] * leaf if group in rates.decay else grad',
+    "return grad + rates.decay.get(group, rates.decay['base']) * leaf",
+    ('training/optimizer_test.py::test_two_steps_of_adam',),
+  ),
+  Defect(
+    'prompt_factor_is_the_rate',
+    'optimizer and schedules',
+    'training/optimizer.py',
+    "'prompt': self.learning_rate * self.prompt_factor,",
+    "'prompt': self.prompt_factor,",
+    ('training/optimizer_test.py::test_two_steps_of_adam',),
+  ),
+  Defect(
+    'rates_are_those_of_the_next_batch',
+    'optimizer and schedules',
+    'runs/batched.py',
+    'rates = self.rates(progress.epoch + number / len(plan))',
+    'rates = self.rates(progress.epoch + (number + 1) / len(plan))',
+    (
+      'runs/batched_test.py::TestStoppedInsideAnEpoch::'
+      'test_goes_on_with_the_batch_after_the_last',
+    ),
+  ),
+)
+
+_BITS = (
+  Defect(
+    'bit_operations_count_padding',
+    'bits and costs',
+    'nn/telemetry.py',
+    'bit_ops=macs * weight_bits * jnp.sum(bits * mask),',
+    'bit_ops=macs * weight_bits * jnp.sum(bits),',
+    (
+      'training/accounting_test.py::TestFullPrecision::'
+      'test_padding_does_not_count',
+    ),
+  ),
+  Defect(
+    'average_bits_ignore_the_width',
+    'bits and costs',
+    'training/accounting.py',
+    'total += r.width * jnp.sum(r.bits * r.mask)',
+    'total += jnp.sum(r.bits * r.mask)',
+    ('training/accounting_test.py::test_mean_bits_of_a_training_step',),
+  ),
+)
+
+_RESUME = (
+  Defect(
+    'stopped_epoch_goes_on_one_batch_late',
+    'resume',
+    'runs/batched.py',
+    'loader.stream(plan[first:])',
+    'loader.stream(plan[first + 1 :])',
+    (
+      'runs/batched_test.py::TestStoppedInsideAnEpoch::'
+      'test_goes_on_with_the_batch_after_the_last',
+    ),
+  ),
+  Defect(
+    'every_epoch_has_the_order_of_the_first',
+    'resume',
+    'data/pipeline.py',
+    'rng = np.random.default_rng((seed, epoch))',
+    'rng = np.random.default_rng((seed, 0))',
+    (
+      'data/pipeline_test.py::TestOrder::test_every_seed_and_epoch_has_its_own',
+    ),
+  ),
+  Defect(
+    'every_epoch_is_saved_as_the_best',
+    'resume',
+    'runs/batched.py',
+    'if at_epoch_end and self.selection.best(records) is records[-1]:',
+    'if at_epoch_end:',
+    ('runs/batched_test.py::test_state_of_the_selected_epoch_is_kept',),
+  ),
+  Defect(
+    'digest_leaves_folders_out',
+    'resume',
+    'runs/checkpointing.py',
+    "for path in sorted(p for p in folder.rglob('*') if p.is_file()):",
+    "for path in sorted(p for p in folder.glob('*') if p.is_file()):",
+    ('runs/checkpointing_test.py::test_damage_is_harmless_or_named',),
+  ),
+  Defect(
+    'metrics_are_appended_to',
+    'resume',
+    'runs/writers.py',
+    "part.write_text(''.join(f'{json.dumps(r)}\\n' for r in records))",
+    "part.write_text(path.read_text() if path.exists() else '')",
+    (
+      'runs/writers_test.py::TestJsonLines::'
+      'test_holds_the_records_whatever_was_left',
+    ),
+  ),
+)
+
+_SELECTION = (
+  Defect(
+    'of_equal_epochs_the_last_is_taken',
+    'selection',
+    'training/history.py',
+    'if beats(score(record), score(best)):',
+    'if not beats(score(best), score(record)):',
+    ('training/history_test.py::test_selection_rule',),
+  ),
+  Defect(
+    'highest_validation_loss_is_taken',
+    'selection',
+    'training/history.py',
+    "loss = -record['valid_loss']",
+    "loss = record['valid_loss']",
+    ('training/history_test.py::test_selection_rule',),
+  ),
+  Defect(
+    'higher_errors_are_better',
+    'selection',
+    'training/tasks.py',
+    "return 1 if self.kind == 'classification' else -1",
+    'return 1',
+    ('training/tasks_test.py::test_metrics_have_their_name_and_direction',),
+  ),
+  Defect(
+    'report_has_the_test_of_the_last_epoch',
+    'selection',
+    'runs/result.py',
+    "'test': selected[f'test_{metric}'],",
+    "'test': records[-1][f'test_{metric}'],",
+    (
+      'runs/node_report_test.py::test_all_of_a_result_is_of_the_selected_epoch',
+    ),
+  ),
+)
+
+_DATA = (
+  Defect(
+    'classes_are_shuffled_alike',
+    'data',
+    'data/containers/splits.py',
+    'order = permutation(int(count), [seed, int(c)])',
+    'order = permutation(int(count), [seed])',
+    (
+      'data/containers/splits_test.py::test_stratified_draws_each_class_for_itself',
+    ),
+  ),
+  Defect(
+    'features_are_normalized_by_the_test_graphs',
+    'data',
+    'data/containers/normalization.py',
+    'nodes = data.train.nodes',
+    'nodes = data.test.nodes',
+    (
+      'data/containers/normalization_test.py::test_standard_uses_the_training_nodes_alone',
+    ),
+  ),
+  Defect(
+    'similarity_is_that_of_the_sender',
+    'data',
+    'data/images/slic_graphs.py',
+    'similarity = (kernel + kernel.T) / 2',
+    'similarity = kernel',
+    (
+      'data/images/slic_graphs_test.py::'
+      'test_neighbors_of_random_points_are_exactly_the_oracle',
+    ),
+  ),
+  Defect(
+    'edge_index_is_reversed',
+    'data',
+    'data/sets/own_arrays.py',
+    'return ends[0], ends[1]',
+    'return ends[1], ends[0]',
+    ('data/sets/custom_test.py::test_edge_index_is_senders_and_receivers',),
+  ),
+  Defect(
+    'gzip_bombs_stop_at_the_limit_as_if_whole',
+    'data',
+    'data/files/store.py',
+    'file.read(min(_CHUNK, max_size + 1 - len(plain)))',
+    'file.read(min(_CHUNK, max_size - len(plain)))',
+    ('data/files/store_test.py::test_gunzip_stops_in_any_member',),
+  ),
+)
+
+_RUNS = (
+  Defect(
+    'members_are_taken_by_name',
+    'together, prediction',
+    'runs/side_by_side.py',
+    'return [self.runs.get(place, lead) for place in self.places]',
+    'return [self.runs.get(place, lead) for place in sorted(self.places)]',
+    (
+      'runs/side_by_side_test.py::TestGroups::test_members_are_at_their_places',
+    ),
+  ),
+  Defect(
+    'answers_are_shuffled',
+    'together, prediction',
+    'runs/restore.py',
+    'plan = loader.ordered()',
+    'plan = loader.shuffled(0, 0)',
+    ('runs/predict_test.py::test_unpadded_equals_padded[gcn-fp32-graph]',),
+  ),
+)
+
+DEFECTS = (
+  *_QUANTIZERS,
+  *_PADDING,
+  *_SUMS,
+  *_ATTENTION,
+  *_PROMPTS,
+  *_LOSS,
+  *_NORM,
+  *_OPTIMIZER,
+  *_BITS,
+  *_RESUME,
+  *_SELECTION,
+  *_DATA,
+  *_RUNS,
+)
