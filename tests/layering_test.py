@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'lorap_jax'
 PARTS = {
   '_typing': set(),
   '_version': set(),
-  '_huge_pages': set(),
+  '_process': set(),
   '_logging': set(),
   '_stopping': set(),
   '_matmul': {'_typing'},
@@ -36,9 +36,9 @@ PARTS = {
     'models',
   },
   'report': {'training'},
-  'sweep': {'_huge_pages', '_logging', '_stopping', 'report', 'training'},
-  'train': {'_huge_pages', '_logging', '_stopping', 'training'},
-  'doctor': {'__init__', '_huge_pages', 'data', 'graphs', 'training'},
+  'sweep': {'_process', '_logging', '_stopping', 'report', 'training'},
+  'train': {'_process', '_logging', '_stopping', 'training'},
+  'doctor': {'__init__', '_process', 'data', 'graphs', 'training'},
   '__main__': set(),
   '__init__': {'_version', 'data', 'training'},
 }
@@ -46,7 +46,7 @@ PARTS = {
 LIBRARIES = {
   '_typing': {'jaxtyping'},
   '_version': set(),
-  '_huge_pages': set(),
+  '_process': set(),
   '_logging': {'absl'},
   '_stopping': set(),
   '_matmul': {'jax'},
