@@ -16,7 +16,7 @@ import pathlib
 import time
 
 from benchmarks import output
-from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax import _process
 
 THEMES = (
   'aggregation',
@@ -65,5 +65,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  restart_with_huge_pages()
+  _process.set_up()
   main()

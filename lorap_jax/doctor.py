@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax import _process
 
 # Libraries whose version can change what is computed, and the versions that
 # the tests have run with: from the first up to, not including, the second.
@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
   """The whole program."""
-  restart_with_huge_pages()  # As training runs.
+  _process.set_up()  # As training runs.
   sys.exit(main())
 
 

@@ -29,8 +29,7 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax import _logging
-from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax import _logging, _process
 from lorap_jax._stopping import interrupt_on_termination
 from lorap_jax.runs import fields
 from lorap_jax.runs.hold import hold
@@ -279,7 +278,7 @@ def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
 
 def run() -> None:
   """The whole program: `main` with signals and logging set up."""
-  restart_with_huge_pages()
+  _process.set_up()
   interrupt_on_termination()
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(_logging.FirstLine('%(message)s'))

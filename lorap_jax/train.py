@@ -17,8 +17,7 @@ import textwrap
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lorap_jax import _logging
-from lorap_jax._huge_pages import restart_with_huge_pages
+from lorap_jax import _logging, _process
 from lorap_jax._stopping import interrupt_on_termination
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -223,7 +222,7 @@ def run() -> None:
   if any(word in ('-h', '--help') for word in sys.argv[1:]):
     print(_help())
     return
-  restart_with_huge_pages()
+  _process.set_up()
   interrupt_on_termination()
   _set_up_logging()
   try:

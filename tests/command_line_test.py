@@ -14,8 +14,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = '--config=configs/mnist_a2q_lorap.py'
 
 
+# A shell's background jobs, and what they start, are deaf to Ctrl-C; this
+# starts a command that hears it.
+HEARING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def command(*arguments):
   return [sys.executable, 'train.py', *arguments]
+
+
+def hearing(*arguments):
+  return [sys.executable, '-c', HEARING, 'train.py', *arguments]
 
 
 def run(*arguments, **options):
@@ -127,7 +140,7 @@ def test_help_is_readable():
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_stopped_during_set_up(tmp_path, number):
   process = subprocess.Popen(
-    command(
+    hearing(
       f'{CONFIG}:smoke',
       f'--workdir={tmp_path / "run"}',
       '--config.data.source=embedded',
@@ -155,7 +168,7 @@ def test_interrupted_command_goes_on(tmp_path):
   arguments = [f'{CONFIG}:smoke', f'--workdir={folder}']
   arguments += ['--config.train.epochs=60', '--config.data.workers=1']
   process = subprocess.Popen(
-    command(*arguments),
+    hearing(*arguments),
     cwd=ROOT,
     env=os.environ | {'LORAP_JAX_CACHE': str(tmp_path / 'cache')},
     stdout=subprocess.PIPE,

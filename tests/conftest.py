@@ -19,6 +19,14 @@ def pytest_configure(config):
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
+def pytest_make_parametrize_id(val, argname):
+  """Names bytes by their place: a gzip file holds the time of its making.
+
+  Workers refuse to share tests whose names differ.
+  """
+  return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def key() -> jax.Array:
   return jax.random.key(0)

@@ -254,9 +254,9 @@ def test_folder_of_another_configuration(finished):
   assert contents(finished.folder) == before
 
 
-def test_where_the_data_lies_may_change(finished):
+def test_where_the_data_lies_may_change(finished, tmp_path):
   config = tiny_run.config(
-    data__dir='/elsewhere', data__workers=3, data__offline=True
+    data__dir=str(tmp_path), data__workers=3, data__offline=True
   )
   again = loop.train_and_evaluate(config, finished.folder)
   assert again['result'] == finished.report['result']

@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'lorap_jax'
 PARTS = {
   '_typing': set(),
   '_version': set(),
-  '_huge_pages': set(),
+  '_process': set(),
   '_logging': set(),
   '_stopping': set(),
   '_matmul': {'_typing'},
@@ -48,7 +48,7 @@ PARTS = {
   'reports': {'data', 'runs', 'training'},
   'report': {'reports', 'runs'},
   'sweep': {
-    '_huge_pages',
+    '_process',
     '_logging',
     '_stopping',
     'report',
@@ -56,8 +56,8 @@ PARTS = {
     'runs',
     'training',
   },
-  'train': {'_huge_pages', '_logging', '_stopping', 'reports', 'runs'},
-  'doctor': {'__init__', '_huge_pages', 'data', 'graphs', 'runs'},
+  'train': {'_process', '_logging', '_stopping', 'reports', 'runs'},
+  'doctor': {'__init__', '_process', 'data', 'graphs', 'runs'},
   '__main__': set(),
   '__init__': {'_version', 'data', 'runs'},
 }
@@ -65,7 +65,7 @@ PARTS = {
 LIBRARIES = {
   '_typing': {'jaxtyping'},
   '_version': set(),
-  '_huge_pages': set(),
+  '_process': set(),
   '_logging': {'absl'},
   '_stopping': set(),
   '_matmul': {'jax'},

@@ -50,7 +50,7 @@ ALLOWED = {
   # A configuration is a program of the user's, chosen on the command line.
   'lorap_jax/sweep.py': {'exec_module'},
   # Starts itself again, with its own arguments.
-  'lorap_jax/_huge_pages.py': {'execv'},
+  'lorap_jax/_process.py': {'execv'},
   # ZINC is published as pickles only: an Unpickler of few names, behind the
   # digest of the archive.
   'lorap_jax/data/sets/zinc_archive.py': {'pickle'},

@@ -202,15 +202,15 @@ class TestMain:
     assert sweep.main(arguments) == 0
     assert contents(out) == before
 
-  def test_failing_run_does_not_stop_the_others(self, out, template, capsys):
-    field = 'optim.weight_decay=-1.0|0.02'
-    assert sweep.main([str(out), template, field]) == 1
+  def test_mistake_in_one_choice_is_told_before_any_run(
+    self, out, template, capsys
+  ):
+    field = 'optim.weight_decay=0.02|-1.0'
+    assert sweep.main([str(out), template, field]) == 2
     captured = capsys.readouterr()
-    errors = [e for e in captured.err.splitlines() if e.startswith('error: ')]
-    assert len(errors) == 1
-    assert errors[0].startswith('error: tiny_weight_decay=-1.0: config.optim')
-    assert (out / 'tiny_weight_decay=0.02' / 'report.json').exists()
-    assert 'fp32' in captured.out
+    assert captured.out == '' and captured.err.count('error: ') == 1
+    assert '`weight_decay` must be 0 or more, got -1.0' in captured.err
+    assert not out.exists()
 
   def test_reports_do_not_wait_for_all(self, out, template, monkeypatch):
     template = f'{template}:gcn,fp32,lorap'
@@ -227,8 +227,9 @@ class TestMain:
     assert sweep.main([str(out), template, *fields]) == 0
     assert len(list(out.glob('*/report.json'))) == 3
 
+  @pytest.mark.usefixtures('any_rate')
   def test_no_table_if_all_fail(self, out, template, capsys):
-    assert sweep.main([str(out), template, 'optim.weight_decay=-1.0']) == 1
+    assert sweep.main([str(out), template, 'optim.learning_rate=1e38']) == 1
     captured = capsys.readouterr()
     assert captured.out == '' and captured.err.count('error: ') == 1
 

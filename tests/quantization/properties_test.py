@@ -204,9 +204,14 @@ def test_running_ranges(rule, count):
   def holds(batches, rows):
     eager, jit = follow(rule)
     low, high, initialized = jit(batches, rows)
-    same(
-      eager(jnp.asarray(batches), jnp.asarray(rows)), (low, high, initialized)
-    )
+    # Compiled, a momentum's product and sum may be rounded once.
+    ulp = 0 if rule == 'extreme' else 2.0**-23
+    for found, value in zip(
+      eager(jnp.asarray(batches), jnp.asarray(rows)),
+      (low, high, initialized),
+      strict=True,
+    ):
+      np.testing.assert_allclose(found, value, rtol=ulp, atol=0)
     seen = np.concatenate(
       [x[m[:, 0]] for x, m in zip(batches, rows, strict=True)]
     )

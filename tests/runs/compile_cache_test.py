@@ -5,6 +5,10 @@ import sys
 import pytest
 
 PROGRAM = """
+import os
+os.environ["GLIBC_TUNABLES"] = ""
+from lorap_jax import _process
+_process.set_up()
 import jax, jax.numpy as jnp
 from lorap_jax.runs.compile_cache import keep_programs
 keep_programs()
@@ -13,13 +17,14 @@ print(jax.config.jax_persistent_cache_min_compile_time_secs)
 """
 THRESHOLD = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
 FOLDER = 'JAX_COMPILATION_CACHE_DIR'
+LOG_LEVEL = 'TF_CPP_MIN_LOG_LEVEL'  # JAX sets it where it is imported.
 
 
 @pytest.fixture
 def run(tmp_path):
   def call(**variables):
     own = dict(os.environ, LORAP_JAX_CACHE=str(tmp_path / 'own'))
-    for name in (THRESHOLD, FOLDER):
+    for name in (THRESHOLD, FOLDER, LOG_LEVEL):
       own.pop(name, None)
     done = subprocess.run(
       [sys.executable, '-c', PROGRAM],
