@@ -21,7 +21,7 @@ from benchmarks import (
   timing,
 )
 from configs import cora, mnist
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.runs import settings
 
 # 2026-11: torch_geometric 2.8 calls what torch 2.13 deprecates.
@@ -144,7 +144,7 @@ def test_all_cells_have_the_network_of_the_first():
   assert cora.get_config('gcn,mixq,lorap').model.features == 128
   assert config.model.features == 16
   chosen = settings.from_config(config)
-  assert chosen.scheme == schemes.MixQ(points=schemes.MIXQ_POINTS['gcn'])
+  assert chosen.scheme == methods.MixQ(points=methods.MIXQ_POINTS['gcn'])
 
 
 def test_steps_go_on():

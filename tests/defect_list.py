@@ -56,7 +56,7 @@ _QUANTIZERS = (
   Defect(
     'affine_range_sees_protected_rows',
     'quantizers',
-    'nn/quantizers/affine.py',
+    'nn/methods/qat.py',
     'self._batch_range(x, mask if keep is None else mask & ~keep),',
     'self._batch_range(x, mask),',
     (
@@ -93,8 +93,8 @@ _QUANTIZERS = (
     'a2q_bits_gradient_takes_the_sign_of_the_scale',
     'quantizers',
     'quantization/a2q.py',
-    'db = jnp.where(bits < 0, -db, db)',
-    'db = jnp.where(scale < 0, -db, db)',
+    'jnp.where(bits < 0, -db, db)',
+    'jnp.where(scale < 0, -db, db)',
     ('quantization/a2q_test.py::TestGradient::test_signs_are_chained',),
   ),
   Defect(

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax import graphs
-from lorap_jax.nn import schemes, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods
+from lorap_jax.nn.quantized import Quantized, Rows
 
 REAL, EDGES = 22, 58  # Nodes and edges of the batch that are not padding.
 BUDGET = graphs.Budget(28, 64, 7, 16)
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Unquantized(schemes.FP32):
+class Unquantized(methods.FP32):
   """Full precision, summed as a scheme with quantized edges is."""
 
   edge_weights: bool = False
@@ -150,7 +150,7 @@ def _on_quantizer(note):
     out = function(*args, **kwargs)
     # A network's own methods return quantized tensors as well.
     called = context.method_name == '__call__'
-    if called and isinstance(out, telemetry.Quantized):
+    if called and isinstance(out, Quantized):
       note(context.module, args[0], kwargs['rows'], out)
     return out
 

@@ -9,7 +9,7 @@ import layers
 import numpy as np
 
 from lorap_jax.models import gat, gcn, gin, network
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 
 BACKBONES = {
   'gcn': gcn.GCN(),
@@ -32,7 +32,7 @@ def batch_of(larger=False):
 def make(backbone='gcn', scheme=None, **changes):
   fields = {'outputs': 3, 'features': 6, 'num_layers': 2, **changes}
   return network.Network(
-    backbone=BACKBONES[backbone], scheme=scheme or schemes.FP32(), **fields
+    backbone=BACKBONES[backbone], scheme=scheme or methods.FP32(), **fields
   )
 
 

@@ -7,18 +7,18 @@ from typing import Any
 import flax.linen as nn
 
 from lorap_jax.models import gat, gcn, gin, network
-from lorap_jax.nn import prompts, schemes
+from lorap_jax.nn import methods, prompts
 
 SCHEMES = {
-  'fp32': schemes.FP32,
-  'qat': schemes.QAT,
-  'dq': schemes.DegreeQuant,
-  'a2q': schemes.A2QGraph,
-  'mixq_search': schemes.MixQSearch,
-  'mixq': schemes.MixQ,
+  'fp32': methods.FP32,
+  'qat': methods.QAT,
+  'dq': methods.DegreeQuant,
+  'a2q': methods.A2QGraph,
+  'mixq_search': methods.MixQSearch,
+  'mixq': methods.MixQ,
 }
 # Those of data whose nodes have labels.
-NODE_SCHEMES = {**SCHEMES, 'a2q': schemes.A2QNode}
+NODE_SCHEMES = {**SCHEMES, 'a2q': methods.A2QNode}
 BACKBONES = {'gcn': gcn.GCN, 'gin': gin.GIN, 'gat': gat.GAT}
 _CHOICES = {
   'encoder': ('none', 'dense', 'embedding'),
@@ -31,7 +31,7 @@ _CHOICES = {
 
 def create_scheme(
   values: Mapping[str, Any], *, level: str = 'graph'
-) -> schemes.Scheme:
+) -> methods.Scheme:
   """The scheme that `name` says.
 
   Args:
@@ -73,7 +73,7 @@ def create_model(
   values: Mapping[str, Any],
   *,
   outputs: int,
-  scheme: schemes.Scheme,
+  scheme: methods.Scheme,
   prompt: prompts.PromptSpec,
 ) -> nn.Module:
   """The network whose backbone `name` says.

@@ -4,7 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from lorap_jax.nn import conv, prompts, schemes
+from lorap_jax.nn import conv, methods, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GAT:
     index: int,
     last: bool,
     features: int,
-    scheme: schemes.Scheme,
+    scheme: methods.Scheme,
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 
-from lorap_jax.nn import conv, prompts, schemes
+from lorap_jax.nn import conv, methods, prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GCN:
     index: int,
     last: bool,
     features: int,
-    scheme: schemes.Scheme,
+    scheme: methods.Scheme,
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:

@@ -11,14 +11,12 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import (
   linear,
+  methods,
   norm,
   prompts,
   protection,
-  quantizers,
-  schemes,
 )
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn.quantized import Quantized, Rows
 
 Encoder = Literal['none', 'dense', 'embedding']
 Pool = Literal['none', 'mean', 'sum', 'max']
@@ -52,7 +50,7 @@ class Backbone(Protocol):
     index: int,
     last: bool,
     features: int,
-    scheme: schemes.Scheme,
+    scheme: methods.Scheme,
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:
@@ -109,7 +107,7 @@ class Network(nn.Module):
 
   outputs: int
   backbone: Backbone
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   prompt: prompts.PromptSpec = prompts.PromptSpec()
   features: int = 110
   num_layers: int = 4
@@ -179,7 +177,7 @@ class Network(nn.Module):
       x = node_prompt(x, rows=rows)
     if self.encoder == 'dense':
       if self.encoder_operand == 'int8':
-        x = schemes.quantize(schemes.QAT(bits=8), 'input', x, rows=rows)
+        x = methods.quantize(methods.QAT(bits=8), 'input', x, rows=rows)
       layer = linear.QuantDense(
         self.features,
         self.scheme,
@@ -189,14 +187,14 @@ class Network(nn.Module):
       x = layer(x, rows=rows)
     if self.encoder == 'none':
       x = self._drop(self.input_dropout, x, rows.train)
-      x = schemes.run_quantizer(quantizer, 'features', x, rows=rows)
+      x = methods.run_quantizer(quantizer, 'features', x, rows=rows)
     return x
 
   def _of_raw_features(self) -> nn.Module | None:
     """What acts on raw features that enter a convolution."""
     if self.scheme.edge_messages and self.backbone.sums_first:
       # The messages of the edges are these features, and quantized as such.
-      return quantizers.Identity(name='features')
+      return methods.Identity(name='features')
     return self.scheme.quantizer('features', non_negative=False)
 
   def _takes_all(self, node_prompt: Any, quantizer: Any) -> bool:
@@ -208,7 +206,7 @@ class Network(nn.Module):
     prompted = node_prompt is not None
     if prompted and self.input_dropout > 0:
       return True
-    if isinstance(quantizer, quantizers.Identity | None):
+    if isinstance(quantizer, methods.Identity | None):
       return False
     if prompted and not node_prompt.uniform:
       return True

@@ -8,7 +8,7 @@ the module's fields:
 
 A mapping names every parameter of the module itself. A text is the group of
 all of them, and of those of modules inside that declare nothing. So a network
-is `base` but for what says otherwise, and `schemes.quantize` refuses a
+is `base` but for what says otherwise, and `methods.quantize` refuses a
 quantizer that does not.
 """
 

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from lorap_jax._matmul import matmul
 from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import schemes, telemetry
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn import methods, telemetry
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 
 
 class QuantDense(nn.Module):
@@ -28,9 +27,9 @@ class QuantDense(nn.Module):
   """
 
   features: int
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   non_negative: bool = False
-  point: schemes.Point = 'input'
+  point: methods.Point = 'input'
   use_bias: bool = True
   glorot: bool = False
 
@@ -48,7 +47,7 @@ class QuantDense(nn.Module):
     Returns:
       [n, features].
     """
-    x = schemes.quantize(
+    x = methods.quantize(
       self.scheme, self.point, x, rows=rows, non_negative=self.non_negative
     )
     width = x.values.shape[1]
@@ -58,7 +57,7 @@ class QuantDense(nn.Module):
       glorot_uniform if self.glorot else fan_in,
       (width, self.features),
     )
-    weight = schemes.quantize(
+    weight = methods.quantize(
       self.scheme, 'weight', kernel, rows=Rows(train=rows.train)
     )
     y = matmul(x.values, weight.values)
@@ -66,10 +65,10 @@ class QuantDense(nn.Module):
       start = nn.initializers.zeros if self.glorot else fan_in
       y += self.param('bias', start, (self.features,))[None, :]
     self._report(x, kernel, weight, rows)
-    return schemes.quantize(self.scheme, 'output', y, rows=rows).values
+    return methods.quantize(self.scheme, 'output', y, rows=rows).values
 
   def _report(self, x, kernel, weight, rows: Rows) -> None:
-    mask = telemetry.real_rows(x.values, rows)
+    mask = real_rows(x.values, rows)
     telemetry.report_product(self, x, weight.bits, mask, kernel.size)
     use_bias = self.use_bias and self.scheme.forms.dense_bias
     bias_bytes = 4 * self.features * use_bias

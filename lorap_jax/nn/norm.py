@@ -4,8 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import real_rows
+from lorap_jax.nn.quantized import Rows, real_rows
 
 _STATS = 'batch_stats'
 _MOMENTUM = 0.9

@@ -5,8 +5,8 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.schemes import Scheme
+from lorap_jax.nn.methods import Scheme
+from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import degree_quant
 
 

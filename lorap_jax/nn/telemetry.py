@@ -1,6 +1,6 @@
 """What a forward pass reports about its bits and its cost.
 
-Layers `sow` these records into the collection `telemetry`: `schemes.quantize`
+Layers `sow` these records into the collection `telemetry`: `methods.quantize`
 one for each feature tensor, layers and prompts one for each product and sum.
 jit removes them from a program that does not read them. `training/accounting`
 turns them into average bits, bytes and bit operations.
@@ -16,40 +16,11 @@ import jraph
 
 from lorap_jax._typing import Array
 from lorap_jax.graphs import SparseRows
-from lorap_jax.nn.rows import Rows
-from lorap_jax.quantization.bit_budget import BitUsage
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 
 COLLECTION = 'telemetry'
 # The collection of `bit_budget.BitUsage`, by point of the tensor.
 BIT_USAGE = 'bit_usage'
-FULL_BITS = 32.0
-
-
-class Quantized(NamedTuple):
-  """A tensor on its way to a product, with the width it is stored in.
-
-  Attributes:
-    values: [n, f], on the grid of its quantizer; `graphs.SparseRows` where
-      that are raw features of few nonzeros.
-    bits: bits per element, [n, 1] or a scalar; 32 for full precision.
-    metadata_bytes: what the quantizer stores beside the codes, once.
-    row_metadata_bits: what it stores beside the codes of each row.
-    usage: of learned bits that a penalty may reach, else None.
-    bounds: the smallest and the largest value of the grid, broadcast to
-      [n, f]; None without a grid. For the report.
-  """
-
-  values: Array
-  bits: Array | float = FULL_BITS
-  metadata_bytes: int = 0
-  row_metadata_bits: int = 0
-  usage: BitUsage | None = None
-  bounds: tuple[Array, Array] | None = None
-
-
-def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
-  """The mask [n, 1] of x, all True where `rows` has none."""
-  return jnp.ones((x.shape[0], 1), bool) if rows.mask is None else rows.mask
 
 
 @flax.struct.dataclass
@@ -57,7 +28,7 @@ class FeatureReport:
   """One feature tensor [n, f] at one quantization point.
 
   Attributes:
-    point: the point's name, see `schemes.Point`.
+    point: the point's name, see `methods.Point`.
     bits: stored bits per element of each row [n].
     error: sum of squared quantization errors of each row [n].
     energy: sum of squares of each row before quantization [n].

@@ -22,24 +22,8 @@ node learn that no label reaches.
 Non-negative data uses the same formula with one bit more, and is reported as
 b - 1.
 
-Differs from the published code (github.com/weihai-98/A-2Q) by default;
-`a2q_rule(level, tensor, published=True)` computes what that code computes,
-forward and gradients:
-
-1. Bits are clamped to [2, 8]. The published rules have no clamp: b^ = 1 gives
-   qmax = 0 and erases the row, b^ = 0 gives qmax = -1/2, and its two in-place
-   clips then map every element to +-s.
-2. ds and db carry d|s|/ds and d|b|/db. The published code takes |s| and |b| in
-   the forward pass only.
-3. The clipped set uses |s| qmax. The published graph-level weight and message
-   rules use s qmax with the signed s, so that a scale which turned negative
-   marks every element as clipped.
-4. A scale below 1e-20 is read as 1e-20 instead of dividing by 0.
-5. dx = 0 for clipped elements, which do not change x^. The published code means
-   to mask them, but tests the already clipped ratio, so that its mask only ever
-   acts at b^ = 0, and passes dx = dy, which has no bound for what moves x: a
-   prompt on the nodes can run off to where everything is clipped.
-   `gradient='plain'` keeps that.
+By default it differs from the published code (github.com/weihai-98/A-2Q),
+whose arithmetic `a2q_published` has, and a list of what differs.
 
 | their name                     | ours                  |
 |--------------------------------|-----------------------|
@@ -56,7 +40,7 @@ References:
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +48,36 @@ import jax.numpy as jnp
 from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
-_LN2 = 0.6931471805599453
+LN2 = 0.6931471805599453
 _MIN_SCALE = 1e-20  # Times a code and a gradient it is a number yet.
 
 Level = Literal['node', 'graph']
+Tensor = Literal['feature', 'message', 'weight']
 Gradient = Literal['clipped', 'plain']
+Reduction = Literal['task', 'local']
+
+
+class Parts(NamedTuple):
+  """What the forward and the backward pass both need.
+
+  Attributes:
+    scale: the step |s|.
+    qmax: largest code.
+    threshold: C is where |x| exceeds it.
+    ratio: x / |s| after the clip [n, f].
+    codes: q [n, f].
+  """
+
+  scale: Array
+  qmax: Array
+  threshold: Array
+  ratio: Array
+  codes: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How one kind of A2Q quantizer computes its bits and its gradients.
+  """How one kind of A2Q quantizer computes its codes and its gradients.
 
   Attributes:
     scale_grad: `task` or `local`, the reduction for ds.
@@ -81,69 +85,103 @@ class Rule:
     min_bits: lower clamp on round(|b|), None for no clamp.
     max_bits: upper clamp on round(|b|), None for no clamp.
     clip_input_grad: dx = 0 on C; False passes dy through.
-    signed_threshold: C compares |x| with s qmax, sign of s kept.
-    chain_sign: multiply ds by sign(s) and db by sign(b); with it the rest is
-      as corrected, too.
-    aliased_mask: the mask of the published backward, which acts at b^ = 0
-      only, and there zeroes dx and the dy inside the task sums alike.
-    scale_sign: `x` or `ratio`, whose sign enters D_s on C. They differ at
-      b^ = 0 only, where the published clips leave the ratio at +1/2.
-    bits_sign: the same for D_b.
   """
 
-  scale_grad: Literal['task', 'local']
-  bits_grad: Literal['task', 'local']
+  scale_grad: Reduction
+  bits_grad: Reduction
   min_bits: int | None = 2
   max_bits: int | None = 8
   clip_input_grad: bool = True
-  signed_threshold: bool = False
-  chain_sign: bool = True
-  aliased_mask: bool = False
-  scale_sign: Literal['x', 'ratio'] = 'x'
-  bits_sign: Literal['x', 'ratio'] = 'x'
+
+  def parts(self, x: Array, scale: Array, bits: Array) -> Parts:
+    """The codes, and what they were computed from."""
+    qmax = self.largest_code(x, bits)
+    step = jnp.maximum(jnp.abs(scale), _MIN_SCALE)
+    threshold = qmax * step
+    size = jnp.minimum(numerics.divide(jnp.abs(x), step), qmax)
+    codes = jnp.floor(size + 0.5)
+    with_sign = lambda t: jnp.where(x < 0, -t, t)
+    return Parts(step, qmax, threshold, with_sign(size), with_sign(codes))
+
+  def largest_code(self, x: Array, bits: Array) -> Array:
+    """qmax, of the type of x."""
+    qmax = numerics.symmetric_qmax(
+      round_bits(bits, min_bits=self.min_bits, max_bits=self.max_bits)
+    ).astype(x.dtype)
+    if qmax.shape[1] > 1:  # One for each row stays out of the inner loop.
+      qmax = numerics.computed_once(qmax)
+    return qmax
+
+  def gradients(
+    self, x: Array, y: Array, scale: Array, bits: Array, mask: Array, dy: Array
+  ) -> tuple[Array, Array, Array]:
+    """(dx, ds, db) for the upstream gradient dy of y = x^."""
+    parts = self.parts(x, scale, bits)
+    clipped = ~(jnp.abs(x) <= parts.threshold)
+    dx = numerics.pass_where(~clipped, dy) if self.clip_input_grad else dy
+    axes = tuple(i for i in (0, 1) if scale.shape[i] == 1)
+    if self.scale_grad == self.bits_grad == 'task' and axes == (1,):
+      ds, db = _row_sums(x, y, dy, clipped, parts)
+    else:
+      sign = jnp.sign(x)
+      d_scale = jnp.where(clipped, sign * parts.qmax, parts.codes - parts.ratio)
+      d_bits = jnp.where(clipped, sign * slope(parts), 0)
+      ds, db = self.reduce(x, dy, mask, parts, axes, d_scale, d_bits)
+    return (
+      dx,
+      jnp.where(scale < 0, -ds, ds),
+      jnp.where(bits < 0, -db, db),
+    )
+
+  def reduce(
+    self,
+    x: Array,
+    dy: Array,
+    mask: Array,
+    parts: Parts,
+    axes: tuple[int, ...],
+    d_scale: Array,
+    d_bits: Array,
+  ) -> tuple[Array, Array]:
+    """D_s and D_b reduced over the axes as this rule says."""
+    x_hat = parts.codes * parts.scale
+    # As a comparison, because x_hat - x may be contracted to one fused
+    # multiply-add, whose sign is not that of the rounded difference.
+    error_sign = (x_hat > x).astype(x.dtype) - (x_hat < x).astype(x.dtype)
+    weights = mask.astype(x.dtype).T
+
+    def reduced(kind: str, derivative: Array) -> Array:
+      values = (dy if kind == 'task' else error_sign) * derivative
+      if 0 in axes:
+        # A row times a matrix: XLA's CPU column sums are slow behind a fusion.
+        values = weights @ values
+      total = jnp.sum(values, 1, keepdims=True) if 1 in axes else values
+      if kind == 'task':
+        return total
+      rows = jnp.maximum(jnp.sum(weights), 1) if 0 in axes else 1
+      return total / (rows * (x.shape[1] if 1 in axes else 1))
+
+    return (
+      reduced(self.scale_grad, d_scale),
+      reduced(self.bits_grad, d_bits),
+    )
 
 
-_TASK = Rule(scale_grad='task', bits_grad='task')
-_LOCAL = Rule(scale_grad='local', bits_grad='local')
-_MIXED = Rule(scale_grad='local', bits_grad='task')
-
-_RULES = {
-  ('node', 'feature'): _LOCAL,
-  ('node', 'message'): _LOCAL,
-  ('node', 'weight'): _TASK,
-  ('graph', 'feature'): _TASK,
-  ('graph', 'message'): _MIXED,
-  ('graph', 'weight'): _TASK,
-}
-
-_UNCORRECTED: dict[str, Any] = {
-  'min_bits': None,
-  'max_bits': None,
-  'clip_input_grad': False,
-  'chain_sign': False,
-}
-_PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
-  ('node', 'feature'): {'aliased_mask': True, 'scale_sign': 'ratio'},
-  ('node', 'message'): {'aliased_mask': True, 'scale_sign': 'ratio'},
-  ('node', 'weight'): {
-    'aliased_mask': True,
-    'scale_sign': 'ratio',
-    'bits_sign': 'ratio',
-  },
-  ('graph', 'feature'): {'aliased_mask': True},
-  ('graph', 'message'): {'signed_threshold': True, 'bits_sign': 'ratio'},
-  ('graph', 'weight'): {'signed_threshold': True, 'bits_sign': 'ratio'},
+# Reductions of ds and db.
+REDUCTIONS: dict[tuple[Level, Tensor], tuple[Reduction, Reduction]] = {
+  ('node', 'feature'): ('local', 'local'),
+  ('node', 'message'): ('local', 'local'),
+  ('node', 'weight'): ('task', 'task'),
+  ('graph', 'feature'): ('task', 'task'),
+  ('graph', 'message'): ('local', 'task'),
+  ('graph', 'weight'): ('task', 'task'),
 }
 
 
 def a2q_rule(
-  level: Level,
-  tensor: Literal['feature', 'message', 'weight'],
-  *,
-  published: bool = False,
-  gradient: Gradient = 'clipped',
+  level: Level, tensor: Tensor, *, gradient: Gradient = 'clipped'
 ) -> Rule:
-  """The gradient rule of one A2Q quantizer.
+  """The rule of one A2Q quantizer.
 
   | level, tensor  | parameters            | ds    | db    |
   |----------------|-----------------------|-------|-------|
@@ -157,10 +195,7 @@ def a2q_rule(
   Args:
     level: node-level (one graph) or graph-level (many graphs) task.
     tensor: what is quantized. `message` is what is summed over neighbours.
-    published: True for the published code's arithmetic, its bugs included
-      (see the module docstring), False for the corrected default.
-    gradient: `clipped` stops dx at clipped elements, `plain` passes it; of
-      no effect if published.
+    gradient: `clipped` stops dx at clipped elements, `plain` passes it.
 
   Returns:
     The rule, to be passed to `fake_quant`.
@@ -168,7 +203,7 @@ def a2q_rule(
   Raises:
     ValueError: unknown level, tensor or gradient.
   """
-  if (level, tensor) not in _RULES:
+  if (level, tensor) not in REDUCTIONS:
     raise ValueError(
       f'no A2Q rule for level={level!r}, tensor={tensor!r}; use level '
       "'node' or 'graph' and tensor 'feature', 'message' or 'weight'"
@@ -177,12 +212,8 @@ def a2q_rule(
     raise ValueError(
       f"`gradient` must be 'clipped' or 'plain', got {gradient!r}"
     )
-  rule = _RULES[level, tensor]
-  if published:
-    return dataclasses.replace(
-      rule, **_UNCORRECTED, **_PUBLISHED[level, tensor]
-    )
-  return dataclasses.replace(rule, clip_input_grad=gradient == 'clipped')
+  of_scale, of_bits = REDUCTIONS[level, tensor]
+  return Rule(of_scale, of_bits, clip_input_grad=gradient == 'clipped')
 
 
 def with_sign_bit(rule: Rule, extra: int) -> Rule:
@@ -220,39 +251,6 @@ def round_bits(
   return jnp.clip(jnp.round(jnp.abs(bits)), min_bits, max_bits)
 
 
-class _Parts(NamedTuple):
-  """What the forward and the backward pass both need."""
-
-  scale: Array  # |s|, > 0 unless published
-  qmax: Array
-  threshold: Array
-  ratio: Array  # x / |s| after both clips
-  codes: Array
-
-
-def _parts(x: Array, scale: Array, bits: Array, rule: Rule) -> _Parts:
-  qmax = numerics.symmetric_qmax(
-    round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
-  ).astype(x.dtype)
-  if qmax.shape[1] > 1:  # One for each row stays out of the inner loop.
-    qmax = numerics.computed_once(qmax)
-  step = jnp.abs(scale)
-  if rule.chain_sign:  # The published code divides by a scale of 0.
-    step = jnp.maximum(step, _MIN_SCALE)
-  threshold = qmax * (scale if rule.signed_threshold else step)
-  if rule.min_bits is not None:  # qmax > 0
-    size = jnp.minimum(numerics.divide(jnp.abs(x), step), qmax)
-    codes = jnp.floor(size + 0.5)
-    with_sign = lambda t: jnp.where(x < 0, -t, t)
-    return _Parts(step, qmax, threshold, with_sign(size), with_sign(codes))
-  # Two clips in this order, as published: they differ from one at qmax < 0.
-  ratio = numerics.divide(x, step)
-  ratio = jnp.where(ratio > qmax, qmax, ratio)
-  ratio = jnp.where(ratio < -qmax, -qmax, ratio)
-  codes = jnp.floor(jnp.abs(ratio) + 0.5) * jnp.sign(x)
-  return _Parts(step, qmax, threshold, ratio, codes)
-
-
 def quantize(
   x: Float[Array, 'n f'],
   scale: Float[Array, 'a b'],
@@ -271,7 +269,7 @@ def quantize(
   Returns:
     int32 codes; x^ = |scale| * codes.
   """
-  return _parts(x, scale, bits, rule).codes.astype(jnp.int32)
+  return rule.parts(x, scale, bits).codes.astype(jnp.int32)
 
 
 def fake_quant(
@@ -319,7 +317,7 @@ def fake_quant(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _fake_quant(x, scale, bits, mask, rule):
   del mask
-  parts = _parts(x, scale, bits, rule)
+  parts = rule.parts(x, scale, bits)
   return parts.codes * parts.scale
 
 
@@ -330,27 +328,18 @@ def _fake_quant_fwd(x, scale, bits, mask, rule):
 
 def _fake_quant_bwd(rule, residuals, dy):
   x, y, scale, bits, mask = residuals
-  parts = _parts(x, scale, bits, rule)
-  clipped = ~(jnp.abs(x) <= parts.threshold)
-  dx = dy
-  if rule.clip_input_grad:
-    dx = numerics.pass_where(~clipped, dy)
-  elif rule.aliased_mask:
-    live = (parts.ratio >= -parts.qmax) & (parts.ratio <= parts.qmax)
-    dx = dy = jnp.where(live, dy, 0)
-  axes = tuple(i for i in (0, 1) if scale.shape[i] == 1)
-  corrected_task = rule.chain_sign and rule.scale_grad == 'task'
-  if corrected_task and rule.bits_grad == 'task' and axes == (1,):
-    ds, db = _row_sums(x, y, dy, clipped, parts)
-  else:
-    ds, db = _sums(x, dy, mask, clipped, parts, rule, axes)
-  if rule.chain_sign:
-    ds = jnp.where(scale < 0, -ds, ds)
-    db = jnp.where(bits < 0, -db, db)
-  return dx, ds, db, None
+  return *rule.gradients(x, y, scale, bits, mask, dy), None
 
 
-def _row_sums(x, y, dy, clipped, parts: _Parts):
+_fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)
+
+
+def slope(parts: Parts) -> Array:
+  """|D_b| on C."""
+  return (parts.qmax + 1) * LN2 * parts.scale
+
+
+def _row_sums(x, y, dy, clipped, parts: Parts):
   """sum_j dy_j D_j of rows, without writing D_s and D_b out.
 
   s D_s is x^ on C and x^ - x off C, and D_b is x^ (qmax + 1) ln(2) / qmax on C.
@@ -360,35 +349,4 @@ def _row_sums(x, y, dy, clipped, parts: _Parts):
   on_c = jnp.sum((dy - off) * y, 1, keepdims=True)
   off_c = jnp.sum(off * (y - x), 1, keepdims=True)
   ds = (on_c + off_c) / parts.scale
-  return ds, on_c * ((parts.qmax + 1) * _LN2 / parts.qmax)
-
-
-def _sums(x, dy, mask, clipped, parts: _Parts, rule: Rule, axes):
-  """The sums of all other rules and shapes, before the signs of s and b."""
-  x_hat = parts.codes * parts.scale
-  # As a comparison, because x_hat - x may be contracted to one fused
-  # multiply-add, whose sign is not that of the rounded difference.
-  sign_of = {'x': jnp.sign(x), 'ratio': jnp.sign(parts.ratio)}
-  error_sign = (x_hat > x).astype(x.dtype) - (x_hat < x).astype(x.dtype)
-  d_scale = jnp.where(
-    clipped, sign_of[rule.scale_sign] * parts.qmax, parts.codes - parts.ratio
-  )
-  slope = (parts.qmax + 1) * _LN2 * parts.scale
-  d_bits = jnp.where(clipped, sign_of[rule.bits_sign] * slope, 0)
-  weights = mask.astype(x.dtype).T
-
-  def reduce(kind, derivative):
-    values = (dy if kind == 'task' else error_sign) * derivative
-    if 0 in axes:
-      # A row times a matrix: XLA's CPU column sums are slow behind a fusion.
-      values = weights @ values
-    total = jnp.sum(values, 1, keepdims=True) if 1 in axes else values
-    if kind == 'task':
-      return total
-    rows = jnp.maximum(jnp.sum(weights), 1) if 0 in axes else 1
-    return total / (rows * (x.shape[1] if 1 in axes else 1))
-
-  return reduce(rule.scale_grad, d_scale), reduce(rule.bits_grad, d_bits)
-
-
-_fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)
+  return ds, on_c * ((parts.qmax + 1) * LN2 / parts.qmax)

@@ -129,7 +129,7 @@ def _model() -> config_dict.ConfigDict:
 
 
 def _scheme() -> config_dict.ConfigDict:
-  """Fields of all schemes; their defaults are in `lorap_jax.nn.schemes`."""
+  """Fields of all schemes; their defaults are in `lorap_jax.nn.methods`."""
   return _group(
     name='a2q',  # fp32, qat, dq, a2q or mixq.
     bits=int,  # 4. MixQ finds its own.

@@ -14,7 +14,7 @@ import numpy as np
 from lorap_jax._typing import Array
 from lorap_jax.data import NodeDataset, pipeline
 from lorap_jax.graphs import Batch
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.runs import result, settings, side_by_side
 from lorap_jax.runs.run import Run
 from lorap_jax.training import history, steps
@@ -42,7 +42,7 @@ class Carry(NamedTuple):
 
 def _epochs(
   model: nn.Module,
-  scheme: schemes.Scheme,
+  scheme: methods.Scheme,
   selection: history.Selection,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
   """`make_epochs` as a pure function."""
@@ -79,7 +79,7 @@ def _epochs(
 @functools.lru_cache(steps.NUM_PROGRAMS)
 def make_epochs(
   model: nn.Module,
-  scheme: schemes.Scheme,
+  scheme: methods.Scheme,
   selection: history.Selection,
   *,
   joint: bool = False,

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from lorap_jax._version import __version__
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.quantization import a2q_groups
 from lorap_jax.runs import workdir
 from lorap_jax.training import accounting, findings, history, steps, xray
@@ -124,7 +124,7 @@ def finish(run: Any) -> dict[str, Any]:
     'config': run.settings.config,
   }
   scheme = run.settings.scheme
-  if isinstance(scheme, schemes.MixQSearch):
+  if isinstance(scheme, methods.MixQSearch):
     report['assignment'] = state_lib.chosen_bits(
       state.params, run.labels, scheme.candidates
     )
@@ -145,7 +145,7 @@ def _cost(run: Any, sums: Any, fixed: Any) -> dict[str, Any]:
   cost['average_bits']['published_print_out'] = _published_bits(
     run.state.params, run.labels
   )
-  if isinstance(scheme, schemes.MixQ) and scheme.assignment:
+  if isinstance(scheme, methods.MixQ) and scheme.assignment:
     cost['mixq'] = accounting.mixq_cost(
       sums, dict(scheme.assignment), num_graphs=count
     )

@@ -13,7 +13,7 @@ from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.data.containers import dataset
 from lorap_jax.graphs import layout
 from lorap_jax.models import factory
-from lorap_jax.nn import prompts, schemes
+from lorap_jax.nn import methods, prompts
 from lorap_jax.runs import datasets, fields
 from lorap_jax.training import tasks
 from lorap_jax.training.optimizer import OptimizerConfig
@@ -36,7 +36,7 @@ class Settings:
   """
 
   config: dict[str, Any]
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   prompt: prompts.PromptSpec
   optimizer: OptimizerConfig
   train: TrainConfig
@@ -225,11 +225,11 @@ def _settings(values: dict[str, Any], level: str) -> Settings:
 
 def _scheme(
   values: dict[str, Any], backbone: str, level: str
-) -> tuple[schemes.Scheme, dict[str, Any]]:
+) -> tuple[methods.Scheme, dict[str, Any]]:
   """The scheme of config.scheme, and its fields with the values in force."""
   values, name = dict(values), values['name']
   if name in ('mixq', 'mixq_search') and values['points'] is None:
-    values['points'] = schemes.MIXQ_POINTS[backbone]
+    values['points'] = methods.MIXQ_POINTS[backbone]
   if name == 'a2q' and level == 'node' and values['node_messages'] is None:
     values['node_messages'] = backbone == 'gat'
   in_force = {'name': name}

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.schemes import Point
+from lorap_jax.nn.methods import Point
 from lorap_jax.quantization import mixq_search
 
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.

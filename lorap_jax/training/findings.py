@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 
 _NEAR = 1e-3  # Bits.
 _NO_SCALE = 1e-12
@@ -33,7 +33,7 @@ def of_run(
   """
   points = report['points']
   lines = []
-  if isinstance(scheme, schemes.A2QGraph | schemes.A2QNode):
+  if isinstance(scheme, methods.A2QGraph | methods.A2QNode):
     bits = report['cost']['average_bits']['usage_weighted']
     if scheme.target_bits is None and bits >= scheme.bits - _NEAR:
       lines.append(

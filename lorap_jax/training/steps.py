@@ -11,7 +11,7 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
-from lorap_jax.nn import groups, prompts, schemes, telemetry
+from lorap_jax.nn import groups, methods, prompts, telemetry
 from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting
 from lorap_jax.training.optimizer import Rates, create_optimizer
@@ -54,7 +54,7 @@ Step = Callable[
 
 def train_step(
   model: nn.Module,
-  scheme: schemes.Scheme,
+  scheme: methods.Scheme,
   task: Task,
 ) -> Step:
   """One training step as a pure function.
@@ -162,7 +162,7 @@ def random_streams(state: TrainState) -> dict[str, Array]:
 @functools.lru_cache(NUM_PROGRAMS)
 def make_train_step(
   model: nn.Module,
-  scheme: schemes.Scheme,
+  scheme: methods.Scheme,
   task: Task,
 ) -> Step:
   """The jitted training step; the old state is donated.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.quantization import a2q, a2q_groups
+from lorap_jax.quantization import a2q, a2q_groups, a2q_published
 
 FOLDER = pathlib.Path(__file__).parent
 QUANTIZERS = [
@@ -28,7 +28,7 @@ def golden(name: str) -> dict[str, np.ndarray]:
 def run(level, tensor, *, jit):
   """Output and (dx, dscale, dbits), laid out as the published code has it."""
   case = golden(f'{level}_{tensor}')
-  rule = a2q.a2q_rule(level, tensor, published=True)
+  rule = a2q_published.published_rule(level, tensor)
   per_row = tensor == 'feature'
 
   def forward(x, scale, bits):

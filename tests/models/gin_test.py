@@ -9,12 +9,12 @@ import pytest
 
 from lorap_jax import graphs
 from lorap_jax.models import gin, network
-from lorap_jax.nn import prompts, schemes, telemetry
+from lorap_jax.nn import methods, prompts, telemetry
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
 LARGER = graphs.Budget(48, 96, 9, 16)
 REAL = 5  # graphs
-SCHEMES = {'fp32': schemes.FP32(), 'a2q': schemes.A2QGraph(num_groups=16)}
+SCHEMES = {'fp32': methods.FP32(), 'a2q': methods.A2QGraph(num_groups=16)}
 PROMPT = prompts.PromptSpec('gpf_lorap', num_prompts=4, rank=2)
 LIVE = dataclasses.replace(PROMPT, init='glorot', node_init='glorot')
 BOTH = pytest.mark.parametrize('scheme', list(SCHEMES))

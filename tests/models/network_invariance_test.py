@@ -10,14 +10,14 @@ import networks
 import numpy as np
 import pytest
 
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 
 ALL_BACKBONES = pytest.mark.parametrize('backbone', list(networks.BACKBONES))
 REAL = networks.REAL_GRAPHS
 SCHEMES = {
-  'fp32': schemes.FP32(),
-  'qat': schemes.QAT(bits=8),
-  'a2q': schemes.A2QGraph(bits=8, num_groups=8),
+  'fp32': methods.FP32(),
+  'qat': methods.QAT(bits=8),
+  'a2q': methods.A2QGraph(bits=8, num_groups=8),
 }
 
 

@@ -4,11 +4,11 @@ import networks
 import pytest
 
 from lorap_jax.models import gat, gcn, gin
-from lorap_jax.nn import prompts, schemes
+from lorap_jax.nn import methods, prompts
 
 ALL_BACKBONES = pytest.mark.parametrize('backbone', list(networks.BACKBONES))
-QAT = schemes.QAT(bits=4)
-A2Q = schemes.A2QGraph(num_groups=8)
+QAT = methods.QAT(bits=4)
+A2Q = methods.A2QGraph(num_groups=8)
 
 
 class TestParameters:
@@ -86,7 +86,7 @@ class TestParameters:
 
   def test_gin(self):
     """MixQ's search on one graph task, neighbours only."""
-    scheme = schemes.MixQSearch(
+    scheme = methods.MixQSearch(
       candidates=(4, 8), points=schemes.mixq.POINTS['gin']
     )
     model = networks.make(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.nn import prompts, schemes
+from lorap_jax.nn import methods, prompts
 from lorap_jax.training import steps
 
 WIDTH = 40
@@ -21,60 +21,60 @@ LORAP = prompts.PromptSpec('lorap', num_prompts=4, rank=2, init='glorot')
 # lattice as well, meets values half-way between codes: rounding decides.
 OFF_TIES = ('features', 'weight', 'update')
 SPARSE = {
-  'gcn_fp32': ('gcn', schemes.FP32(), prompts.PromptSpec()),
-  'gcn_a2q': ('gcn', schemes.A2QNode(), LORAP),
+  'gcn_fp32': ('gcn', methods.FP32(), prompts.PromptSpec()),
+  'gcn_a2q': ('gcn', methods.A2QNode(), LORAP),
   'gcn_qat': (
     'gcn',
-    schemes.QAT(points=('input', 'weight', 'message')),
+    methods.QAT(points=('input', 'weight', 'message')),
     prompts.PromptSpec(),
   ),
   'gcn_qat_features': (
     'gcn',
-    schemes.QAT(points=OFF_TIES),
+    methods.QAT(points=OFF_TIES),
     prompts.PromptSpec(),
   ),
   'gcn_symmetric_clipped': (
     'gcn',
-    schemes.QAT(points=OFF_TIES, symmetric=True, gradient='clipped_strict'),
+    methods.QAT(points=OFF_TIES, symmetric=True, gradient='clipped_strict'),
     LORAP,
   ),
   'gcn_degree_quant': (
     'gcn',
-    schemes.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
+    methods.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
     prompts.PromptSpec(),
   ),
-  'gat_fp32': ('gat', schemes.FP32(), LORAP),
-  'gat_a2q': ('gat', schemes.A2QNode(), prompts.PromptSpec()),
+  'gat_fp32': ('gat', methods.FP32(), LORAP),
+  'gat_a2q': ('gat', methods.A2QNode(), prompts.PromptSpec()),
   'gpf': (
     'gcn',
-    schemes.FP32(),
+    methods.FP32(),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
   'qat_of_gpf': (
     'gcn',
-    schemes.QAT(points=OFF_TIES),
+    methods.QAT(points=OFF_TIES),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
   'degree_quant_of_gpf': (
     'gcn',
-    schemes.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
+    methods.DegreeQuant(points=OFF_TIES, feature_percentile=0.0, low=0.4),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
-  'mixq': ('gcn', schemes.MixQ(), prompts.PromptSpec()),
+  'mixq': ('gcn', methods.MixQ(), prompts.PromptSpec()),
   'mixq_of_gpf': (
     'gcn',
-    schemes.MixQ(),
+    methods.MixQ(),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
-  'mixq_search': ('gcn', schemes.MixQSearch(), prompts.PromptSpec()),
+  'mixq_search': ('gcn', methods.MixQSearch(), prompts.PromptSpec()),
   'mixq_search_of_gpf': (
     'gcn',
-    schemes.MixQSearch(),
+    methods.MixQSearch(),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
   'gpf_plus': (
     'gat',
-    schemes.FP32(),
+    methods.FP32(),
     prompts.PromptSpec('gpf_plus', num_prompts=3, node_init='glorot'),
   ),
 }
@@ -191,16 +191,16 @@ class TestSparse:
 
 
 DENSE = {
-  'qat_per_column': ('gcn', {'scheme': schemes.QAT(per_column=True)}),
+  'qat_per_column': ('gcn', {'scheme': methods.QAT(per_column=True)}),
   'qat_of_gpf_plus': (
     'gcn',
-    {'scheme': schemes.QAT(), 'prompt': prompts.PromptSpec('gpf_plus')},
+    {'scheme': methods.QAT(), 'prompt': prompts.PromptSpec('gpf_plus')},
   ),
-  'degree_quant': ('gcn', {'scheme': schemes.DegreeQuant()}),
-  'mixq_published': ('gcn', {'scheme': schemes.MixQ(published=True)}),
+  'degree_quant': ('gcn', {'scheme': methods.DegreeQuant()}),
+  'mixq_published': ('gcn', {'scheme': methods.MixQ(published=True)}),
   'a2q_of_features': (
     'gat',
-    {'scheme': schemes.A2QNode(quantize_features=True)},
+    {'scheme': methods.A2QNode(quantize_features=True)},
   ),
   'dropped_prompt': (
     'gcn',
@@ -226,7 +226,7 @@ def test_dense_where_something_takes_every_element(name):
 
 
 def test_dense_form_is_not_in_the_program():
-  model = make(scheme=schemes.A2QNode(), input_dropout=0.5)
+  model = make(scheme=methods.A2QNode(), input_dropout=0.5)
 
   def loss(params, batch):
     out, _ = model.apply(
@@ -341,7 +341,7 @@ def test_networks_of_many_seeds_in_one_program(rate):
 def test_gradients_of_the_compiled_program():
   """XLA once wrote sums over what the same loop still gathered from."""
   prompt = prompts.PromptSpec('gpf', node_init='glorot')
-  model = make('gcn', schemes.MixQ(), prompt=prompt, norm=True)
+  model = make('gcn', methods.MixQ(), prompt=prompt, norm=True)
   batch = batches()[0]
   keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
   variables = model.init(keys, batch.graph, layout=batch.layout, train=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lorap_jax.models import gat
-from lorap_jax.nn import prompts, schemes
+from lorap_jax.nn import methods, prompts
 
 ALL_BACKBONES = pytest.mark.parametrize('backbone', list(networks.BACKBONES))
-QAT = schemes.QAT(bits=4)
+QAT = methods.QAT(bits=4)
 
 
 class InNumpy:
@@ -133,7 +133,7 @@ class TestFrame:
     """Its grid is the scheme's, one without negative codes, or 8 bits."""
     found = {}
     for operand in ('signed', 'non_negative', 'int8'):
-      scheme = schemes.A2QGraph(num_groups=4)
+      scheme = methods.A2QGraph(num_groups=4)
       model = networks.make('gin', scheme, encoder_operand=operand)
       variables = networks.variables_of(model)
       found[operand] = variables['params']['embedding']
@@ -146,7 +146,7 @@ class TestFrame:
   @pytest.mark.parametrize('backbone', ['gcn', 'gin'])
   def test_raw_features_are_quantized_once(self, backbone):
     """Where edges are quantized, as messages in a layer that sums first."""
-    scheme = schemes.QAT(edge_messages=True)
+    scheme = methods.QAT(edge_messages=True)
     names = networks.quantizers_of(
       networks.make(backbone, scheme, encoder='none')
     )

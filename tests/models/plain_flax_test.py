@@ -6,13 +6,13 @@ import networks
 import optax
 import pytest
 
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.quantization import a2q_groups
 
 SCHEMES = {
-  'a2q': schemes.A2QGraph(num_groups=4, memory_weight=1.0, memory_target=0.0),
-  'mixq': schemes.MixQSearch(points=schemes.OPERANDS),
-  'dq': schemes.DegreeQuant(),
+  'a2q': methods.A2QGraph(num_groups=4, memory_weight=1.0, memory_target=0.0),
+  'mixq': methods.MixQSearch(points=methods.OPERANDS),
+  'dq': methods.DegreeQuant(),
 }
 WRITTEN = ['quant_stats', 'batch_stats', 'memory', 'telemetry', 'bit_usage']
 

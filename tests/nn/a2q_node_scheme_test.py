@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import typing
 
 import helpers
@@ -6,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lorap_jax.nn import quantizers, schemes
+from lorap_jax.nn import methods
+from lorap_jax.quantization import a2q, a2q_published
 
-EACH_POINT = pytest.mark.parametrize('point', typing.get_args(schemes.Point))
+EACH_POINT = pytest.mark.parametrize('point', typing.get_args(methods.Point))
 
 
 class TestA2QNode:
-  SCHEME = schemes.A2QNode(
+  SCHEME = methods.A2QNode(
     bits=3,
     start='normal',
     memory_width=16,
-    published=True,
     gradient='plain',
     weight_start=(1.0, 0.1),
     feature_start=(2.0, 0.2),
@@ -26,15 +27,12 @@ class TestA2QNode:
   @pytest.mark.parametrize('non_negative', [False, True])
   @EACH_POINT
   def test_points(self, point, non_negative):
-    shared = {
-      'bits': 3,
-      'start': 'normal',
-      'published': True,
-      'gradient': 'plain',
-    }
+    rule = functools.partial(a2q.a2q_rule, 'node', gradient='plain')
+    shared = {'bits': 3, 'start': 'normal'}
     feature = (
-      quantizers.NodeQuantizer,
+      methods.NodeQuantizer,
       {
+        'rule': rule('feature'),
         'non_negative': non_negative,
         'normal': (2.0, 0.2),
         'fixed_bits': False,
@@ -42,9 +40,9 @@ class TestA2QNode:
       },
     )
     channel = (
-      quantizers.ChannelQuantizer,
+      methods.ChannelQuantizer,
       {
-        'level': 'node',
+        'rule': rule('weight'),
         'normal': (1.0, 0.1),
       },
     )
@@ -53,24 +51,33 @@ class TestA2QNode:
       'readout': feature,
       'aggregate': feature,
       'message': (
-        quantizers.ColumnQuantizer,
-        {'level': 'node', 'normal': (3.0, 0.3)},
+        methods.ColumnQuantizer,
+        {'rule': rule('message'), 'normal': (3.0, 0.3)},
       ),
       'logits': (
-        quantizers.ColumnQuantizer,
-        {'level': 'node', 'normal': (0.1, 0.1)},
+        methods.ColumnQuantizer,
+        {'rule': rule('message'), 'normal': (0.1, 0.1)},
       ),
       'weight': channel,
       'attention': channel,
     }
     module = self.SCHEME.quantizer(point, non_negative=non_negative)
     if point not in kinds:
-      only_reported = quantizers.Identity if point == 'features' else type(None)
+      only_reported = methods.Identity if point == 'features' else type(None)
       assert type(module) is only_reported
       return
     kind, fields = kinds[point]
     assert type(module) is kind
     assert helpers.fields_of(module) == {**shared, **fields}
+
+  @pytest.mark.parametrize(
+    'point, tensor',
+    [('input', 'feature'), ('message', 'message'), ('weight', 'weight')],
+  )
+  def test_published_rules(self, point, tensor):
+    scheme = dataclasses.replace(self.SCHEME, published=True)
+    module = scheme.quantizer(point, non_negative=False)
+    assert module.rule == a2q_published.published_rule('node', tensor)
 
   def test_options(self):
     changed = dataclasses.replace(
@@ -78,14 +85,14 @@ class TestA2QNode:
     )
     features = changed.quantizer('features', non_negative=False)
     message = changed.quantizer('message', non_negative=False)
-    assert type(features) is type(message) is quantizers.NodeQuantizer
+    assert type(features) is type(message) is methods.NodeQuantizer
     assert (features.fixed_bits, message.fixed_bits) == (False, True)
     assert (features.normal, message.normal) == ((2.0, 0.2), (3.0, 0.3))
     without = dataclasses.replace(changed, quantize_messages=False)
     assert without.quantizer('message', non_negative=False) is None
 
   def test_penalty(self):
-    scheme = schemes.A2QNode(memory_weight=0.5, memory_target=1.0)
+    scheme = methods.A2QNode(memory_weight=0.5, memory_target=1.0)
     value, grad = jax.value_and_grad(scheme.penalty)(jnp.float32(4))
     assert value == 4.5 and grad == 3
     assert scheme.penalty(jnp.float32(0.5)) == 0
@@ -100,4 +107,4 @@ class TestA2QNode:
   )
   def test_errors(self, values, message):
     with pytest.raises(ValueError, match=message):
-      schemes.A2QNode(**values)
+      methods.A2QNode(**values)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.nn import quantizers, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods, telemetry
+from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import affine, observers
 
 MASK = jnp.arange(10)[:, None] < 8
@@ -17,7 +17,7 @@ COLLECTIONS = ['quant_stats', telemetry.COLLECTION]
 
 
 def make(**changes):
-  return quantizers.AffineQuantizer(**{'bits': 4, 'signed': True, **changes})
+  return methods.AffineQuantizer(**{'bits': 4, 'signed': True, **changes})
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_report(x, per_column):
 
 def test_sparse_rows_move_the_range_as_dense_ones_do(key):
   """Their zeros count: after a negative value the minimum returns to 0."""
-  module = quantizers.AffineQuantizer(bits=4, signed=True, momentum=0.5)
+  module = methods.AffineQuantizer(bits=4, signed=True, momentum=0.5)
   dense = (
     np.float32([[0, -2, 0], [3, 0, 0]]),
     np.float32([[1, 0, 0], [0, 5, 0]]),
@@ -278,7 +278,7 @@ def test_sparse_rows_move_the_range_as_dense_ones_do(key):
 @pytest.mark.parametrize('masked', [False, True])
 def test_range_of_sparse_rows_with_a_prompt(key, masked):
   """The prompt of a full column is nowhere to be seen by itself."""
-  module = quantizers.AffineQuantizer(bits=4, signed=True)
+  module = methods.AffineQuantizer(bits=4, signed=True)
   x = np.float32([[-9, 0, 2], [-9, 0, 0], [0, 1, 0]])
   prompt = np.float32([[20, 5, -3]])
   mask = jnp.asarray([[True], [True], [not masked]])

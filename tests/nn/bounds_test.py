@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.nn import prompts, quantizers, schemes, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods, prompts
+from lorap_jax.nn.quantized import Quantized, Rows
+from lorap_jax.quantization import a2q
 
 ROWS = Rows(jnp.ones((40, 1), bool))
-A2Q = {'bits': 3, 'start': 'data', 'published': False}
+A2Q = {'bits': 3, 'start': 'data', 'rule': a2q.a2q_rule('graph', 'feature')}
 QUANTIZERS = {
-  'affine': quantizers.AffineQuantizer(bits=3, signed=True),
-  'affine_columns': quantizers.AffineQuantizer(
+  'affine': methods.AffineQuantizer(bits=3, signed=True),
+  'affine_columns': methods.AffineQuantizer(
     bits=3, signed=True, per_column=True
   ),
-  'groups': quantizers.GroupedQuantizer(
+  'groups': methods.GroupedQuantizer(
     num_groups=8, non_negative=False, exact_range=False, **A2Q
   ),
-  'nodes': quantizers.NodeQuantizer(non_negative=False, **A2Q),
-  'columns': quantizers.ColumnQuantizer(level='graph', **A2Q),
-  'mixq': quantizers.FixedQuantizer((), 3),
+  'nodes': methods.NodeQuantizer(non_negative=False, **A2Q),
+  'columns': methods.ColumnQuantizer(**A2Q),
+  'mixq': methods.FixedQuantizer((), 3),
 }
 
 
@@ -53,9 +54,7 @@ def test_bounds_are_the_ends_of_the_grid(name):
 def test_clipped_nonzeros_of_sparse_rows():
   x = np.zeros((40, 4), np.float32)
   x[3, 1], x[5, 2], x[5, 3] = 9, 0.5, -9
-  out = telemetry.Quantized(
-    jnp.asarray(x), 3.0, bounds=(jnp.float32(-1), jnp.float32(1))
-  )
+  out = Quantized(jnp.asarray(x), 3.0, bounds=(jnp.float32(-1), jnp.float32(1)))
   expected = np.zeros(40)
   expected[[3, 5]] = 1
   for form in (jnp.asarray(x), graphs.sparse_rows(x)):
@@ -71,8 +70,8 @@ def test_report_of_a_prompt():
   class Layer(helpers.nn.Module):
     @helpers.nn.compact
     def __call__(self, s):
-      quantizer = lambda t: schemes.quantize(
-        schemes.FP32(), 'aggregate', t, rows=rows
+      quantizer = lambda t: methods.quantize(
+        methods.FP32(), 'aggregate', t, rows=rows
       )
       return prompts.prompted(spec, quantizer, s, rows=rows).values
 

@@ -7,8 +7,8 @@ import pytest
 from hostile import as_users_run  # noqa: F401
 
 from lorap_jax import graphs
-from lorap_jax.nn import conv, prompts, schemes, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import conv, methods, prompts, telemetry
+from lorap_jax.nn.quantized import Rows
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
 
@@ -23,7 +23,7 @@ def batch_and_rows():
 def test_full_precision_gin_layer(key):
   """(1 + eps) x + A x, then Dense, norm and ReLU twice, in numpy."""
   batch, rows = batch_and_rows()
-  layer = conv.GINConv(8, schemes.FP32())
+  layer = conv.GINConv(8, methods.FP32())
   x = jnp.asarray(batch.graph.nodes)
   call = {'rows': rows._replace(train=True), 'layout': batch.layout}
   variables = layer.init(key, x, batch.graph, **call)
@@ -44,7 +44,7 @@ def test_full_precision_gin_layer(key):
 
 
 @pytest.mark.parametrize(
-  'scheme, bits', [(schemes.FP32(), 32), (schemes.A2QGraph(bits=3), 3)]
+  'scheme, bits', [(methods.FP32(), 32), (methods.A2QGraph(bits=3), 3)]
 )
 def test_neighbor_sum_is_reported_over_real_edges(key, scheme, bits):
   batch, rows = batch_and_rows()
@@ -68,7 +68,7 @@ def test_aggregate_is_an_integer_sum_of_messages(key):
   """The node's own term is its message as well: one grid serves both."""
   batch, rows = batch_and_rows()
   x = jnp.asarray(batch.graph.nodes)
-  layer = conv.GINConv(8, schemes.A2QGraph(num_groups=16))
+  layer = conv.GINConv(8, methods.A2QGraph(num_groups=16))
   variables = jax.jit(lambda key: layer.init(key, x, batch.graph, rows=rows))(
     key
   )
@@ -106,7 +106,7 @@ def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
   batch, rows = batch_and_rows()
   x = jnp.zeros((32, 4))
   spec = prompts.PromptSpec('lorap', num_prompts=1, rank=1)
-  layer = conv.GINConv(8, schemes.FP32(), spec)
+  layer = conv.GINConv(8, methods.FP32(), spec)
   variables = layer.init(key, x, batch.graph, rows=rows)
   params = variables['params']
   params['prompt']['down'] = jnp.ones((1, 1))
@@ -128,9 +128,9 @@ def test_prompt_and_quantizer_meet_the_prompted_aggregate(key):
 
 
 LAYERS = (
-  lambda **how: conv.GCNConv(8, schemes.FP32(), **how),
-  lambda **how: conv.GINConv(8, schemes.FP32(), **how),
-  lambda **how: conv.GATConv(8, schemes.FP32(), heads=2, **how),
+  lambda **how: conv.GCNConv(8, methods.FP32(), **how),
+  lambda **how: conv.GINConv(8, methods.FP32(), **how),
+  lambda **how: conv.GATConv(8, methods.FP32(), heads=2, **how),
 )
 
 
@@ -164,6 +164,6 @@ def test_a_layer_alone_refuses_no_graph(key, make, jit, change, message):
 
 def test_heads_that_do_not_divide_the_features(key):
   batch, rows = batch_and_rows()
-  layer = conv.GATConv(8, schemes.FP32(), heads=3)
+  layer = conv.GATConv(8, methods.FP32(), heads=3)
   with pytest.raises(ValueError, match='`heads` must divide `features` = 8, g'):
     layer.init(key, jnp.asarray(batch.graph.nodes), batch.graph, rows=rows)

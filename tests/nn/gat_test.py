@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import prompts as pure
-from lorap_jax.nn import conv, prompts, schemes
+from lorap_jax.nn import conv, methods, prompts
 
 # Fields of a layer; features are 6 throughout.
 FORMS = {
@@ -19,7 +19,7 @@ FORMS = {
   'steep': {'heads': 3, 'negative_slope': 0.9},
 }
 ALL_FORMS = pytest.mark.parametrize('form', list(FORMS))
-QAT = schemes.QAT(bits=4)
+QAT = methods.QAT(bits=4)
 LORAP = prompts.PromptSpec('lorap', num_prompts=4, rank=2, init='glorot')
 
 
@@ -31,7 +31,7 @@ def batch_of(kind='table'):
 def make(form='concat', scheme=None, prompt=None, **changes):
   return conv.GATConv(
     6,
-    scheme or schemes.FP32(),
+    scheme or methods.FP32(),
     prompt or prompts.PromptSpec(),
     **{**FORMS[form], **changes},
   )
@@ -327,7 +327,7 @@ class TestPoints:
   def test_rows_of_the_logits(self):
     """Real edges, and the self loops that are missing; none is protected."""
     graph = batch_of().graph
-    _, _, _, calls = self.calls('concat', schemes.DegreeQuant(percentile=0.0))
+    _, _, _, calls = self.calls('concat', methods.DegreeQuant(percentile=0.0))
     missing = (np.diag(layers.adjacency(graph)) == 0)[: layers.REAL]
     real = np.arange(64) < layers.EDGES
     expected = np.hstack([real, missing, np.zeros(6, bool)])
@@ -339,12 +339,12 @@ class TestPoints:
     'scheme, missing',
     [
       (
-        schemes.A2QGraph(num_groups=8),
+        methods.A2QGraph(num_groups=8),
         {'dense/output', 'neighbor_sum', 'update'},
       ),
-      (schemes.A2QNode(), {'dense/output', 'neighbor_sum', 'update'}),
+      (methods.A2QNode(), {'dense/output', 'neighbor_sum', 'update'}),
       (
-        schemes.MixQ(points=schemes.mixq.POINTS['gat']),
+        methods.MixQ(points=methods.MIXQ_POINTS['gat']),
         {'dense/input', 'message', 'logits', 'update'},
       ),
     ],
@@ -397,7 +397,7 @@ class TestPrompt:
   def test_local_objective_aims_at_unquantized_messages(self):
     """Of the same coefficients; the prompt corrects what Q_message did."""
     spec = dataclasses.replace(LORAP, placement='post', objective='local')
-    scheme = schemes.QAT(bits=2, points=('message', 'neighbor_sum'))
+    scheme = methods.QAT(bits=2, points=('message', 'neighbor_sum'))
     layer, batch = make(scheme=scheme, prompt=spec), batch_of()
     variables = variables_of(layer)
     rows = layers.rows_of(batch, train=True)

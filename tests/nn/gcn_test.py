@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lorap_jax import prompts as pure
-from lorap_jax.nn import conv, prompts, schemes, telemetry
+from lorap_jax.nn import conv, methods, prompts
+from lorap_jax.nn.quantized import Quantized
 
 # self_loops, self_loop_weight, existing_loops
 LOOPS = {
@@ -26,7 +27,7 @@ WAYS = {
   'edge_messages': layers.Unquantized(edge_messages=True),
 }
 ALL_WAYS = pytest.mark.parametrize('way', list(WAYS))
-QAT = schemes.QAT(bits=4)
+QAT = methods.QAT(bits=4)
 LORAP = prompts.PromptSpec('lorap', num_prompts=4, rank=2, init='glorot')
 
 
@@ -172,7 +173,7 @@ class TestFullPrecision:
 class TestPadding:
   @pytest.mark.parametrize(
     'scheme',
-    [QAT, schemes.QAT(edge_messages=True)],
+    [QAT, methods.QAT(edge_messages=True)],
     ids=['qat', 'edge_messages'],
   )
   def test_garbage_changes_nothing(self, scheme):
@@ -253,7 +254,7 @@ class TestPoints:
     """Messages carry their weights; the sender's row is the protected one."""
     graph = batch_of().graph
     protected = np.arange(28)[:, None] % 3 == 0
-    scheme = schemes.DegreeQuant(edge_messages=True, percentile=0.0)
+    scheme = methods.DegreeQuant(edge_messages=True, percentile=0.0)
     _, out, calls = self.calls(scheme, protected)
     h = calls['dense/output'].values
     weights = calls['norm'].values
@@ -278,13 +279,13 @@ class TestPoints:
     'scheme, names',
     [
       (
-        schemes.A2QGraph(num_groups=8),
+        methods.A2QGraph(num_groups=8),
         {'dense/input', 'dense/weight', 'message'},
       ),
-      (schemes.A2QNode(), {'dense/input', 'dense/weight', 'message'}),
-      (schemes.FP32(), {'dense/input', 'message'}),
+      (methods.A2QNode(), {'dense/input', 'dense/weight', 'message'}),
+      (methods.FP32(), {'dense/input', 'message'}),
       (
-        schemes.MixQSearch(),
+        methods.MixQSearch(),
         {'dense/weight', 'dense/output', 'norm', 'neighbor_sum'},
       ),
     ],
@@ -295,7 +296,7 @@ class TestPoints:
 
   def test_quantized_input_is_not_quantized_again(self):
     layer, batch = make(QAT), jax.tree.map(jnp.asarray, batch_of())
-    x = telemetry.Quantized(batch.graph.nodes, 4.0)
+    x = Quantized(batch.graph.nodes, 4.0)
     rows = layers.rows_of(batch)
     tree = jax.eval_shape(
       lambda key: layer.init(key, x, batch.graph, rows=rows),
@@ -314,7 +315,7 @@ class TestPoints:
 
 @pytest.mark.parametrize('edge_messages', [False, True])
 def test_eight_bits_are_close_to_full_precision(edge_messages):
-  layer = make(schemes.QAT(bits=8, edge_messages=edge_messages))
+  layer = make(methods.QAT(bits=8, edge_messages=edge_messages))
   variables = variables_of(layer)
   rows = layers.rows_of(batch_of(), train=True)
   out, _, _ = layers.apply(layer, variables, batch_of(), rows=rows)

@@ -7,7 +7,7 @@ import layers
 import numpy as np
 import pytest
 
-from lorap_jax.nn import conv, prompts, schemes
+from lorap_jax.nn import conv, methods, prompts
 
 FORMS = {
   'one_dense': {'num_dense': 1},
@@ -18,7 +18,7 @@ FORMS = {
   'logits_norm_last': {'last': True, 'norm': 'last'},
   'neighbors_only': {'own_term': False},
 }
-QAT = schemes.QAT(bits=4)
+QAT = methods.QAT(bits=4)
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def oracle(layer, variables, graph):
 
 @pytest.mark.parametrize('form', list(FORMS))
 def test_dense_matrices(form):
-  layer = conv.GINConv(6, schemes.FP32(), **FORMS[form])
+  layer = conv.GINConv(6, methods.FP32(), **FORMS[form])
   variables = variables_of(layer)
   rows = layers.rows_of(batch_of(), train=True)
   out, _, _ = layers.apply(layer, variables, batch_of(), rows=rows)
@@ -78,7 +78,7 @@ def test_dense_matrices(form):
 def test_parameters(form):
   fields = FORMS[form]
   spec = helpers.tree_spec(
-    variables_of(conv.GINConv(6, schemes.FP32(), **fields))['params']
+    variables_of(conv.GINConv(6, methods.FP32(), **fields))['params']
   )
   expected = {'eps': ()} if fields.get('own_term', True) else {}
   norms = []
@@ -148,7 +148,7 @@ def test_neighbors_only_ignores_the_node_in_the_local_objective():
   spec = prompts.PromptSpec(
     'lorap', num_prompts=2, rank=1, placement='post', objective='local'
   )
-  layer = conv.GINConv(6, schemes.FP32(), spec, own_term=False, norm='none')
+  layer = conv.GINConv(6, methods.FP32(), spec, own_term=False, norm='none')
   rows = layers.rows_of(batch_of(), train=True)
   variables = layers.init(layer, batch_of())
   _, written, _ = layers.apply(layer, variables, batch_of(), rows=rows)

@@ -3,9 +3,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lorap_jax.nn import groups, schemes
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn import groups, methods
+from lorap_jax.nn.quantized import Quantized, Rows
 
 X = jnp.ones((4, 3))
 ROWS = Rows()
@@ -50,14 +49,14 @@ class Nested(nn.Module):
 
 class Layer(nn.Module):
   quantizer: type
-  point: schemes.Point = 'input'
+  point: methods.Point = 'input'
 
   param_groups = 'base'
 
   @nn.compact
   def __call__(self, x):
     module = self.quantizer(name='output')
-    y = schemes.run_quantizer(module, self.point, x, rows=ROWS)
+    y = methods.run_quantizer(module, self.point, x, rows=ROWS)
     return nn.Dense(2)(y.values)
 
 

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.nn import linear, schemes, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import linear, methods, telemetry
+from lorap_jax.nn.quantized import Quantized, Rows
 
 ROWS = Rows(jnp.arange(6)[:, None] < 4)
-A2Q = schemes.A2QGraph(num_groups=16)
+A2Q = methods.A2QGraph(num_groups=16)
 
 
 def run(module, x, key):
@@ -26,7 +26,7 @@ def dense(x, kernel, bias):
 
 def test_full_precision_is_a_dense_layer(key):
   x = jax.random.normal(key, (6, 3))
-  params, out, _ = run(linear.QuantDense(5, schemes.FP32()), x, key)
+  params, out, _ = run(linear.QuantDense(5, methods.FP32()), x, key)
   assert helpers.tree_spec(params) == {'kernel': (3, 5), 'bias': (5,)}
   expected = dense(x, params['kernel'], params['bias'])
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
@@ -34,7 +34,7 @@ def test_full_precision_is_a_dense_layer(key):
 
 def test_start_is_uniform_in_the_fan_in(key):
   params, _, _ = run(
-    linear.QuantDense(500, schemes.FP32()), jnp.ones((6, 4)), key
+    linear.QuantDense(500, methods.FP32()), jnp.ones((6, 4)), key
   )
   for name in ('kernel', 'bias'):
     assert 0.49 < np.abs(params[name]).max() <= 0.5
@@ -55,7 +55,7 @@ def test_operands_are_quantized_and_the_bias_is_not(key, non_negative):
 
 
 def test_quantized_input_is_not_quantized_again(key):
-  x = telemetry.Quantized(jax.random.normal(key, (6, 3)), jnp.full((6, 1), 3.0))
+  x = Quantized(jax.random.normal(key, (6, 3)), jnp.full((6, 1), 3.0))
   params, out, tree = run(linear.QuantDense(5, A2Q), x, key)
   assert 'input' not in params
   q_w = A2Q.quantizer('weight', non_negative=False).apply(
@@ -69,7 +69,7 @@ def test_quantized_input_is_not_quantized_again(key):
 
 
 def test_reports_in_full_precision(key):
-  _, _, tree = run(linear.QuantDense(5, schemes.FP32()), jnp.ones((6, 3)), key)
+  _, _, tree = run(linear.QuantDense(5, methods.FP32()), jnp.ones((6, 3)), key)
   product, weight = tree['product'], tree['weight_matrix']
   assert product.macs == 60 and product.bit_ops == 60 * 32 * 32
   assert (weight.elements, weight.bits) == (15, 32)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.nn import quantizers, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods, telemetry
+from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import mixq, mixq_search
 
 MASK = jnp.arange(10)[:, None] < 8
@@ -17,11 +17,11 @@ PUBLISHED = pytest.mark.parametrize('published', [False, True])
 
 
 def relaxed(**changes):
-  return quantizers.RelaxedQuantizer(**{'candidates': BITS, **changes})
+  return methods.RelaxedQuantizer(**{'candidates': BITS, **changes})
 
 
 def fixed(**changes):
-  return quantizers.FixedQuantizer(**{'bits': (), 'default_bits': 4, **changes})
+  return methods.FixedQuantizer(**{'bits': (), 'default_bits': 4, **changes})
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.nn import quantizers, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods, telemetry
+from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import a2q
+from lorap_jax.quantization.a2q_published import published_rule
 
 MASK = jnp.arange(12)[:, None] < 10
 ROWS = Rows(MASK)
@@ -21,9 +22,9 @@ def make(**changes):
     'bits': 4,
     'non_negative': False,
     'start': 'data',
-    'published': False,
+    'rule': a2q.a2q_rule('node', 'feature'),
   }
-  return quantizers.NodeQuantizer(**{**fields, **changes})
+  return methods.NodeQuantizer(**{**fields, **changes})
 
 
 def nodes(key, *, non_negative=False, width=5):
@@ -108,11 +109,12 @@ class TestValues:
     np.testing.assert_array_equal(out.bits[:, 0], width - non_negative)
 
   @SIGNS
-  @pytest.mark.parametrize('published', [False, True])
-  def test_equal_the_pure_function(self, key, published, non_negative):
+  @pytest.mark.parametrize('rule_of', [a2q.a2q_rule, published_rule])
+  def test_equal_the_pure_function(self, key, rule_of, non_negative):
     """Values and gradients; the gradients are local."""
     x = nodes(key, non_negative=non_negative)
-    module = make(published=published, non_negative=non_negative)
+    rule = rule_of('node', 'feature')
+    module = make(rule=rule, non_negative=non_negative)
     params, _, _ = run(module, x, key)
     # Half of the rows are clipped.
     params['scale'] = params['scale'] * jnp.where(jnp.arange(12) % 2, 0.5, 1.3)
@@ -120,9 +122,7 @@ class TestValues:
     out, pull_back = jax.vjp(
       lambda p, x: module.apply({'params': p}, x, rows=ROWS).values, params, x
     )
-    rule = a2q.with_sign_bit(
-      a2q.a2q_rule('node', 'feature', published=published), int(non_negative)
-    )
+    rule = a2q.with_sign_bit(rule, int(non_negative))
     pure = functools.partial(a2q.fake_quant, rule=rule, mask=MASK)
     expected, pure_back = jax.vjp(
       pure, x, params['scale'][:, None], params['bits'][:, None]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lorap_jax.nn import norm
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.quantized import Rows
 
 MASK = jnp.arange(9)[:, None] < 6
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lorap_jax.models import factory
-from lorap_jax.nn import conv, prompts, schemes, telemetry
+from lorap_jax.nn import conv, methods, prompts, telemetry
 from lorap_jax.prompts import lorap_kernel
 
 LORAP = prompts.PromptSpec('lorap', num_prompts=5, rank=2, init='glorot')
@@ -22,7 +22,7 @@ def run(spec, key):
   """Parameters, output and its gradient, and the reports of a layer."""
   batch = layers.batch_of(layers.graph_list())
   x, rows = jnp.asarray(batch.graph.nodes), layers.rows_of(batch)
-  layer = conv.GINConv(8, schemes.A2QGraph(bits=4), spec)
+  layer = conv.GINConv(8, methods.A2QGraph(bits=4), spec)
   variables = jax.jit(lambda: layer.init(key, x, batch.graph, rows=rows))()
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
 

@@ -9,7 +9,7 @@ import pytest
 
 from lorap_jax import prompts as pure
 from lorap_jax.nn import prompts, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn.quantized import Quantized, Rows
 
 MASK = jnp.arange(9)[:, None] < 6
 ROWS = Rows(MASK)
@@ -22,7 +22,7 @@ def at(placement):
 
 def rounding(x):
   """A quantizer that leaves no doubt about where it acts."""
-  return telemetry.Quantized(jnp.round(x), 3.0)
+  return Quantized(jnp.round(x), 3.0)
 
 
 def run(module, x, key):

@@ -9,15 +9,15 @@ import pytest
 
 from lorap_jax import graphs
 from lorap_jax.models import gcn, network
-from lorap_jax.nn import protection, schemes
+from lorap_jax.nn import methods, protection
 
-DQ = schemes.DegreeQuant(percentile=0.0)
+DQ = methods.DegreeQuant(percentile=0.0)
 
 
 class Host(nn.Module):
   """A module that draws."""
 
-  scheme: schemes.DegreeQuant | schemes.QAT
+  scheme: methods.DegreeQuant | methods.QAT
 
   @nn.compact
   def __call__(self, graph, mask, train):
@@ -42,7 +42,7 @@ class TestRows:
     np.testing.assert_array_equal(rows.mask[:, 0], np.arange(28) < layers.REAL)
 
   def test_no_draw_without_protection(self, batch):
-    rows = draw(schemes.QAT(), batch, seed=None)
+    rows = draw(methods.QAT(), batch, seed=None)
     assert rows.protected is None and rows.train is True
 
   def test_only_the_quantization_stream(self, batch):
@@ -52,7 +52,7 @@ class TestRows:
       draw(DQ, batch, stream='dropout')
 
   def test_seed(self, batch):
-    scheme = schemes.DegreeQuant(low=0.5, change=0.0)
+    scheme = methods.DegreeQuant(low=0.5, change=0.0)
     one, same, other = (
       draw(scheme, batch, seed=seed).protected for seed in (0, 0, 1)
     )
@@ -61,12 +61,12 @@ class TestRows:
 
   @pytest.mark.parametrize('low', [0.0, 1.0])
   def test_all_or_nobody(self, batch, low):
-    scheme = schemes.DegreeQuant(low=low, change=0.0)
+    scheme = methods.DegreeQuant(low=low, change=0.0)
     np.testing.assert_array_equal(draw(scheme, batch).protected, low == 1)
 
   def test_frequency(self, batch):
     """High in-degree within its graph, not out-degree and not the batch's."""
-    scheme = schemes.DegreeQuant(low=0.2, change=0.6)
+    scheme = methods.DegreeQuant(low=0.2, change=0.6)
     seeds = jax.random.split(jax.random.key(0), 2000)
     mask = layers.rows_of(batch).mask
 
@@ -89,7 +89,7 @@ class TestRows:
     assert expected.max() == pytest.approx(0.8) and expected.min() < 0.4
 
   def test_largest_degree_reaches_high(self, batch):
-    scheme = schemes.DegreeQuant(low=0.0, change=1.0)
+    scheme = methods.DegreeQuant(low=0.0, change=1.0)
     degree = np.asarray(graphs.in_degree(batch.graph, 28))
     owner = np.asarray(graphs.node_graph_idx(batch.graph, 28))
     top = [degree[i] == degree[owner == owner[i]].max() for i in range(28)]
@@ -102,10 +102,10 @@ class TestRows:
 @pytest.mark.parametrize(
   'scheme, expected',
   [
-    (schemes.FP32(), False),
-    (schemes.QAT(), False),
+    (methods.FP32(), False),
+    (methods.QAT(), False),
     (DQ, False),
-    (schemes.DegreeQuant(redraw=True), True),
+    (methods.DegreeQuant(redraw=True), True),
   ],
 )
 def test_redraws(scheme, expected):
@@ -114,7 +114,7 @@ def test_redraws(scheme, expected):
 
 class TestNetwork:
   def calls(self, batch, *, redraw, train=True, rngs=None):
-    scheme = schemes.DegreeQuant(
+    scheme = methods.DegreeQuant(
       low=0.5, change=0.0, redraw=redraw, percentile=0.0
     )
     model = network.Network(

@@ -8,43 +8,43 @@ import layers
 import numpy as np
 import pytest
 
-from lorap_jax.nn import conv, linear, schemes
+from lorap_jax.nn import conv, linear, methods
 
 
 @dataclasses.dataclass(frozen=True)
 class Formed(layers.Unquantized):
   """Full precision, in one of the forms."""
 
-  forms: schemes.Forms = schemes.Forms()
+  forms: methods.Forms = methods.Forms()
 
 
 KINDS = {
-  'qat': schemes.QAT,
-  'dq': schemes.DegreeQuant,
-  'a2q': schemes.A2QGraph,
-  'a2q_node': schemes.A2QNode,
-  'mixq_search': schemes.MixQSearch,
-  'mixq': schemes.MixQ,
+  'qat': methods.QAT,
+  'dq': methods.DegreeQuant,
+  'a2q': methods.A2QGraph,
+  'a2q_node': methods.A2QNode,
+  'mixq_search': methods.MixQSearch,
+  'mixq': methods.MixQ,
 }
 
 
 @pytest.mark.parametrize('kind', list(KINDS))
 def test_published_is_one_field_of_all_methods(kind):
-  assert KINDS[kind]().forms == schemes.Forms()
-  assert KINDS[kind](published=True).forms != schemes.Forms()
+  assert KINDS[kind]().forms == methods.Forms()
+  assert KINDS[kind](published=True).forms != methods.Forms()
 
 
 class TestDegreeQuant:
   def test_published_values(self):
-    ours, theirs = (schemes.DegreeQuant(published=p) for p in (False, True))
+    ours, theirs = (methods.DegreeQuant(published=p) for p in (False, True))
     assert (ours.gradient, theirs.gradient) == ('clipped', 'clipped_strict')
     assert (ours.edge_messages, theirs.edge_messages) == (False, True)
     assert (ours.momentum, theirs.momentum) == (0.1, 0.01)
-    eight = schemes.DegreeQuant(bits=8, published=True)
+    eight = methods.DegreeQuant(bits=8, published=True)
     assert (theirs.percentile, eight.percentile) == (0.01, 0.001)
 
   def test_fields_that_are_set_stay(self):
-    scheme = schemes.DegreeQuant(
+    scheme = methods.DegreeQuant(
       published=True, gradient='plain', edge_messages=False, percentile=0.0
     )
     assert (scheme.gradient, scheme.edge_messages) == ('plain', False)
@@ -52,7 +52,7 @@ class TestDegreeQuant:
 
   def test_quantizers_multiply_by_the_inverse(self):
     for published in (False, True):
-      scheme = schemes.QAT(published=published)
+      scheme = methods.QAT(published=published)
       assert scheme.quantizer('weight', non_negative=False).published == (
         published
       )
@@ -72,7 +72,7 @@ class TestGIN:
 
   def test_messages_of_edges(self):
     """One message per edge, protected with its sender; the node itself raw."""
-    scheme = schemes.DegreeQuant(
+    scheme = methods.DegreeQuant(
       edge_messages=True, percentile=0.0, points=('message',)
     )
     graph, _, calls = self.run(scheme)
@@ -88,7 +88,7 @@ class TestGIN:
     assert np.abs(call.values - call.x)[call.mask[:, 0]].max() > 0.01
 
   def test_messages_of_nodes_are_unchanged(self):
-    scheme = schemes.DegreeQuant(percentile=0.0, points=('message',))
+    scheme = methods.DegreeQuant(percentile=0.0, points=('message',))
     graph, _, calls = self.run(scheme)
     values = calls['message'].values
     s = (1.5 * values + layers.adjacency(graph) @ values)[: layers.REAL]
@@ -98,7 +98,7 @@ class TestGIN:
 
   @pytest.mark.parametrize('edge_messages', [False, True])
   def test_self_loops(self, edge_messages):
-    forms = schemes.Forms(drops_self_loops=True)
+    forms = methods.Forms(drops_self_loops=True)
     graph, _, calls = self.run(Formed(edge_messages=edge_messages, forms=forms))
     nodes, matrix = np.asarray(graph.nodes), layers.adjacency(graph)
     loops = np.diag(np.diag(matrix))
@@ -111,7 +111,7 @@ class TestGIN:
   @pytest.mark.parametrize('edge_messages', [False, True])
   @pytest.mark.parametrize('drops', [False, True])
   def test_report_counts_what_is_summed(self, edge_messages, drops):
-    forms = schemes.Forms(drops_self_loops=drops)
+    forms = methods.Forms(drops_self_loops=drops)
     batch = layers.batch_of(layers.graph_list())
     layer = conv.GINConv(6, Formed(edge_messages=edge_messages, forms=forms))
     rows = layers.rows_of(batch)
@@ -127,7 +127,7 @@ class TestGIN:
 
   @pytest.mark.parametrize('published', [False, True])
   def test_rows_protected_in_the_mlp(self, published):
-    scheme = schemes.DegreeQuant(published=published, percentile=0.0)
+    scheme = methods.DegreeQuant(published=published, percentile=0.0)
     _, _, calls = self.run(scheme)
     for point in ('aggregate', 'dense_0/output', 'dense_1/input'):
       assert (calls[point].protected is None) == published, point
@@ -149,7 +149,7 @@ class TestGCN:
   @pytest.mark.parametrize('inside', [False, True])
   def test_degrees_and_bias(self, end, inside):
     graph, params, out = self.output(
-      schemes.Forms(degree_of=end, bias_in_messages=inside)
+      methods.Forms(degree_of=end, bias_in_messages=inside)
     )
     matrix = layers.adjacency(graph)
     np.fill_diagonal(matrix, 1)  # Self loops of a node are counted once.
@@ -165,7 +165,7 @@ class TestGCN:
 
 
 def test_dense_without_its_bias():
-  layer = linear.QuantDense(3, Formed(forms=schemes.Forms(dense_bias=False)))
+  layer = linear.QuantDense(3, Formed(forms=methods.Forms(dense_bias=False)))
   batch = layers.batch_of(layers.graph_list())
   variables = layer.init(
     jax.random.key(0),

@@ -4,16 +4,16 @@ import helpers
 import jax.numpy as jnp
 import pytest
 
-from lorap_jax.nn import quantizers, schemes
+from lorap_jax.nn import methods
 
-EACH_POINT = pytest.mark.parametrize('point', typing.get_args(schemes.Point))
+EACH_POINT = pytest.mark.parametrize('point', typing.get_args(methods.Point))
 
 
 class TestQAT:
   @pytest.mark.parametrize('non_negative', [False, True])
   @EACH_POINT
   def test_points(self, point, non_negative):
-    scheme = schemes.QAT(
+    scheme = methods.QAT(
       bits=5,
       symmetric=True,
       per_column=True,
@@ -25,7 +25,7 @@ class TestQAT:
     )
     module = scheme.quantizer(point, non_negative=non_negative)
     parameter = point in ('weight', 'attention')
-    assert type(module) is quantizers.AffineQuantizer
+    assert type(module) is methods.AffineQuantizer
     assert helpers.fields_of(module) == {
       'bits': 5,
       'signed': not non_negative,
@@ -42,35 +42,35 @@ class TestQAT:
 
   @EACH_POINT
   def test_percentile_of_sums(self, point):
-    scheme = schemes.QAT(percentile=0.01, sum_percentile=0.1)
+    scheme = methods.QAT(percentile=0.01, sum_percentile=0.1)
     module = scheme.quantizer(point, non_negative=False)
     is_sum = point in ('neighbor_sum', 'aggregate')
     assert module.percentile == (0.1 if is_sum else 0.01)
 
   def test_percentile_of_sums_may_be_zero(self):
-    scheme = schemes.QAT(percentile=0.01, sum_percentile=0.0)
+    scheme = methods.QAT(percentile=0.01, sum_percentile=0.0)
     assert scheme.quantizer('aggregate', non_negative=False).percentile == 0
 
   @EACH_POINT
   def test_percentile_of_raw_features(self, point):
-    scheme = schemes.DegreeQuant(percentile=0.01, feature_percentile=0.0)
+    scheme = methods.DegreeQuant(percentile=0.01, feature_percentile=0.0)
     module = scheme.quantizer(point, non_negative=False)
     assert module.percentile == (0 if point == 'features' else 0.01)
 
   @EACH_POINT
   def test_points_left_out(self, point):
     """Operands are still reported, with 32 bits."""
-    module = schemes.QAT(points=()).quantizer(point, non_negative=False)
-    expected = quantizers.Identity if point in schemes.OPERANDS else type(None)
+    module = methods.QAT(points=()).quantizer(point, non_negative=False)
+    expected = methods.Identity if point in methods.OPERANDS else type(None)
     assert type(module) is expected
 
   def test_edge_weights_are_needed_for_norm(self):
-    assert schemes.QAT().edge_weights
-    assert not schemes.QAT(points=('message', 'input')).edge_weights
+    assert methods.QAT().edge_weights
+    assert not methods.QAT(points=('message', 'input')).edge_weights
 
   def test_neither_penalty_nor_protection(self):
-    assert schemes.QAT().penalty(jnp.float32(3)) == 0
-    assert schemes.QAT().protection() is None
+    assert methods.QAT().penalty(jnp.float32(3)) == 0
+    assert methods.QAT().protection() is None
 
   @pytest.mark.parametrize(
     'values, message',
@@ -95,7 +95,7 @@ class TestQAT:
       ({'gradient': 'ste'}, "`gradient` must be one of .*, got 'ste'"),
     ],
   )
-  @pytest.mark.parametrize('kind', [schemes.QAT, schemes.DegreeQuant])
+  @pytest.mark.parametrize('kind', [methods.QAT, methods.DegreeQuant])
   def test_errors(self, kind, values, message):
     with pytest.raises(ValueError, match=message):
       helpers.create_untyped(kind, values)
@@ -103,30 +103,30 @@ class TestQAT:
 
 class TestDegreeQuant:
   def test_defaults_are_those_of_the_paper(self):
-    module = schemes.DegreeQuant().quantizer('input', non_negative=False)
+    module = methods.DegreeQuant().quantizer('input', non_negative=False)
     assert (module.range_rule, module.percentile) == ('extreme', 0.01)
     assert module.gradient == 'clipped'
 
   @EACH_POINT
   def test_protected_points(self, point):
     """Rows of nodes by default; parameters, edges and graphs never."""
-    module = schemes.DegreeQuant().quantizer(point, non_negative=False)
+    module = methods.DegreeQuant().quantizer(point, non_negative=False)
     unprotected = ('readout', 'weight', 'norm', 'attention', 'logits')
     assert module.protects == (point not in unprotected)
-    scheme = schemes.DegreeQuant(protected_points=('message',))
+    scheme = methods.DegreeQuant(protected_points=('message',))
     module = scheme.quantizer(point, non_negative=False)
     assert module.protects == (point == 'message')
 
   def test_protection(self):
-    scheme = schemes.DegreeQuant(low=0.1, change=0.2, redraw=True)
-    assert scheme.protection() == schemes.Protection(0.1, 0.2, True)
-    assert schemes.DegreeQuant().protection() == (0.0, 0.1, False)
+    scheme = methods.DegreeQuant(low=0.1, change=0.2, redraw=True)
+    assert scheme.protection() == methods.Protection(0.1, 0.2, True)
+    assert methods.DegreeQuant().protection() == (0.0, 0.1, False)
 
   def test_unknown_protected_points(self):
     message = r"`protected_points` has \['mesage'\]; the points are"
     with pytest.raises(ValueError, match=message):
       helpers.create_untyped(
-        schemes.DegreeQuant, {'protected_points': ('mesage', 'input')}
+        methods.DegreeQuant, {'protected_points': ('mesage', 'input')}
       )
 
   @pytest.mark.parametrize('field', ['low', 'change'])
@@ -134,4 +134,4 @@ class TestDegreeQuant:
   def test_errors(self, field, value):
     message = rf'`{field}` must be in \[0, 1\], got {value}'
     with pytest.raises(ValueError, match=message):
-      schemes.DegreeQuant(**{field: value})
+      methods.DegreeQuant(**{field: value})

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.nn import quantizers, telemetry
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods, telemetry
+from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import a2q, a2q_groups
+from lorap_jax.quantization.a2q_published import published_rule
 
 COLLECTIONS = ['memory', telemetry.COLLECTION]
 MASK = jnp.arange(12)[:, None] < 10
@@ -18,10 +19,10 @@ def grouped(**changes):
     'num_groups': 16,
     'non_negative': False,
     'start': 'data',
-    'published': False,
+    'rule': a2q.a2q_rule('graph', 'feature'),
     'exact_range': False,
   }
-  return quantizers.GroupedQuantizer(**{**fields, **changes})
+  return methods.GroupedQuantizer(**{**fields, **changes})
 
 
 def rows(key, *, non_negative=False):
@@ -137,7 +138,7 @@ class TestGrouped:
     x = rows(key)
     module, published = (
       grouped(start='uniform'),
-      grouped(start='uniform', published=True),
+      grouped(start='uniform', rule=published_rule('graph', 'feature')),
     )
     params = {'bits': jnp.full(16, 1.0), 'scale': jnp.full(16, 0.5)}
     kept = module.apply({'params': params}, x, rows=Rows(MASK))
@@ -167,8 +168,8 @@ class TestGrouped:
 
 class TestColumn:
   def module(self, start='data', bits=4):
-    return quantizers.ColumnQuantizer(
-      bits=bits, level='graph', start=start, published=False
+    return methods.ColumnQuantizer(
+      bits=bits, start=start, rule=a2q.a2q_rule('graph', 'message')
     )
 
   def test_largest_of_each_column_is_the_largest_code(self, key):
@@ -215,8 +216,8 @@ class TestColumn:
 
 class TestChannel:
   def run(self, kernel, key, *, start='data', bits=4):
-    module = quantizers.ChannelQuantizer(
-      bits=bits, level='graph', start=start, published=False
+    module = methods.ChannelQuantizer(
+      bits=bits, start=start, rule=a2q.a2q_rule('graph', 'weight')
     )
     params = module.init(key, kernel, rows=Rows())['params']
     return params, module.apply({'params': params}, kernel, rows=Rows())
@@ -251,8 +252,8 @@ class TestChannel:
 
   def test_bits_have_no_gradient(self, key):
     kernel = jax.random.normal(key, (6, 4))
-    module = quantizers.ChannelQuantizer(
-      bits=2, level='graph', start='normal', published=False
+    module = methods.ChannelQuantizer(
+      bits=2, start='normal', rule=a2q.a2q_rule('graph', 'weight')
     )
     params = module.init(key, kernel, rows=Rows())['params']
     grads = jax.grad(
@@ -265,7 +266,7 @@ class TestChannel:
 class TestIdentity:
   def test_reports_full_precision(self, key):
     x = rows(key)
-    out = quantizers.Identity().apply({}, x, rows=Rows(MASK))
+    out = methods.Identity().apply({}, x, rows=Rows(MASK))
     np.testing.assert_array_equal(out.values, x)
     assert out.bits == 32
     report = helpers.feature_report(x, out, Rows(MASK))

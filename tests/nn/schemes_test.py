@@ -5,14 +5,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lorap_jax.nn import quantizers, schemes
-from lorap_jax.nn.rows import Rows
+from lorap_jax.nn import methods
+from lorap_jax.nn.quantized import Rows
+from lorap_jax.quantization.a2q_published import published_rule
 
 KINDS = {
-  'input': quantizers.GroupedQuantizer,
-  'aggregate': quantizers.GroupedQuantizer,
-  'message': quantizers.ColumnQuantizer,
-  'weight': quantizers.ChannelQuantizer,
+  'input': methods.GroupedQuantizer,
+  'aggregate': methods.GroupedQuantizer,
+  'message': methods.ColumnQuantizer,
+  'weight': methods.ChannelQuantizer,
   'output': None,
   'neighbor_sum': None,
   'update': None,
@@ -22,7 +23,7 @@ KINDS = {
 @pytest.mark.parametrize('non_negative', [False, True])
 @pytest.mark.parametrize('point', list(KINDS))
 def test_points_of_a2q(point, non_negative):
-  scheme = schemes.A2QGraph(bits=3, num_groups=7, start='uniform')
+  scheme = methods.A2QGraph(bits=3, num_groups=7, start='uniform')
   module = scheme.quantizer(point, non_negative=non_negative)
   if KINDS[point] is None:
     assert module is None
@@ -35,23 +36,23 @@ def test_points_of_a2q(point, non_negative):
 
 @pytest.mark.parametrize('point', list(KINDS))
 def test_points_of_fp32(point):
-  module = schemes.FP32().quantizer(point, non_negative=False)
+  module = methods.FP32().quantizer(point, non_negative=False)
   reported = point in ('input', 'aggregate', 'message')
-  assert isinstance(module, quantizers.Identity) == reported
+  assert isinstance(module, methods.Identity) == reported
   assert (module is None) == (not reported)
 
 
 def test_point_without_a_quantizer_is_passed_by():
   x = jnp.ones((2, 3))
-  out = schemes.quantize(schemes.FP32(), 'output', x, rows=Rows())
+  out = methods.quantize(methods.FP32(), 'output', x, rows=Rows())
   assert out.values is x and out.bits == 32
 
 
 def test_penalties():
-  scheme = schemes.A2QGraph(memory_weight=0.5, memory_target=1.0)
+  scheme = methods.A2QGraph(memory_weight=0.5, memory_target=1.0)
   value, grad = jax.value_and_grad(scheme.penalty)(jnp.float32(3))
   assert value == 2 and grad == 2
-  assert schemes.FP32().penalty(jnp.float32(3)) == 0
+  assert methods.FP32().penalty(jnp.float32(3)) == 0
 
 
 @pytest.mark.parametrize(
@@ -65,21 +66,21 @@ def test_penalties():
 )
 def test_errors(values, message):
   with pytest.raises(ValueError, match=message):
-    schemes.A2QGraph(**values)
+    methods.A2QGraph(**values)
 
 
-POINTS = typing.get_args(schemes.Point)
+POINTS = typing.get_args(methods.Point)
 EACH_POINT = pytest.mark.parametrize('point', POINTS)
 EVERY_SCHEME = pytest.mark.parametrize(
   'scheme',
   [
-    schemes.FP32(),
-    schemes.QAT(),
-    schemes.DegreeQuant(),
-    schemes.A2QGraph(),
-    schemes.A2QNode(),
-    schemes.MixQSearch(),
-    schemes.MixQ(),
+    methods.FP32(),
+    methods.QAT(),
+    methods.DegreeQuant(),
+    methods.A2QGraph(),
+    methods.A2QNode(),
+    methods.MixQSearch(),
+    methods.MixQ(),
   ],
   ids=lambda scheme: type(scheme).__name__,
 )
@@ -98,7 +99,7 @@ def test_names(scheme, point):
 
 @EVERY_SCHEME
 def test_schemes_have_the_protocol(scheme):
-  assert isinstance(scheme, schemes.Scheme)
+  assert isinstance(scheme, methods.Scheme)
   assert hash(scheme) == hash(dataclasses.replace(scheme))
 
 
@@ -106,19 +107,20 @@ class TestA2QGraph:
   @EACH_POINT
   def test_kinds(self, point):
     kinds = {
-      'features': quantizers.Identity,
-      'input': quantizers.GroupedQuantizer,
-      'readout': quantizers.GroupedQuantizer,
-      'aggregate': quantizers.GroupedQuantizer,
-      'logits': quantizers.GroupedQuantizer,
-      'message': quantizers.ColumnQuantizer,
-      'weight': quantizers.ChannelQuantizer,
-      'attention': quantizers.ChannelQuantizer,
+      'features': methods.Identity,
+      'input': methods.GroupedQuantizer,
+      'readout': methods.GroupedQuantizer,
+      'aggregate': methods.GroupedQuantizer,
+      'logits': methods.GroupedQuantizer,
+      'message': methods.ColumnQuantizer,
+      'weight': methods.ChannelQuantizer,
+      'attention': methods.ChannelQuantizer,
     }
-    module = schemes.A2QGraph().quantizer(point, non_negative=False)
+    module = methods.A2QGraph().quantizer(point, non_negative=False)
     assert type(module) is kinds.get(point, type(None))
 
   def test_raw_features(self):
-    scheme = schemes.A2QGraph(quantize_features=True, published=True)
+    scheme = methods.A2QGraph(quantize_features=True, published=True)
     module = scheme.quantizer('features', non_negative=False)
-    assert type(module) is quantizers.GroupedQuantizer and module.published
+    assert type(module) is methods.GroupedQuantizer
+    assert module.rule == published_rule('graph', 'feature')

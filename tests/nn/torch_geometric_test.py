@@ -6,7 +6,7 @@ import layers
 import numpy as np
 import pytest
 
-from lorap_jax.nn import conv, schemes
+from lorap_jax.nn import conv, methods
 
 torch = pytest.importorskip('torch')
 pyg = pytest.importorskip('torch_geometric.nn')
@@ -100,7 +100,7 @@ def test_gat(batch, self_loops, concat):
     pyg.GATConv(4, width, heads=3, concat=concat, add_self_loops=self_loops)
   )
   layer = conv.GATConv(
-    6, schemes.FP32(), heads=3, concat=concat, self_loops=self_loops
+    6, methods.FP32(), heads=3, concat=concat, self_loops=self_loops
   )
   # Ours has [f, h] vectors of senders and receivers, turn by turn.
   ends = [array(v)[0].T for v in (theirs.att_src, theirs.att_dst)]
@@ -124,6 +124,6 @@ def test_gin(batch, own_term):
   else:
     theirs.eps.data[:] = -1.0
   layer = conv.GINConv(
-    5, schemes.FP32(), num_dense=1, norm='none', last=True, own_term=own_term
+    5, methods.FP32(), num_dense=1, norm='none', last=True, own_term=own_term
   )
   compare(layer, theirs, params, batch)

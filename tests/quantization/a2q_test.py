@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.quantization import a2q
+from lorap_jax.quantization import a2q, a2q_published
 
 LN2 = np.log(2.0)
 QUANTIZERS = [
@@ -44,6 +44,7 @@ POINTS = [
   (1.625, 3, 3.0, 2.0, -1),
   (9.0, 3, 3.0, 2.0, -1),
 ]
+RULES = {False: a2q.a2q_rule, True: a2q_published.published_rule}
 TASK = a2q.a2q_rule('graph', 'feature')
 LOCAL = a2q.a2q_rule('node', 'feature')
 
@@ -104,7 +105,7 @@ class TestForward:
   def test_codes_of_pixels(self, shape, published, jit):
     """As float32 division has them: 1.5 steps are 2, for all scales."""
     x = np.resize(np.arange(256, dtype=np.float32) / np.float32(255), (256, 16))
-    rule = a2q.a2q_rule('graph', 'feature', published=published)
+    rule = RULES[published]('graph', 'feature')
     quant = functools.partial(a2q.quantize, rule=rule)
     quant = jax.jit(quant) if jit else quant
     for j in range(1, 30):
@@ -176,7 +177,7 @@ class TestForward:
     rule = a2q.with_sign_bit(TASK, 1)
     assert (rule.min_bits, rule.max_bits) == (2, 9)
     assert a2q.with_sign_bit(TASK, 0) == TASK
-    published = a2q.a2q_rule('graph', 'feature', published=True)
+    published = a2q_published.published_rule('graph', 'feature')
     assert a2q.with_sign_bit(published, 1) == published
     x = full(1e3)
     codes = a2q.quantize(x, full(1.0), full(20.0), rule=rule)
@@ -262,7 +263,7 @@ class TestGradient:
 
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
   def test_published_rules_do_not_chain_signs(self, level, tensor):
-    rule = a2q.a2q_rule(level, tensor, published=True)
+    rule = a2q_published.published_rule(level, tensor)
     _, (_, ds, _) = pull_back(full(9.0), full(0.5), full(3.0), 2.0, rule=rule)
     _, (_, ds_minus, _) = pull_back(
       full(9.0), full(-0.5), full(3.0), 2.0, rule=rule
@@ -401,7 +402,7 @@ def test_rules_are_the_table():
     rule = a2q.a2q_rule(level, tensor)
     assert (rule.scale_grad, rule.bits_grad) == (scale_grad, bits_grad)
     assert (rule.min_bits, rule.max_bits) == (2, 8)
-    published = a2q.a2q_rule(level, tensor, published=True)
+    published = a2q_published.published_rule(level, tensor)
     assert (published.min_bits, published.max_bits) == (None, None)
     assert (published.scale_grad, published.bits_grad) == (
       scale_grad,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.runs import datasets, fields, loop, settings
 
 # Path of the field, value, and what the message says beside its name. Choices
@@ -82,7 +82,7 @@ def test_objects_hold_the_values():
   chosen = settings.from_config(
     tiny_run.config(scheme__bits=3, prompt__rank=1, train__batch_size=5)
   )
-  assert isinstance(chosen.scheme, schemes.A2QGraph)
+  assert isinstance(chosen.scheme, methods.A2QGraph)
   assert (chosen.scheme.bits, chosen.prompt.rank) == (3, 1)
   assert chosen.train.batch_size == 5
   assert chosen.model(10).outputs == 10

@@ -7,7 +7,7 @@ import tiny_run
 
 from lorap_jax import graphs
 from lorap_jax.data import pipeline
-from lorap_jax.nn import schemes, telemetry
+from lorap_jax.nn import methods, telemetry
 from lorap_jax.runs import settings
 from lorap_jax.training import accounting, state, steps
 
@@ -90,7 +90,7 @@ def summary(tree, graph):
     sums,
     accounting.constants(tree),
     num_graphs=2,
-    stored=schemes.HIDDEN_OPERANDS,
+    stored=methods.HIDDEN_OPERANDS,
   )
 
 
@@ -136,7 +136,7 @@ def test_operations_per_graph(summary):
 
 
 def test_mean_bits_of_a_training_step(tree):
-  total, count = accounting.mean_bits(tree, schemes.HIDDEN_OPERANDS)
+  total, count = accounting.mean_bits(tree, methods.HIDDEN_OPERANDS)
   assert (float(total), float(count)) == (64, 11)
 
 
@@ -160,7 +160,7 @@ def test_by_in_degree(tree, graph):
 RAW = {'features': feature('features', [32] * 4, REAL, width=3)}
 
 
-def summary_of(tree, graph, stored=schemes.HIDDEN_OPERANDS):
+def summary_of(tree, graph, stored=methods.HIDDEN_OPERANDS):
   return accounting.summarize(
     accounting.totals(tree, graph),
     accounting.constants(tree),

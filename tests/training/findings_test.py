@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 from run_folder import metrics, read
 
-from lorap_jax.nn import schemes
+from lorap_jax.nn import methods
 from lorap_jax.runs import loop
 from lorap_jax.runs.run import NonFiniteError
 from lorap_jax.training import findings
@@ -75,14 +75,14 @@ def found(points=(), bits=3.0, scheme=None, params=None, labels=None):
     'points': [point(), *points],
     'cost': {'average_bits': {'usage_weighted': bits}},
   }
-  scheme = scheme or schemes.A2QNode()
+  scheme = scheme or methods.A2QNode()
   return findings.of_run(report, scheme, params or {}, labels or {})
 
 
 def test_nothing_strange():
   assert found() == []
-  assert found(bits=4.0, scheme=schemes.QAT()) == []
-  assert found(bits=3.0, scheme=schemes.A2QGraph(target_bits=3.0)) == []
+  assert found(bits=4.0, scheme=methods.QAT()) == []
+  assert found(bits=3.0, scheme=methods.A2QGraph(target_bits=3.0)) == []
 
 
 @pytest.mark.parametrize('bits', [4.0, 5.5])

@@ -10,10 +10,9 @@ import jraph
 from lorap_jax import graphs
 from lorap_jax._random import glorot_uniform
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import linear, schemes, telemetry
+from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 
 
 class GATConv(nn.Module):
@@ -46,7 +45,7 @@ class GATConv(nn.Module):
   """
 
   features: int
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   prompt: prompt_lib.PromptSpec = prompt_lib.PromptSpec()
   heads: int = 8
   concat: bool = True
@@ -85,7 +84,7 @@ class GATConv(nn.Module):
       raise ValueError(
         f'`heads` must divide `features` = {self.features}, got {self.heads}'
       )
-    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
     width = self.features // self.heads if self.concat else self.features
     dense = linear.QuantDense(
       self.heads * width,
@@ -129,7 +128,7 @@ class GATConv(nn.Module):
       glorot_uniform,
       (width, 2 * heads),
     )
-    vectors = schemes.quantize(
+    vectors = methods.quantize(
       self.scheme, 'attention', vectors, rows=Rows(train=rows.train)
     ).values
     score = jnp.einsum('nhf,fhk->nhk', m, vectors.reshape(width, heads, 2))
@@ -147,7 +146,7 @@ class GATConv(nn.Module):
       absent = graphs.self_loop_weights(graph, real, self_loops=True) > 0
       edge_mask, loop_mask = jnp.split(mask, [num_edges])
       mask = jnp.concatenate([edge_mask, loop_mask & absent])
-    logits = schemes.quantize(
+    logits = methods.quantize(
       self.scheme,
       'logits',
       sent[senders] + received[receivers],

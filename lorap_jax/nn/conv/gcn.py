@@ -8,10 +8,9 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import linear, schemes, telemetry
+from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 
 
 class Norm(NamedTuple):
@@ -59,7 +58,7 @@ class GCNConv(nn.Module):
   """
 
   features: int
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   prompt: prompt_lib.PromptSpec = prompt_lib.PromptSpec()
   self_loops: bool = True
   self_loop_weight: float = 1.0
@@ -91,7 +90,7 @@ class GCNConv(nn.Module):
     """
     raw = x.values if isinstance(x, Quantized) else x
     graphs.check_layer_input(raw, graph, rows.mask)
-    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
     dense = linear.QuantDense(
       self.features,
       self.scheme.in_convolution(),
@@ -145,7 +144,7 @@ class GCNConv(nn.Module):
   ) -> Array:
     if self.scheme.edge_messages:
       return self._sum_of_edges(h, norm, graph, rows)
-    message = schemes.quantize(self.scheme, 'message', h, rows=rows)
+    message = methods.quantize(self.scheme, 'message', h, rows=rows)
     telemetry.report_sum(self, message, graph, rows)
     if self.scheme.edge_weights:
       edge, loop = self._weights(norm, graph, rows)
@@ -163,7 +162,7 @@ class GCNConv(nn.Module):
     loop = norm.loop * norm.scale**2
     if self.scheme.edge_weights:
       summands = _summands(norm, graph, rows)._replace(protected=None)
-      both = schemes.quantize(
+      both = methods.quantize(
         self.scheme,
         'norm',
         jnp.concatenate([edge, loop]),
@@ -175,7 +174,7 @@ class GCNConv(nn.Module):
 
   def _sum_of_edges(self, h, norm, graph, rows: Rows) -> Array:
     edge, loop = self._weights(norm, graph, rows)
-    quantized = schemes.quantize(
+    quantized = methods.quantize(
       self.scheme,
       'message',
       jnp.concatenate([edge * h[graph.senders], loop * h]),

@@ -9,10 +9,9 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import linear, norm, schemes, telemetry
+from lorap_jax.nn import linear, methods, norm, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 
 
 class GINConv(nn.Module):
@@ -48,7 +47,7 @@ class GINConv(nn.Module):
   """
 
   features: int
-  scheme: schemes.Scheme
+  scheme: methods.Scheme
   prompt: prompt_lib.PromptSpec = prompt_lib.PromptSpec()
   num_dense: int = 2
   norm: Literal['each', 'last', 'none'] = 'each'
@@ -81,7 +80,7 @@ class GINConv(nn.Module):
     """
     raw = x.values if isinstance(x, Quantized) else x
     graphs.check_layer_input(raw, graph, rows.mask)
-    point = lambda name, t: schemes.quantize(self.scheme, name, t, rows=rows)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
     if self.scheme.edge_messages:
       neighbors, node = self._sum_of_edges(raw, graph, rows), raw
     else:
@@ -99,7 +98,7 @@ class GINConv(nn.Module):
       mlp_rows = rows._replace(protected=None)
     h = prompt_lib.prompted(
       self.prompt,
-      lambda t: schemes.quantize(
+      lambda t: methods.quantize(
         self._scheme_of(0), 'aggregate', t, rows=mlp_rows
       ),
       s,
@@ -122,7 +121,7 @@ class GINConv(nn.Module):
     protected = rows.protected
     if protected is not None:
       protected = protected[graph.senders]
-    quantized = schemes.quantize(
+    quantized = methods.quantize(
       self.scheme,
       'message',
       x[graph.senders],
@@ -152,10 +151,10 @@ class GINConv(nn.Module):
       h = norm.MaskedBatchNorm(unbiased, name='norm')(h, rows=rows)
     return h
 
-  def _scheme_of(self, i: int) -> schemes.Scheme:
+  def _scheme_of(self, i: int) -> methods.Scheme:
     """The scheme of Dense layer i and of what enters it."""
     full = self.full_precision_dense and i == 0
-    return schemes.FP32() if full else self.scheme
+    return methods.FP32() if full else self.scheme
 
 
 def _num_loops(graph: Any, num_nodes: int) -> Array:

@@ -9,8 +9,7 @@ import jax
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.linear import uniform_init
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 from lorap_jax.prompts import controls
 from lorap_jax.prompts import lorap as lorap_lib
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.prompts.spec import PromptSpec
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import FULL_BITS, Quantized, Rows, real_rows
 
 LOCAL_LOSS = 'local_loss'  # The collection that the local objective goes to.
 
@@ -73,7 +72,7 @@ def prompted(
       jnp.sum(target**2), 1e-12
     )
     telemetry.sow(prompt, LOCAL_LOSS, 'share', share)
-  row_bits = jnp.float32(telemetry.FULL_BITS * prompt.side_width())
+  row_bits = jnp.float32(FULL_BITS * prompt.side_width())
   report = telemetry.SideReport(row_bits, mask[:, 0])
   telemetry.sow(prompt, telemetry.COLLECTION, 'side_path', report)
   return y._replace(values=y.values + delta)

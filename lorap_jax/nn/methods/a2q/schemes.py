@@ -1,14 +1,20 @@
 """A2Q at graph and at node level."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import HIDDEN_OPERANDS, Forms, Point, name_of
-from lorap_jax.quantization import a2q, a2q_groups
+from lorap_jax.nn.methods.a2q.quantizers import (
+  ChannelQuantizer,
+  ColumnQuantizer,
+  GroupedQuantizer,
+  NodeQuantizer,
+)
+from lorap_jax.nn.methods.fp32 import Identity
+from lorap_jax.nn.methods.scheme import HIDDEN_OPERANDS, Forms, Point, name_of
+from lorap_jax.quantization import a2q, a2q_groups, a2q_published
 
 _STARTS = ('data', 'uniform', 'normal')
 
@@ -25,6 +31,7 @@ class _A2Q:
   published: bool = False
   gradient: a2q.Gradient = 'clipped'
   quantize_features: bool = False
+  level: ClassVar[a2q.Level]
   stored = HIDDEN_OPERANDS
   edge_messages = False
   edge_weights = False
@@ -44,7 +51,12 @@ class _A2Q:
         f'`target_bits` must be between 1 and `bits` = {self.bits}, where they '
         f'start; got {self.target_bits}'
       )
-    a2q.a2q_rule('graph', 'feature', gradient=self.gradient)  # Checks it.
+    self._rule('feature')  # Checks the gradient.
+
+  def _rule(self, tensor: a2q.Tensor) -> a2q.Rule:
+    if self.published:
+      return a2q_published.published_rule(self.level, tensor)
+    return a2q.a2q_rule(self.level, tensor, gradient=self.gradient)
 
   def in_convolution(self) -> '_A2Q':
     """Itself."""
@@ -92,8 +104,8 @@ class A2QGraph(_A2Q):
     target_bits: average bits that the features are driven to in the first part
       of a run and held at, in place of that penalty, see
       `quantization.bit_budget`; the bits are fixed for its last part.
-    published: the published code's arithmetic (`quantization.a2q`) and layer
-      forms, see docs/differences.md.
+    published: the published code's arithmetic
+      (`quantization.a2q_published`) and layer forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     exact_range: see `a2q_groups.nearest_group`.
     quantize_features: quantize raw node features that enter a convolution.
@@ -101,6 +113,7 @@ class A2QGraph(_A2Q):
 
   num_groups: int = 1000
   exact_range: bool = False
+  level = 'graph'
   per_node = False
 
   def __post_init__(self):
@@ -110,15 +123,11 @@ class A2QGraph(_A2Q):
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
-    shared: dict[str, Any] = {
-      'start': self.start,
-      'published': self.published,
-      'gradient': self.gradient,
-    }
+    shared: dict[str, Any] = {'bits': self.bits, 'start': self.start}
     tables = (*HIDDEN_OPERANDS, 'logits')
     if point in tables or (point == 'features' and self.quantize_features):
-      return quantizers.GroupedQuantizer(
-        bits=self.bits,
+      return GroupedQuantizer(
+        rule=self._rule('feature'),
         num_groups=self.num_groups,
         non_negative=non_negative,
         exact_range=self.exact_range,
@@ -127,15 +136,11 @@ class A2QGraph(_A2Q):
         **shared,
       )
     if point == 'message':
-      return quantizers.ColumnQuantizer(
-        bits=self.bits, level='graph', name=point, **shared
-      )
+      return ColumnQuantizer(rule=self._rule('message'), name=point, **shared)
     if point in ('weight', 'attention'):
-      return quantizers.ChannelQuantizer(
-        bits=self.bits, level='graph', name=point, **shared
-      )
+      return ChannelQuantizer(rule=self._rule('weight'), name=point, **shared)
     if point == 'features':
-      return quantizers.Identity(name=point)
+      return Identity(name=point)
     return None
 
   @property
@@ -169,8 +174,8 @@ class A2QNode(_A2Q):
       of a run and held at, in place of that penalty, see
       `quantization.bit_budget`; the bits are fixed for its last part.
     memory_width: columns charged per node; None for those of each tensor.
-    published: the published code's arithmetic (`quantization.a2q`) and layer
-      forms, see docs/differences.md.
+    published: the published code's arithmetic
+      (`quantization.a2q_published`) and layer forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
     quantize_features: quantize raw node features that enter a convolution.
     quantize_messages: False leaves messages in full precision, as published
@@ -189,20 +194,17 @@ class A2QNode(_A2Q):
   weight_start: tuple[float, float] = (0.1, 0.2)
   feature_start: tuple[float, float] = (0.01, 0.01)
   message_start: tuple[float, float] = (0.01, 0.01)
+  level = 'node'
   per_node = True
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
     """See Scheme."""
-    shared: dict[str, Any] = {
-      'bits': self.bits,
-      'start': self.start,
-      'published': self.published,
-      'gradient': self.gradient,
-    }
+    shared: dict[str, Any] = {'bits': self.bits, 'start': self.start}
     if point in HIDDEN_OPERANDS or (
       point == 'features' and self.quantize_features
     ):
-      return quantizers.NodeQuantizer(
+      return NodeQuantizer(
+        rule=self._rule('feature'),
         non_negative=non_negative,
         memory_width=self.memory_width,
         normal=self.feature_start,
@@ -211,26 +213,36 @@ class A2QNode(_A2Q):
       )
     if point == 'message' and self.quantize_messages:
       if self.node_messages:
-        return quantizers.NodeQuantizer(
+        return NodeQuantizer(
+          rule=self._rule('feature'),
           non_negative=non_negative,
           fixed_bits=True,
           normal=self.message_start,
           name=point,
           **shared,
         )
-      return quantizers.ColumnQuantizer(
-        level='node', normal=self.message_start, name=point, **shared
+      return ColumnQuantizer(
+        rule=self._rule('message'),
+        normal=self.message_start,
+        name=point,
+        **shared,
       )
     if point == 'logits':
-      return quantizers.ColumnQuantizer(
-        level='node', normal=(0.1, 0.1), name=point, **shared
+      return ColumnQuantizer(
+        rule=self._rule('message'),
+        normal=(0.1, 0.1),
+        name=point,
+        **shared,
       )
     if point in ('weight', 'attention'):
-      return quantizers.ChannelQuantizer(
-        level='node', normal=self.weight_start, name=point, **shared
+      return ChannelQuantizer(
+        rule=self._rule('weight'),
+        normal=self.weight_start,
+        name=point,
+        **shared,
       )
     if point == 'features':
-      return quantizers.Identity(name=point)
+      return Identity(name=point)
     return None
 
   @property

@@ -1,18 +1,34 @@
 """No quantization."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.nn import quantizers
-from lorap_jax.nn.schemes.base import (
+from lorap_jax.graphs import SparseRows
+from lorap_jax.nn.methods.scheme import (
   HIDDEN_OPERANDS,
   OPERANDS,
   Forms,
   Point,
   name_of,
 )
+from lorap_jax.nn.quantized import Quantized, Rows
+
+
+class Identity(nn.Module):
+  """A quantization point that leaves its tensor in full precision."""
+
+  param_groups: ClassVar[dict[str, str]] = {}
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'n f'] | SparseRows, *, rows: Rows
+  ) -> Quantized:
+    """Returns x with its 32 bits."""
+    del rows
+    return Quantized(x)  # pyrefly: ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +46,7 @@ class FP32:
     """See Scheme."""
     del non_negative
     if point in (*OPERANDS, 'message'):
-      return quantizers.Identity(name=name_of(point))
+      return Identity(name=name_of(point))
     return None
 
   def in_convolution(self) -> 'FP32':

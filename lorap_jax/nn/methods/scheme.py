@@ -29,8 +29,7 @@ import flax.linen as nn
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized
+from lorap_jax.nn.quantized import Quantized, Rows
 
 Point = Literal[
   'features',

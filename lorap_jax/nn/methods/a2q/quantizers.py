@@ -1,4 +1,4 @@
-"""A2Q: where learned scales and bit-widths live."""
+"""Where A2Q's learned scales and bit-widths live."""
 
 import math
 from typing import ClassVar
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
-from lorap_jax.nn.rows import Rows
-from lorap_jax.nn.telemetry import Quantized, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 from lorap_jax.quantization import a2q, a2q_groups, bit_budget, numerics
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
@@ -32,24 +31,22 @@ class GroupedQuantizer(nn.Module):
 
   Attributes:
     bits: initial bits, before one is added for non-negative data.
+    rule: from `a2q.a2q_rule`.
     num_groups: m, size of the table.
     non_negative: x has no negative values: one bit more inside, reported as
       one less.
     start: `data`, `uniform` (scales U(0, 1)) or `normal` (|N(.01, .1)|); the
       last two are the published ones.
-    published: compute exactly what the published code computes.
     exact_range: see `a2q_groups.nearest_group`.
-    gradient: see `a2q.a2q_rule`.
     fixed_bits: bits are not trained, as for the logits of GAT.
   """
 
   bits: int
+  rule: a2q.Rule
   num_groups: int
   non_negative: bool
   start: str
-  published: bool
   exact_range: bool
-  gradient: a2q.Gradient = 'clipped'
   fixed_bits: bool = False
 
   @property
@@ -70,12 +67,7 @@ class GroupedQuantizer(nn.Module):
     """
     mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
-    rule = a2q.with_sign_bit(
-      a2q.a2q_rule(
-        'graph', 'feature', published=self.published, gradient=self.gradient
-      ),
-      sign_bit,
-    )
+    rule = a2q.with_sign_bit(self.rule, sign_bit)
     bits = self.param('bits', self._init_bits, sign_bit)
     # Without |x|, which would be written out in full.
     max_abs = jnp.maximum(jnp.max(x, axis=1), -jnp.min(x, axis=1))
@@ -149,26 +141,24 @@ class NodeQuantizer(nn.Module):
 
   Attributes:
     bits: initial bits, before one is added for non-negative data.
+    rule: from `a2q.a2q_rule`.
     non_negative: x has no negative values: one bit more inside, reported as
       one less.
     start: `data` (largest magnitude of the row over qmax, bits jittered by
       +-0.49), `uniform` (scales U(0, 1)) or `normal`.
-    published: compute exactly what the published code computes.
     normal: mean and deviation of |N| for start `normal`.
     fixed_bits: bits are not trained, as for the projected features of GAT.
     memory_width: columns that the penalty charges; None for those of x. The
       published scripts charge the hidden width for every layer.
-    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
+  rule: a2q.Rule
   non_negative: bool
   start: str
-  published: bool
   normal: tuple[float, float] = (0.01, 0.01)
   fixed_bits: bool = False
   memory_width: int | None = None
-  gradient: a2q.Gradient = 'clipped'
 
   @property
   def param_groups(self) -> dict[str, str]:
@@ -188,12 +178,7 @@ class NodeQuantizer(nn.Module):
     """
     mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
-    rule = a2q.with_sign_bit(
-      a2q.a2q_rule(
-        'node', 'feature', published=self.published, gradient=self.gradient
-      ),
-      sign_bit,
-    )
+    rule = a2q.with_sign_bit(self.rule, sign_bit)
     bits = self.param('bits', self._init_bits, x.shape[0], sign_bit)
     scale = self.param('scale', self._init_scale, x, sign_bit)
     used = bits
@@ -253,20 +238,16 @@ class ColumnQuantizer(nn.Module):
 
   Attributes:
     bits: bits per element.
-    level: `node` or `graph`, which gradient rule.
+    rule: from `a2q.a2q_rule`.
     start: `data` (largest magnitude of the column over qmax) or anything else
       for the published |N(mean, deviation)|.
-    published: compute exactly what the published code computes.
     normal: that mean and deviation.
-    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
-  level: a2q.Level
+  rule: a2q.Rule
   start: str
-  published: bool
   normal: tuple[float, float] = (0.01, 0.01)
-  gradient: a2q.Gradient = 'clipped'
 
   param_groups: ClassVar[dict[str, str]] = _FIXED
 
@@ -282,14 +263,11 @@ class ColumnQuantizer(nn.Module):
       Values on the grid, and the bits, a scalar.
     """
     mask = real_rows(x, rows)
-    rule = a2q.a2q_rule(
-      self.level, 'message', published=self.published, gradient=self.gradient
-    )
     width = x.shape[1]
     scale = self.param('scale', self._init_scale, x, mask)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
     bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
-    y = a2q.fake_quant(x, scale[None], bits[None], rule=rule, mask=mask)
+    y = a2q.fake_quant(x, scale[None], bits[None], rule=self.rule, mask=mask)
     return Quantized(
       y, float(self.bits), 4 * width, bounds=_bounds(scale[None], bits[None])
     )
@@ -307,20 +285,16 @@ class ChannelQuantizer(nn.Module):
 
   Attributes:
     bits: bits per entry.
-    level: `node` or `graph`, which gradient rule.
+    rule: from `a2q.a2q_rule`.
     start: `data` (largest magnitude of the channel over qmax, which kills no
       channel) or anything else for the published |N(mean, deviation)|.
-    published: compute exactly what the published code computes.
     normal: that mean and deviation.
-    gradient: see `a2q.a2q_rule`.
   """
 
   bits: int
-  level: a2q.Level
+  rule: a2q.Rule
   start: str
-  published: bool
   normal: tuple[float, float] = (0.01, 0.1)
-  gradient: a2q.Gradient = 'clipped'
 
   param_groups: ClassVar[dict[str, str]] = {
     'scale': 'weight_scale',
@@ -331,14 +305,11 @@ class ChannelQuantizer(nn.Module):
   def __call__(self, kernel: Float[Array, 'i o'], *, rows: Rows) -> Quantized:
     """Puts each column of kernel [in, out] on its own grid."""
     del rows
-    rule = a2q.a2q_rule(
-      self.level, 'weight', published=self.published, gradient=self.gradient
-    )
     width = kernel.shape[1]
     scale = self.param('scale', self._init_scale, kernel)
     bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
     bits = jax.lax.stop_gradient(bits)
-    y = a2q.fake_quant(kernel, scale[None], bits[None], rule=rule)
+    y = a2q.fake_quant(kernel, scale[None], bits[None], rule=self.rule)
     return Quantized(y, float(self.bits), 4 * width)
 
   def _init_scale(self, key: Array, kernel: Array) -> Array:
