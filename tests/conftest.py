@@ -12,7 +12,11 @@ hypothesis.settings.load_profile(drawing.PROFILE)
 
 
 def pytest_configure(config):
-  """Compiles equal programs once in a session: runs are made again a lot."""
+  """Compiles equal programs once in a session, and quickly: they run briefly.
+
+  Tests of what XLA's optimizations do to a program are marked `optimized`.
+  """
+  jax.config.update('jax_disable_most_optimizations', True)
   folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
   config.add_cleanup(folder.cleanup)
   jax.config.update('jax_compilation_cache_dir', folder.name)
@@ -25,6 +29,15 @@ def pytest_make_parametrize_id(val, argname):
   Workers refuse to share tests whose names differ.
   """
   return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def _optimizations(request):
+  """Compiles as a user's programs are, where a test is about that."""
+  on = request.node.get_closest_marker('optimized') is not None
+  jax.config.update('jax_disable_most_optimizations', not on)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture

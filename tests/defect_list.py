@@ -16,7 +16,6 @@ class Defect(NamedTuple):
     old: text of the file.
     new: what is there instead.
     tests: below `tests/`, that are expected to fail; the cheapest first.
-    optimized: it shows in programs as XLA optimizes them only.
   """
 
   name: str
@@ -25,7 +24,6 @@ class Defect(NamedTuple):
   old: str
   new: str
   tests: tuple[str, ...]
-  optimized: bool = False
 
 
 _QUANTIZERS = (
@@ -87,7 +85,6 @@ _QUANTIZERS = (
     'return x / jnp.where(jnp.isnan(x), 1, divisor)',
     'return x / divisor',
     ('quantization/numerics_test.py::TestDivide::test_pixels',),
-    optimized=True,
   ),
   Defect(
     'a2q_bits_gradient_takes_the_sign_of_the_scale',

@@ -77,7 +77,7 @@ def copy_project(root: pathlib.Path, place: pathlib.Path) -> None:
 
 
 def run_tests(
-  project: pathlib.Path, tests: Iterable[str], *more: str, optimized: bool
+  project: pathlib.Path, tests: Iterable[str], *more: str
 ) -> tuple[int, str]:
   """Exit code and output of pytest on tests given below `tests/`.
 
@@ -85,7 +85,6 @@ def run_tests(
     subprocess.TimeoutExpired: they do not end.
   """
   environment = {**os.environ, 'COLUMNS': '300'}  # Reasons are cut off there.
-  environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = str(int(not optimized))
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'pytest', *_PYTEST, *more),
@@ -124,11 +123,7 @@ def try_defect(defect: Defect, base: pathlib.Path) -> Outcome:
     path = project / PACKAGE / defect.file
     path.write_text(planted(path.read_text(), defect))
     try:
-      found = verdict(
-        *run_tests(
-          project, defect.tests, '-x', '-n', '0', optimized=defect.optimized
-        )
-      )
+      found = verdict(*run_tests(project, defect.tests, '-x', '-n', '0'))
     except subprocess.TimeoutExpired:
       found = 'error', f'no end after {_SECONDS} seconds'
   return Outcome(found[0], time.monotonic() - started, found[1])
@@ -138,20 +133,10 @@ def red_base(
   base: pathlib.Path, defects: Sequence[Defect], jobs: int
 ) -> str | None:
   """What fails without any defect; None if nothing does."""
-  for optimized in (False, True):
-    tests = dict.fromkeys(
-      test
-      for defect in defects
-      if defect.optimized == optimized
-      for test in defect.tests
-    )
-    if not tests:
-      continue
-    processes = str(jobs if jobs > 1 else 0)
-    code, output = run_tests(base, tests, '-n', processes, optimized=optimized)
-    if code:
-      return output
-  return None
+  tests = dict.fromkeys(test for defect in defects for test in defect.tests)
+  processes = str(jobs if jobs > 1 else 0)
+  code, output = run_tests(base, tests, '-n', processes)
+  return output if code else None
 
 
 def table(defects: Sequence[Defect], outcomes: Sequence[Outcome]) -> str:

@@ -10,38 +10,26 @@ import tiny_run
 from configs import cells, planetoid, superpixels
 from lorap_jax.runs import batched, fields, loop, settings
 
-QUANTIZERS = cells.QUANTIZERS  # `mixq` is its second phase here.
-SEARCHES = [
-  (backbone, 'mixq_search', prompt, task)
-  for backbone, prompt, task in zip(
-    cells.BACKBONES,
-    ('none', 'gpf', 'lorap'),
-    ('node', 'graph', 'node'),
-    strict=True,
-  )
-]
-# All pairs of quantizer and prompt; backbone and task take turns, so that each
-# meets every quantizer and every prompt. Eight-bit twins of a scheme and the
-# prompt that joins two others are met once or twice.
-_QUANTIZERS = ('fp32', 'qat4', 'dq4', 'a2q', 'mixq')
-_PROMPTS = cells.PROMPTS[:5]
-PAIRS = [
-  (
-    cells.BACKBONES[(i + j) % 3],
-    quantizer,
-    prompt,
-    ('node', 'graph')[(i + j) % 2],
-  )
-  for i, quantizer in enumerate(_QUANTIZERS)
-  for j, prompt in enumerate(_PROMPTS)
-]
-PAIRS += [
-  ('gcn', 'qat8', 'gpf_plus_lorap', 'node'),
-  ('gat', 'dq8', 'gpf_plus_lorap', 'graph'),
+# Each quantizer, prompt, backbone with task, and what joins two of them in a
+# way of its own (per-node parameters, edge messages, sparse features). What
+# else a pair could break lies in one part, or in the slow run of all.
+SOME = [
+  ('gcn', 'fp32', 'gpf_lorap', 'node'),
+  ('gin', 'qat4', 'lorap', 'node'),
+  ('gat', 'dq4', 'gpf_lorap', 'graph'),
+  ('gcn', 'a2q', 'gpf_plus', 'node'),
+  ('gin', 'a2q', 'gpf_plus_lorap', 'graph'),
+  ('gat', 'a2q', 'gpf', 'node'),
+  ('gin', 'mixq', 'gpf', 'graph'),
+  ('gcn', 'mixq_search', 'none', 'graph'),
+  ('gin', 'mixq_search', 'lorap', 'node'),
 ]
 ALL = list(
   itertools.product(
-    cells.BACKBONES, QUANTIZERS, cells.PROMPTS, ('node', 'graph')
+    cells.BACKBONES,
+    (*cells.QUANTIZERS, 'mixq_search'),
+    cells.PROMPTS,
+    ('node', 'graph'),
   )
 )
 
@@ -109,24 +97,23 @@ def check(tmp_path, cell):
 ids = lambda cell: '-'.join(cell)
 
 
-@pytest.mark.parametrize('cell', PAIRS + SEARCHES, ids=ids)
-def test_pairs(tmp_path, cell):
+@pytest.mark.parametrize('cell', SOME, ids=ids)
+def test_some_cells(tmp_path, cell):
   check(tmp_path, cell)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'cell', [cell for cell in ALL if cell not in PAIRS], ids=ids
+  'cell', [cell for cell in ALL if cell not in SOME], ids=ids
 )
 def test_all_others(tmp_path, cell):
   check(tmp_path, cell)
 
 
-def test_pairs_cover_the_matrix():
-  axes = (cells.BACKBONES, _QUANTIZERS, _PROMPTS, ('node', 'graph'))
-  for first, second in itertools.combinations(range(4), 2):
-    seen = {(cell[first], cell[second]) for cell in PAIRS}
-    wanted = set(itertools.product(axes[first], axes[second]))
-    assert seen >= wanted, (first, second)
-  for axis, values in ((1, QUANTIZERS), (2, cells.PROMPTS)):
-    assert {cell[axis] for cell in PAIRS} == set(values)
+def test_some_cells_have_every_part():
+  eight_bits = {'qat8', 'dq8'}  # Twins of others.
+  backbones, quantizers, prompts, tasks = map(set, zip(*SOME, strict=True))
+  assert (backbones, prompts) == (set(cells.BACKBONES), set(cells.PROMPTS))
+  assert quantizers == {*cells.QUANTIZERS, 'mixq_search'} - eight_bits
+  seen = {(cell[0], cell[-1]) for cell in SOME}
+  assert seen == set(itertools.product(backbones, tasks))

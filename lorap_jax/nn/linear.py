@@ -3,11 +3,10 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lorap_jax._matmul import matmul
-from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import methods, telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.ops import glorot_uniform, matmul, uniform
 
 
 class QuantDense(nn.Module):

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import jax
 
-from lorap_jax._matmul import matmul
 from lorap_jax._typing import Array, Float
+from lorap_jax.ops import matmul
 from lorap_jax.prompts.lorap import num_lorap_params
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from lorap_jax._matmul import matmul
 from lorap_jax._typing import Array, Float
+from lorap_jax.ops import matmul
 
 
 def add_gpf(x: Float[Array, 'n f'], prompt: Float[Array, 'f']) -> Array:

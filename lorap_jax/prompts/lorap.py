@@ -28,9 +28,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lorap_jax._matmul import combine, matmul
-from lorap_jax._random import glorot_uniform, uniform
 from lorap_jax._typing import Array, Float, Key
+from lorap_jax.ops import combine, glorot_uniform, matmul, uniform
 from lorap_jax.quantization import numerics
 
 LowRank = Literal['basis', 'basis_and_score', 'none']

@@ -45,6 +45,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
@@ -109,7 +110,7 @@ class Rule:
       round_bits(bits, min_bits=self.min_bits, max_bits=self.max_bits)
     ).astype(x.dtype)
     if qmax.shape[1] > 1:  # One for each row stays out of the inner loop.
-      qmax = numerics.computed_once(qmax)
+      qmax = ops.computed_once(qmax)
     return qmax
 
   def gradients(
@@ -118,7 +119,7 @@ class Rule:
     """(dx, ds, db) for the upstream gradient dy of y = x^."""
     parts = self.parts(x, scale, bits)
     clipped = ~(jnp.abs(x) <= parts.threshold)
-    dx = numerics.pass_where(~clipped, dy) if self.clip_input_grad else dy
+    dx = ops.pass_where(~clipped, dy) if self.clip_input_grad else dy
     axes = tuple(i for i in (0, 1) if scale.shape[i] == 1)
     if self.scale_grad == self.bits_grad == 'task' and axes == (1,):
       ds, db = _row_sums(x, y, dy, clipped, parts)
@@ -345,7 +346,7 @@ def _row_sums(x, y, dy, clipped, parts: Parts):
   s D_s is x^ on C and x^ - x off C, and D_b is x^ (qmax + 1) ln(2) / qmax on C.
   dy off C is the dx of the rule, which exists.
   """
-  off = numerics.pass_where(~clipped, dy)
+  off = ops.pass_where(~clipped, dy)
   on_c = jnp.sum((dy - off) * y, 1, keepdims=True)
   off_c = jnp.sum(off * (y - x), 1, keepdims=True)
   ds = (on_c + off_c) / parts.scale

@@ -18,6 +18,7 @@ References:
 import jax
 import jax.numpy as jnp
 
+from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
@@ -79,7 +80,7 @@ def _nearest(values: Array, target: Array) -> Array:
   values, target = jax.lax.stop_gradient((values, target))
   # Keys are sorted alone: with their positions it would take five times as
   # long on a CPU. A run of equal targets belongs to its smallest index.
-  ranked = numerics.from_sort_key(jnp.sort(numerics.sort_key(target)))
+  ranked = ops.from_sort_key(jnp.sort(ops.sort_key(target)))
   owner = jnp.full(target.shape, target.size, jnp.int32)
   owner = owner.at[jnp.searchsorted(ranked, target)].min(
     jnp.arange(target.size, dtype=jnp.int32)

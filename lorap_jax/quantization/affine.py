@@ -32,6 +32,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import numerics
 
@@ -264,7 +265,7 @@ def _fake_quant_fwd(x, qparams, keep, bounds, gradient, published):
 
 def _fake_quant_bwd(bounds, gradient, published, passing, dy):
   del bounds, published
-  dx = dy if gradient == 'plain' else numerics.pass_where(passing, dy)
+  dx = dy if gradient == 'plain' else ops.pass_where(passing, dy)
   return dx, None, None
 
 

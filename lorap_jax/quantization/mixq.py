@@ -46,6 +46,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float
 from lorap_jax.quantization import numerics
 
@@ -188,7 +189,7 @@ def _fake_quant_bwd(codes, published, residuals, dy):
   ratio = numerics.divide(x, scale + _EPSILON if published else scale)
   u = zero_point + ratio
   inside = (u >= codes[0]) & (u <= codes[1])
-  dx = numerics.pass_where(inside, dy)
+  dx = ops.pass_where(inside, dy)
   over_rows, over_columns = (size == 1 for size in scale.shape)
   weights = mask.astype(x.dtype).T
 

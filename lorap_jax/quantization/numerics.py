@@ -10,10 +10,9 @@ The symmetric range drops the most negative code, so that zero and both ends
 are representable with one scale.
 """
 
-import jax
 import jax.numpy as jnp
 
-from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax._typing import Array, Float
 
 _LARGE = 1e38  # Under a third of the largest float32.
 
@@ -94,60 +93,3 @@ def bounded(x: Float[Array, '*s']) -> Float[Array, '*s']:
     The same, bounded.
   """
   return jnp.where(jnp.isinf(x), x, jnp.clip(x, -_LARGE, _LARGE))
-
-
-def computed_once(x: Float[Array, '*s']) -> Float[Array, '*s']:
-  """The same x, for a small array that a large one is compared with.
-
-  XLA's CPU backend computes cheap operations on a small array again for every
-  element of the large one, behind optimization barriers too. It does not do so
-  with a remainder, which of |x| < 2**100 by 2**100 is exactly x.
-
-  Args:
-    x: |x| < 2**100.
-
-  Returns:
-    x.
-  """
-  return jax.lax.rem(x, jnp.full_like(x, 2.0**100))
-
-
-def pass_where(passing: Bool[Array, '*s'], dy: Float[Array, '*s']) -> Array:
-  """The gradient of a clipped straight-through estimator.
-
-  dx = dy where `passing`, else 0, computed as dy / 1 and dy / infinity: XLA's
-  CPU backend would compute a cheaper operation again for every neighbour that
-  gathers a row of dx.
-
-  Args:
-    passing: True for elements that were not clipped.
-    dy: gradient of the output, finite.
-
-  Returns:
-    dx, exactly; some of the zeros are -0.
-  """
-  return dy / jnp.where(passing, 1, jnp.inf)
-
-
-def sort_key(x: Float[Array, '*s']) -> Int[Array, '*s']:
-  """Integers in the order of the float32 values; -0 comes before 0.
-
-  XLA's CPU backend sorts and compares them faster than floats.
-
-  Args:
-    x: float32, any shape.
-
-  Returns:
-    int32, same shape.
-  """
-  return _flip(jax.lax.bitcast_convert_type(x, jnp.int32))
-
-
-def from_sort_key(key: Int[Array, '*s']) -> Float[Array, '*s']:
-  """The float32 values whose `sort_key` is given."""
-  return jax.lax.bitcast_convert_type(_flip(key), jnp.float32)
-
-
-def _flip(bits: Array) -> Array:
-  """Reverses the order of the negative numbers; its own inverse."""
-  return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)

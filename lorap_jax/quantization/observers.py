@@ -27,8 +27,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float
-from lorap_jax.quantization import numerics
 
 UpdateRule = Literal['extreme', 'momentum']
 
@@ -171,7 +171,7 @@ def _percentiles(
   x: Array, rows: Array, axis: int | None, percentile: float
 ) -> tuple[Array, Array]:
   """Both order statistics of `batch_range`."""
-  key = jnp.where(rows, numerics.sort_key(x), _LAST)
+  key = jnp.where(rows, ops.sort_key(x), _LAST)
   key = key.reshape(1, -1) if axis is None else key.T
   per_row = x.shape[1] if axis is None else 1
   count = jnp.sum(rows, dtype=jnp.int32) * per_row
@@ -218,4 +218,4 @@ def _order_statistics(key: Array, ranks: tuple[Array, Array]) -> list[Array]:
   shape = key.shape[:1]
   whole = jnp.full(shape, -_LAST - 1), jnp.full(shape, _LAST)
   found = jax.lax.fori_loop(0, 32, halve, (whole, whole))
-  return [numerics.from_sort_key(upper) for _, upper in found]
+  return [ops.from_sort_key(upper) for _, upper in found]

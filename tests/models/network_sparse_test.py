@@ -338,6 +338,7 @@ def test_networks_of_many_seeds_in_one_program(rate):
   assert one._cache_size() == 1
 
 
+@pytest.mark.optimized
 def test_gradients_of_the_compiled_program():
   """XLA once wrote sums over what the same loop still gathered from."""
   prompt = prompts.PromptSpec('gpf', node_init='glorot')

@@ -7,6 +7,8 @@ import pytest
 
 from lorap_jax.quantization import a2q_groups
 
+pytestmark = pytest.mark.optimized
+
 # |s| 2**(b-1): 2, 8, 4, 4, .5
 SCALE = jnp.asarray([0.25, -1.0, 0.5, 0.5, 0.0625])
 BITS = jnp.asarray([4.0, 4.2, -4.0, 3.6, 3.5])

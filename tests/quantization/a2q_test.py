@@ -8,6 +8,8 @@ import pytest
 
 from lorap_jax.quantization import a2q, a2q_published
 
+pytestmark = pytest.mark.optimized
+
 LN2 = np.log(2.0)
 QUANTIZERS = [
   ('node', 'feature'),

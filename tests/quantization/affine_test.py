@@ -8,6 +8,8 @@ import pytest
 
 from lorap_jax.quantization import affine
 
+pytestmark = pytest.mark.optimized
+
 GRADIENTS = ('plain', 'clipped', 'clipped_strict')
 # s = 1/4, z = -1, 3 bits signed: codes -4...3, range -.75...1. Columns: x, q,
 # whether the gradient passes with `clipped` and with `clipped_strict`.

@@ -18,6 +18,8 @@ from drawing import PER, SHAPE, padded, same, sums, unpadded
 
 from lorap_jax.quantization import a2q, a2q_groups, mixq
 
+pytestmark = pytest.mark.optimized
+
 RULES = list(
   itertools.product(
     ('node', 'graph'), ('feature', 'message', 'weight'), ('clipped', 'plain')

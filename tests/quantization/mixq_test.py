@@ -8,6 +8,8 @@ import pytest
 
 from lorap_jax.quantization import mixq, mixq_search
 
+pytestmark = pytest.mark.optimized
+
 SOME_BITS = [1, 2, 3, 4, 8, 16]
 JIT = pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 PUBLISHED = pytest.mark.parametrize('published', [False, True])

@@ -5,6 +5,8 @@ import pytest
 
 from lorap_jax.quantization import numerics
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize(
   'bits, qmax', [(0, -0.5), (1, 0), (2, 1), (3, 3), (4, 7), (8, 127), (9, 255)]
@@ -46,31 +48,6 @@ def test_shape_and_dtype_are_kept(name):
   x = jnp.ones((2, 3), jnp.float32)
   y = getattr(numerics, name)(x)
   assert y.shape == (2, 3) and y.dtype == jnp.float32
-
-
-@pytest.mark.parametrize('jit', [False, True])
-def test_computed_once_is_the_identity(jit):
-  x = jnp.asarray([0.0, -0.5, 1.0, 127.0, 32767.0, 1e-30, 2.0**99, -(2.0**40)])
-  function = numerics.computed_once
-  y = (jax.jit(function) if jit else function)(x)
-  np.testing.assert_array_equal(y, x)
-
-
-@pytest.mark.parametrize('jit', [False, True])
-def test_pass_where(jit):
-  passing = jnp.asarray([True, True, False, False, True])
-  dy = jnp.asarray([1e-30, -3.7, 2.5, -1e30, 0.0])
-  function = jax.jit(numerics.pass_where) if jit else numerics.pass_where
-  np.testing.assert_array_equal(function(passing, dy), np.where(passing, dy, 0))
-
-
-def test_sort_key_has_the_order_of_the_values():
-  x = [-np.inf, -3e38, -1.5, -1e-38, -0.0, 0.0, 1e-38, 0.25, 7.0, np.inf]
-  x = jnp.asarray(x, jnp.float32)
-  key = numerics.sort_key(x)
-  assert key.dtype == jnp.int32
-  assert np.all(np.diff(np.asarray(key, np.int64)) > 0)
-  np.testing.assert_array_equal(numerics.from_sort_key(key), x)
 
 
 class TestDivide:

@@ -8,6 +8,8 @@ import pytest
 
 from lorap_jax.quantization import affine, observers
 
+pytestmark = pytest.mark.optimized
+
 eager_and_jit = pytest.mark.parametrize(
   'jit', [False, True], ids=['eager', 'jit']
 )

@@ -18,6 +18,8 @@ from drawing import PER, SHAPE, padded, same, unpadded
 
 from lorap_jax.quantization import affine, degree_quant, observers
 
+pytestmark = pytest.mark.optimized
+
 GRADIENTS = ('plain', 'clipped', 'clipped_strict')
 BITS = list(itertools.product(range(2, 9), (False, True)))
 ALL = list(itertools.product(BITS, (False, True), GRADIENTS))

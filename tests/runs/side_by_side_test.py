@@ -20,6 +20,8 @@ from lorap_jax.runs import (
 )
 from lorap_jax.runs.run import Interrupted, NonFiniteError, Run
 
+pytestmark = pytest.mark.optimized
+
 SEEDS = (0, 1, 2)
 CELLS = {'fp32': 'gcn,fp32,none', 'a2q_node': 'gcn,a2q,gpf_lorap'}
 

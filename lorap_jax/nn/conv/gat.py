@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax import graphs
-from lorap_jax._random import glorot_uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.ops import glorot_uniform
 
 
 class GATConv(nn.Module):

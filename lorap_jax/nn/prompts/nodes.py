@@ -2,12 +2,12 @@
 
 import flax.linen as nn
 
-from lorap_jax._random import glorot_uniform
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.linear import uniform_init
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.ops import glorot_uniform
 from lorap_jax.prompts import gpf as gpf_lib
 
 
