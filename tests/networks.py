@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import layers
 import numpy as np
 
-from lorap_jax.models import gat, gcn, gin, network
+from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods
 
 BACKBONES = {
-  'gcn': gcn.GCN(),
-  'gin': gin.GIN(mlp_norm='last'),
-  'gat': gat.GAT(heads=3, last_heads=2),
+  'gcn': backbones.GCN(),
+  'gin': backbones.GIN(mlp_norm='last'),
+  'gat': backbones.GAT(heads=3, last_heads=2),
 }
 REAL_GRAPHS = 6
 

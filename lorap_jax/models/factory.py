@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from lorap_jax.models import gat, gcn, gin, network
+from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods, prompts
 
 SCHEMES = {
@@ -19,7 +19,7 @@ SCHEMES = {
 }
 # Those of data whose nodes have labels.
 NODE_SCHEMES = {**SCHEMES, 'a2q': methods.A2QNode}
-BACKBONES = {'gcn': gcn.GCN, 'gin': gin.GIN, 'gat': gat.GAT}
+BACKBONES = {'gcn': backbones.GCN, 'gin': backbones.GIN, 'gat': backbones.GAT}
 _CHOICES = {
   'encoder': ('none', 'dense', 'embedding'),
   'encoder_operand': ('signed', 'non_negative', 'int8'),

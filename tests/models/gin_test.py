@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.models import gin, network
+from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods, prompts, telemetry
 
 BUDGET = graphs.Budget(32, 64, 7, 16)
@@ -24,7 +24,7 @@ PLACED = pytest.mark.parametrize('placement', prompts.PLACEMENTS)
 def make(scheme='a2q', prompt=LIVE, **changes):
   fields = {'outputs': 3, 'features': 8, 'num_layers': 2, **changes}
   return network.Network(
-    backbone=gin.GIN(), scheme=SCHEMES[scheme], prompt=prompt, **fields
+    backbone=backbones.GIN(), scheme=SCHEMES[scheme], prompt=prompt, **fields
   )
 
 

@@ -3,7 +3,7 @@
 import networks
 import pytest
 
-from lorap_jax.models import gat, gcn, gin
+from lorap_jax.models import backbones
 from lorap_jax.nn import methods, prompts
 
 ALL_BACKBONES = pytest.mark.parametrize('backbone', list(networks.BACKBONES))
@@ -92,7 +92,7 @@ class TestParameters:
     model = networks.make(
       scheme=scheme, encoder='none', num_layers=1, readout=1
     )
-    model = model.clone(backbone=gin.GIN(mlp_norm='last', own_term=False))
+    model = model.clone(backbone=backbones.GIN(mlp_norm='last', own_term=False))
     widths = {
       'features': 4,
       'conv_0/neighbor_sum': 4,
@@ -143,7 +143,7 @@ class TestParameters:
 
 
 def test_full_precision_first_is_the_first_layer_only():
-  backbone = gin.GIN(full_precision_first=True)
+  backbone = backbones.GIN(full_precision_first=True)
   model = networks.make(scheme=QAT, encoder='none').clone(backbone=backbone)
   names = set(networks.quantizers_of(model))
   assert 'conv_0/dense_0/weight' not in names
@@ -159,16 +159,16 @@ def test_fields_of_the_backbones_reach_their_layers():
     'prompt': prompts.PromptSpec('lorap'),
     'non_negative': True,
   }
-  layer = gcn.GCN(False, 2.0, 'keep').layer(**shared)
+  layer = backbones.GCN(False, 2.0, 'keep').layer(**shared)
   assert (layer.self_loops, layer.self_loop_weight) == (False, 2.0)
   assert (layer.existing_loops, layer.non_negative) == ('keep', True)
-  backbone = gat.GAT(4, 2, False, 0.3, 0.1)
+  backbone = backbones.GAT(4, 2, False, 0.3, 0.1)
   for last, heads in ((False, 4), (True, 2)):
     layer = backbone.layer(**{**shared, 'last': last})
     assert (layer.heads, layer.concat) == (heads, not last)
     assert (layer.self_loops, layer.attention_dropout) == (False, 0.3)
     assert (layer.negative_slope, layer.non_negative) == (0.1, True)
-  backbone = gin.GIN(3, 'last', False, True)
+  backbone = backbones.GIN(3, 'last', False, True)
   layer = backbone.layer(**{**shared, 'last': True})
   assert (layer.num_dense, layer.norm, layer.last) == (3, 'last', True)
   assert (layer.own_term, layer.full_precision_dense) == (False, False)

@@ -8,7 +8,7 @@ import networks
 import numpy as np
 import pytest
 
-from lorap_jax.models import gat
+from lorap_jax.models import backbones
 from lorap_jax.nn import methods, prompts
 
 ALL_BACKBONES = pytest.mark.parametrize('backbone', list(networks.BACKBONES))
@@ -285,7 +285,8 @@ class TestDropout:
   def test_attention_dropout_is_the_backbones(self):
     model = networks.make(dropout=0.0)
     model = model.clone(
-      backbone=gat.GAT(heads=3, attention_dropout=0.5), readout_dropout=0.0
+      backbone=backbones.GAT(heads=3, attention_dropout=0.5),
+      readout_dropout=0.0,
     )
     variables = networks.variables_of(networks.make('gat'))
     one, two = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorap_jax import graphs
-from lorap_jax.models import gcn, network
+from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods, protection
 
 DQ = methods.DegreeQuant(percentile=0.0)
@@ -119,7 +119,7 @@ class TestNetwork:
     )
     model = network.Network(
       outputs=3,
-      backbone=gcn.GCN(),
+      backbone=backbones.GCN(),
       scheme=scheme,
       features=6,
       num_layers=2,

@@ -15,7 +15,7 @@ from lorap_jax.prompts import lorap as lorap_lib
 
 
 class LoRAPPrompt(nn.Module):
-  """softmax(s W + c) A B, to be added to s by `prompted`.
+  """softmax(s W + c) A B, to be added to an aggregate s.
 
   Parameters: `up` B [r, d], `down` A [k, r], `kernel` W [d, k], `bias` c [k].
 
@@ -30,12 +30,12 @@ class LoRAPPrompt(nn.Module):
 
   param_groups = 'prompt'
 
-  num_prompts: int
-  rank: int
-  start: lorap_lib.Init
-  low_rank: lorap_lib.LowRank
-  bits: int
-  implementation: str
+  num_prompts: int = 10
+  rank: int = 4
+  start: lorap_lib.Init = 'zero'
+  low_rank: lorap_lib.LowRank = 'basis'
+  bits: int = 32
+  implementation: str = 'xla'
 
   def __call__(
     self, s: Float[Array, 'n d'], *, rows: Rows

@@ -20,7 +20,7 @@ class GPFPrompt(nn.Module):
 
   param_groups = 'prompt'
 
-  start: str
+  start: str = 'zero'
 
   uniform = True  # Adds the same to every node.
 
@@ -46,8 +46,8 @@ class GPFPlusPrompt(nn.Module):
 
   param_groups = 'prompt'
 
-  num_prompts: int
-  start: str
+  num_prompts: int = 10
+  start: str = 'zero'
 
   uniform = False
 

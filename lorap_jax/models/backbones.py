@@ -1,0 +1,162 @@
+"""GCN, GIN and GAT: which layers a network is made of."""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+
+from lorap_jax.nn import conv, methods, prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class GCN:
+  """Graph convolutional network.
+
+  Attributes:
+    self_loops: add self loops.
+    self_loop_weight: their weight; MixQ's code asks for 2.
+    existing_loops: `remaining` for nodes that have none, `keep` for all.
+  """
+
+  self_loops: bool = True
+  self_loop_weight: float = 1.0
+  existing_loops: Literal['remaining', 'keep'] = 'remaining'
+
+  @property
+  def activates(self) -> bool:
+    """False."""
+    return False
+
+  @property
+  def sums_first(self) -> bool:
+    """False."""
+    return False
+
+  def layer(
+    self,
+    *,
+    index: int,
+    last: bool,
+    features: int,
+    scheme: methods.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """See Backbone."""
+    del last
+    return conv.GCNConv(
+      features,
+      scheme,
+      prompt,
+      self_loops=self.self_loops,
+      self_loop_weight=self.self_loop_weight,
+      existing_loops=self.existing_loops,
+      non_negative=non_negative,
+      name=f'conv_{index}',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GIN:
+  """Graph isomorphism network.
+
+  Attributes:
+    num_dense: Dense layers of each MLP.
+    mlp_norm: batch norm after `each` of them, after the `last`, or `none`.
+    own_term: False leaves the node's own (1 + eps) x out, as MixQ's code does.
+    full_precision_first: the very first Dense layer of a network without
+      encoder is not quantized, as the published Degree-Quant code has it where
+      one column enters.
+  """
+
+  num_dense: int = 2
+  mlp_norm: Literal['each', 'last', 'none'] = 'each'
+  own_term: bool = True
+  full_precision_first: bool = False
+
+  @property
+  def activates(self) -> bool:
+    """True."""
+    return True
+
+  @property
+  def sums_first(self) -> bool:
+    """True."""
+    return True
+
+  def layer(
+    self,
+    *,
+    index: int,
+    last: bool,
+    features: int,
+    scheme: methods.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """See Backbone."""
+    del non_negative  # Its operand is a sum with prompts.
+    return conv.GINConv(
+      features,
+      scheme,
+      prompt,
+      num_dense=self.num_dense,
+      norm=self.mlp_norm,
+      last=last,
+      own_term=self.own_term,
+      full_precision_dense=self.full_precision_first and index == 0,
+      name=f'conv_{index}',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GAT:
+  """Graph attention network.
+
+  Attributes:
+    heads: of all layers but a node task's last; they divide the hidden width.
+    last_heads: of that one, averaged.
+    self_loops: nodes without a self loop get one.
+    attention_dropout: rate on the attention coefficients.
+    negative_slope: of the LeakyReLU on the logits.
+  """
+
+  heads: int = 8
+  last_heads: int = 1
+  self_loops: bool = True
+  attention_dropout: float = 0.0
+  negative_slope: float = 0.2
+
+  @property
+  def activates(self) -> bool:
+    """False."""
+    return False
+
+  @property
+  def sums_first(self) -> bool:
+    """False."""
+    return False
+
+  def layer(
+    self,
+    *,
+    index: int,
+    last: bool,
+    features: int,
+    scheme: methods.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """See Backbone."""
+    return conv.GATConv(
+      features,
+      scheme,
+      prompt,
+      heads=self.last_heads if last else self.heads,
+      concat=not last,
+      self_loops=self.self_loops,
+      attention_dropout=self.attention_dropout,
+      negative_slope=self.negative_slope,
+      non_negative=non_negative,
+      name=f'conv_{index}',
+    )
