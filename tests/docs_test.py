@@ -10,56 +10,68 @@ from configs import custom as custom_config
 from lorap_jax.data.sets import custom
 from lorap_jax.runs import loop
 
-README = pathlib.Path(__file__).parents[1] / 'README.md'
-OWN_DATA = README.parent / 'docs' / 'own_data.md'
-SECTION = '## Use it as a library'
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / 'README.md'
+LIBRARY = ROOT / 'docs' / 'library.md'
+OWN_DATA = ROOT / 'docs' / 'own_data.md'
 FOLDER = 'runs/mnist_a2q_lorap'
 
 
-def blocks():
-  """The ```python blocks of the section on the library."""
-  assert README.exists(), 'there is no README.md'
-  _, found, rest = README.read_text().partition(f'\n{SECTION}\n')
-  assert found, f'README.md has no section {SECTION!r}'
-  section = re.split(r'^## ', rest, flags=re.MULTILINE)[0]
-  return python_blocks(section)
-
-
-def python_blocks(text):
-  return re.findall(r'^```python\n(.*?)^```$', text, re.M | re.S)
+def python_blocks(page):
+  return re.findall(r'^```python\n(.*?)^```$', page.read_text(), re.M | re.S)
 
 
 def execute(block, page='README.md'):
-  exec(compile(block, page, 'exec'), {'__name__': 'readme'})
+  names = {'__name__': 'readme'}
+  exec(compile(block, page, 'exec'), names)
+  return names
 
 
-def test_there_are_three_examples():
-  assert len(blocks()) == 3
-
-
-def test_first_example(tmp_path, monkeypatch):
+def test_readme(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  execute(blocks()[0])
+  (block,) = python_blocks(README)
+  assert execute(block)['y'].shape == (4, 16)
+  assert len(README.read_text().splitlines()) <= 150
 
 
-def test_second_example(tmp_path, monkeypatch):
+def test_own_network(tmp_path, monkeypatch):
+  """It learns its labels; bits are counted; LoRAP is trained."""
+  monkeypatch.chdir(tmp_path)
+  names = execute(python_blocks(LIBRARY)[0], LIBRARY.name)
+  assert 2 <= names['bits'] <= 4.5
+  prompt = names['variables']['params']['LoRAPPrompt_0']
+  assert (prompt['up'] != 0).any()
+  first = names['lj'].init(names['net'], names['key'], names['graph'])
+  loss = lambda variables: names['loss'](
+    variables['params'], variables, names['key']
+  )[0]
+  assert loss(names['variables']) < 0.9 * loss(first)
+
+
+def test_pure_functions(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  execute(python_blocks(LIBRARY)[1], LIBRARY.name)
+
+
+def test_trained_run(tmp_path, monkeypatch):
   tiny_run.feed(monkeypatch)
   loop.train_and_evaluate(tiny_run.config(), tmp_path / 'run')
-  block = blocks()[1]
+  block = python_blocks(LIBRARY)[2]
   assert FOLDER in block
   execute(block.replace(FOLDER, str(tmp_path / 'run')))
 
 
-def test_third_example(tmp_path, monkeypatch):
+def test_own_data_in_the_library(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  execute(blocks()[2])
+  *_, block = python_blocks(LIBRARY)
+  execute(block)
   assert (tmp_path / 'runs' / 'mine' / 'report.json').exists()
 
 
 def test_own_data(tmp_path, monkeypatch):
   """The examples of the page follow each other."""
   monkeypatch.chdir(tmp_path)
-  execute('\n'.join(python_blocks(OWN_DATA.read_text())), OWN_DATA.name)
+  execute('\n'.join(python_blocks(OWN_DATA)), OWN_DATA.name)
   assert (tmp_path / 'runs' / 'mine' / 'report.json').exists()
   graphs = custom.load_custom(tmp_path / 'my_graphs.npz')
   assert graphs.task == 'regression'
@@ -67,7 +79,7 @@ def test_own_data(tmp_path, monkeypatch):
 
 def test_own_data_can_be_trained_on_as_its_commands_say(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  blocks = python_blocks(OWN_DATA.read_text())
+  blocks = python_blocks(OWN_DATA)
   execute('\n'.join([blocks[0], blocks[2]]), OWN_DATA.name)
   text = OWN_DATA.read_text().replace('\\\n', '')
   cells = re.findall(r'custom.py:(\S+) --config.data.path=(\S+)(.*)', text)
@@ -83,10 +95,23 @@ def test_own_data_can_be_trained_on_as_its_commands_say(tmp_path, monkeypatch):
     loop.train_and_evaluate(config, tmp_path / path.removesuffix('.npz'))
 
 
-@pytest.mark.parametrize('page', [README, OWN_DATA], ids=lambda path: path.name)
-@pytest.mark.parametrize('pattern', [r'--config=(\S+?\.py)'])
-def test_files_it_names_exist(page, pattern):
-  assert page.exists(), f'there is no {page.name}'
-  for name in set(re.findall(pattern, page.read_text())):
+PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
+def test_files_it_names_exist(page):
+  text = page.read_text()
+  for name in set(re.findall(r'--config=(\S+?\.py)', text)):
     if 'NAME' not in name:
-      assert (README.parent / name).is_file(), name
+      assert (ROOT / name).is_file(), name
+  for name in set(re.findall(r'\]\(([^)#:]+)\)', text)):
+    assert (page.parent / name).is_file(), name
+
+
+def test_modules_they_name_exist():
+  """As `lorap_jax/...py`, and within the package as `runs/run.py`."""
+  for page in PAGES:
+    text = page.read_text()
+    for name in set(re.findall(r'`(?:lorap_jax/)?([a-z_0-9/]+\.py)`', text)):
+      places = (ROOT, ROOT / 'lorap_jax', ROOT / 'lorap_jax' / 'data')
+      assert any((place / name).is_file() for place in places), (page, name)
