@@ -27,7 +27,7 @@ def names(tmp_path, monkeypatch):
   ):
     monkeypatch.setattr(module, table, dict(getattr(module, table)))
   found = {'__name__': 'extending'}
-  for block in python_blocks(PAGE.read_text()):
+  for block in python_blocks(PAGE):
     exec(compile(block, PAGE.name, 'exec'), found)
   return found
 

@@ -80,7 +80,7 @@ class _Reporter(nn.Module):
 
   @nn.compact
   def __call__(self, x, y, rows):
-    telemetry.report_feature(self, self.point, x, y, rows)
+    telemetry.record_feature(self, self.point, x, y, rows)
 
 
 def feature_report(x, y, rows, point='input'):

@@ -58,7 +58,15 @@ PARTS = {
   'train': {'_process', '_logging', '_stopping', 'reports', 'runs'},
   'doctor': {'__init__', '_process', 'data', 'graphs', 'runs'},
   '__main__': set(),
-  '__init__': {'_version', 'data', 'runs'},
+  '__init__': {
+    '_version',
+    'data',
+    'graphs',
+    'models',
+    'nn',
+    'runs',
+    'training',
+  },
 }
 # Other libraries each part may import.
 LIBRARIES = {
@@ -74,6 +82,7 @@ LIBRARIES = {
   'data': {
     'PIL',
     'absl',
+    'filelock',
     'jax',
     'numpy',
     'rich',

@@ -68,10 +68,10 @@ class QuantDense(nn.Module):
 
   def _report(self, x, kernel, weight, rows: Rows) -> None:
     mask = real_rows(x.values, rows)
-    telemetry.report_product(self, x, weight.bits, mask, kernel.size)
+    telemetry.record_product(self, x, weight.bits, mask, kernel.size)
     use_bias = self.use_bias and self.scheme.forms.dense_bias
     bias_bytes = 4 * self.features * use_bias
-    report = telemetry.WeightReport(
+    report = telemetry.WeightRecord(
       jnp.float32(kernel.size),
       jnp.asarray(weight.bits, jnp.float32),
       jnp.float32(weight.metadata_bytes + bias_bytes),

@@ -24,7 +24,7 @@ BIT_USAGE = 'bit_usage'
 
 
 @flax.struct.dataclass
-class FeatureReport:
+class FeatureRecord:
   """One feature tensor [n, f] at one quantization point.
 
   Attributes:
@@ -56,7 +56,7 @@ Role = Literal['layer', 'prompt']
 
 
 @flax.struct.dataclass
-class ProductReport:
+class ProductRecord:
   """One matrix product, over the real rows of the batch.
 
   Attributes:
@@ -70,7 +70,7 @@ class ProductReport:
   bit_ops: Array
 
 
-class SumReport(NamedTuple):
+class SumRecord(NamedTuple):
   """One sum over neighbours, over the real edges of the batch.
 
   Attributes:
@@ -82,7 +82,7 @@ class SumReport(NamedTuple):
   bit_ops: Array
 
 
-class WeightReport(NamedTuple):
+class WeightRecord(NamedTuple):
   """One weight matrix.
 
   Attributes:
@@ -96,7 +96,7 @@ class WeightReport(NamedTuple):
   metadata_bytes: Array
 
 
-class PromptReport(NamedTuple):
+class PromptRecord(NamedTuple):
   """What a prompt does to its aggregate, over the real rows of the batch.
 
   Attributes:
@@ -112,7 +112,7 @@ class PromptReport(NamedTuple):
   after: Array
 
 
-class SideReport(NamedTuple):
+class SideRecord(NamedTuple):
   """A full-precision path beside a quantized tensor.
 
   Attributes:
@@ -147,7 +147,7 @@ def sow(module: nn.Module, collection: str, name: str, value: Any) -> None:
     )
 
 
-def report_feature(
+def record_feature(
   module: nn.Module,
   point: str,
   x: Array | SparseRows,
@@ -167,7 +167,7 @@ def report_feature(
   bits = jnp.asarray(jax.lax.stop_gradient(y.bits), jnp.float32)
   same = y.values is x
   error: Any = None if same else y.values - x  # pyrefly: ignore
-  report = FeatureReport(
+  report = FeatureRecord(
     point=point,
     bits=jnp.broadcast_to(bits[:, 0] if bits.ndim else bits, (count,)),
     error=jnp.zeros(count) if same else _square_sums(error),
@@ -207,7 +207,7 @@ def _square_sums(x: Array | SparseRows) -> Array:
   return jnp.sum(x**2, axis=1)
 
 
-def report_product(
+def record_product(
   module: nn.Module,
   operand: Quantized,
   weight_bits: Array | float | int,
@@ -224,10 +224,10 @@ def report_product(
     weight_bits: bits of the right operand, a scalar.
     mask: [n, 1].
     macs: multiply-accumulates per row.
-    role: see ProductReport.
+    role: see ProductRecord.
   """
   bits = jnp.broadcast_to(jnp.asarray(operand.bits, jnp.float32), mask.shape)
-  report = ProductReport(
+  report = ProductRecord(
     role=role,
     macs=macs * jnp.sum(mask, dtype=jnp.float32),
     bit_ops=macs * weight_bits * jnp.sum(bits * mask),
@@ -235,7 +235,7 @@ def report_product(
   sow(module, COLLECTION, 'product', report)
 
 
-def report_prompt(
+def record_prompt(
   module: nn.Module, s: Array, prompt: Array, rows: Rows
 ) -> None:
   """Sows what a prompt adds to an aggregate.
@@ -249,11 +249,11 @@ def report_prompt(
   mask = real_rows(s, rows)
   total = lambda t: jnp.sum(jnp.where(mask, t, 0) ** 2)
   elements = s.shape[1] * jnp.sum(mask, dtype=jnp.float32)
-  report = PromptReport(elements, total(s), total(prompt), total(s + prompt))
+  report = PromptRecord(elements, total(s), total(prompt), total(s + prompt))
   sow(module, COLLECTION, 'prompt', report)
 
 
-def report_sum(
+def record_sum(
   module: nn.Module,
   message: Quantized,
   graph: jraph.GraphsTuple,
@@ -280,4 +280,4 @@ def report_sum(
   bits = jnp.asarray(message.bits, jnp.float32)
   if bits.ndim:
     bits = jnp.sum(bits[:, 0] * mask) / jnp.maximum(jnp.sum(mask), 1)
-  sow(module, COLLECTION, 'sum', SumReport(additions, additions * bits))
+  sow(module, COLLECTION, 'sum', SumRecord(additions, additions * bits))

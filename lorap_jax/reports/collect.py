@@ -13,7 +13,7 @@ from lorap_jax.runs import cells, workdir
 
 # Folders of a run that are runs too, and count as its part.
 _PARTS = re.compile(r'seed_\d+_fold_\d+|search|pretrain')
-# Parts of a `Run`.
+# Parts of a `FinishedRun`.
 _TEXTS = (
   'dataset',
   'data_name',
@@ -45,7 +45,7 @@ class Value(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class FinishedRun:
   """What a run folder holds, of one run or of several seeds and folds.
 
   Attributes:
@@ -110,7 +110,9 @@ class Run:
     return *self.host, self.prompt, self.placement
 
 
-def collect(folders: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
+def collect(
+  folders: Iterable[pathlib.Path],
+) -> tuple[list[FinishedRun], list[str]]:
   """Reads all runs in some folders.
 
   Args:
@@ -121,7 +123,7 @@ def collect(folders: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
     The runs, in the order of their folders; one line for each folder that
     could not be read.
   """
-  runs: list[Run] = []
+  runs: list[FinishedRun] = []
   warnings: list[str] = []
   seen: set[pathlib.Path] = set()
   for root in folders:
@@ -153,7 +155,7 @@ def _run_folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
     folders.sort()
 
 
-def read(folder: pathlib.Path) -> Run:
+def read(folder: pathlib.Path) -> FinishedRun:
   """Reads a run.
 
   Args:
@@ -178,7 +180,7 @@ def read(folder: pathlib.Path) -> Run:
   return run
 
 
-def _check(run: Run) -> None:
+def _check(run: FinishedRun) -> None:
   """Refuses texts that are none, and figures that are not finite."""
   for name in _TEXTS:
     if not isinstance(getattr(run, name), str):
@@ -188,11 +190,11 @@ def _check(run: Run) -> None:
       raise ValueError(f'{name} is not finite')
 
 
-def _run(folder: pathlib.Path, report: dict[str, Any]) -> Run:
+def _run(folder: pathlib.Path, report: dict[str, Any]) -> FinishedRun:
   config, result = _configuration(folder, report), report['result']
   data, prompt = report['data'], config['prompt']
   metric = result['metric']
-  return Run(
+  return FinishedRun(
     folder=folder,
     dataset=_dataset(config['data'], data['name']),
     data_name=data['name'],

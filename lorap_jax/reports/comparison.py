@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lorap_jax.reports import published
-from lorap_jax.reports.collect import Run
+from lorap_jax.reports.collect import FinishedRun
 from lorap_jax.runs.fields import FREE
 
 # Settings of one repetition.
@@ -49,14 +49,14 @@ class Row:
     differs: settings in which the run differs from the first of its cell.
   """
 
-  run: Run
+  run: FinishedRun
   gain: Gain | None
   no_gain: str
   figures: tuple[published.Figure, ...]
   differs: tuple[str, ...]
 
 
-def compare(runs: Sequence[Run]) -> list[Row]:
+def compare(runs: Sequence[FinishedRun]) -> list[Row]:
   """Sorts runs and lays each beside those that it compares with.
 
   Args:
@@ -65,7 +65,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
   Returns:
     One row for each.
   """
-  first: dict[tuple[str, ...], Run] = {}
+  first: dict[tuple[str, ...], FinishedRun] = {}
   rows = []
   for run in runs:
     differs = differences(first.setdefault(run.cell, run), run, free=FREE)
@@ -79,7 +79,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
   return sorted(rows, key=lambda row: _order(row.run))
 
 
-def _order(run: Run) -> tuple[Any, ...]:
+def _order(run: FinishedRun) -> tuple[Any, ...]:
   place = lambda names, name: (
     names.index(name) if name in names else len(names),
     name,
@@ -94,7 +94,9 @@ def _order(run: Run) -> tuple[Any, ...]:
   )
 
 
-def differences(a: Run, b: Run, *, free: tuple[str, ...] = ()) -> list[str]:
+def differences(
+  a: FinishedRun, b: FinishedRun, *, free: tuple[str, ...] = ()
+) -> list[str]:
   """The settings in which two runs differ, as dotted paths.
 
   Args:
@@ -115,7 +117,9 @@ def differences(a: Run, b: Run, *, free: tuple[str, ...] = ()) -> list[str]:
   )
 
 
-def gain(run: Run, runs: Sequence[Run]) -> tuple[Gain | None, str]:
+def gain(
+  run: FinishedRun, runs: Sequence[FinishedRun]
+) -> tuple[Gain | None, str]:
   """What a run gains over those without prompts that are else like it.
 
   With test metrics t of the prompt and u of none, and the sign of better, the

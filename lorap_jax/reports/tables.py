@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lorap_jax.reports import collect
 from lorap_jax.runs import cells, workdir
 
-Rows = Iterator[tuple[str, str]]
+Lines = Iterator[tuple[str, str]]
 
 
 def print_table(
@@ -115,7 +115,7 @@ def figures(report: dict[str, Any]) -> Figures:
   )
 
 
-def short_rows(report: dict[str, Any]) -> Rows:
+def short_rows(report: dict[str, Any]) -> Lines:
   """`figures` in four rows.
 
   Args:
@@ -133,7 +133,7 @@ def short_rows(report: dict[str, Any]) -> Rows:
   yield 'KiB, of FP32', sizes
 
 
-def rows(report: dict[str, Any]) -> Rows:
+def rows(report: dict[str, Any]) -> Lines:
   """Quantities of a report and their values, as text.
 
   Args:
@@ -172,7 +172,7 @@ def _of(part: float, whole: float) -> str:
   return f'{part / 1024:.2f} of {whole / 1024:.2f} KiB'
 
 
-def _result(report: dict[str, Any]) -> Rows:
+def _result(report: dict[str, Any]) -> Lines:
   result = report['result']
   name, text = result['metric'], _metric(result)
   if 'members' in report:
@@ -194,7 +194,7 @@ def _result(report: dict[str, Any]) -> Rows:
   )
 
 
-def _members(report: dict[str, Any]) -> Rows:
+def _members(report: dict[str, Any]) -> Lines:
   text = _metric(report['result'])
   yield 'average bits, usage-weighted', f'{report["result"]["bits"]:.3f}'
   for member in report['members']:
@@ -208,7 +208,7 @@ def _members(report: dict[str, Any]) -> Rows:
     yield 'note', report['data']['note']
 
 
-def bits_rows(cost: dict[str, Any]) -> Rows:
+def bits_rows(cost: dict[str, Any]) -> Lines:
   """Average bits by all definitions of `accounting`."""
   bits = cost['average_bits']
   published = bits['published_print_out']
@@ -238,7 +238,7 @@ def bits_rows(cost: dict[str, Any]) -> Rows:
     )
 
 
-def memory_rows(cost: dict[str, Any]) -> Rows:
+def memory_rows(cost: dict[str, Any]) -> Lines:
   """Bytes of features and weights, and of what belongs to them."""
   yield (
     'features per graph, of FP32',
@@ -254,7 +254,7 @@ def memory_rows(cost: dict[str, Any]) -> Rows:
   yield '  tables of the quantizers', _kib(cost['table_bytes'])
 
 
-def operation_rows(ops: dict[str, Any]) -> Rows:
+def operation_rows(ops: dict[str, Any]) -> Lines:
   """Bit operations per graph."""
   millions = lambda name: f'{ops[name] / 1e6:.1f}'
   yield (
@@ -265,7 +265,7 @@ def operation_rows(ops: dict[str, Any]) -> Rows:
   yield '  neighbour sums', f'{millions("neighbor_sums")} M'
 
 
-def _circumstances(report: dict[str, Any]) -> Rows:
+def _circumstances(report: dict[str, Any]) -> Lines:
   parameters, seconds = report['parameters'], report['seconds']
   yield (
     'prompt parameters',

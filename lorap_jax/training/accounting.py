@@ -35,7 +35,7 @@ from lorap_jax.quantization import mixq_search
 MAX_DEGREE = 64  # In-degrees from here on share the last bin.
 
 
-def reports(tree: PyTree, kind: type) -> dict[str, Any]:
+def records(tree: PyTree, kind: type) -> dict[str, Any]:
   """All records of one kind, by the path of the module that sowed them.
 
   Args:
@@ -104,7 +104,7 @@ def _grouped(
 def mean_bits(tree: PyTree, stored: tuple[Point, ...]) -> tuple[Array, Array]:
   """Sum of bits over stored features, and the number of their elements."""
   total = count = jnp.float32(0)
-  features = _grouped(reports(tree, telemetry.FeatureReport), 'point')
+  features = _grouped(records(tree, telemetry.FeatureRecord), 'point')
   for r in stored_features(features, stored).values():
     total += r.width * jnp.sum(r.bits * r.mask)
     count += r.width * jnp.sum(r.mask)
@@ -127,7 +127,7 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
   degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
   by_degree = lambda v: jax.ops.segment_sum(v, degree, MAX_DEGREE + 1)
 
-  def totals_of(r: telemetry.FeatureReport) -> dict[str, Any]:
+  def totals_of(r: telemetry.FeatureRecord) -> dict[str, Any]:
     rows = jnp.sum(r.mask, dtype=jnp.float32)
     entry: dict[str, Any] = {
       'rows': rows,
@@ -152,26 +152,26 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
 
   by_group = lambda kind, field, entry_of: {
     key: {path: entry_of(r) for path, r in group.items()}
-    for key, group in _grouped(reports(tree, kind), field).items()
+    for key, group in _grouped(records(tree, kind), field).items()
   }
   sides = {
     path: r.row_bits * jnp.sum(r.mask)
-    for path, r in reports(tree, telemetry.SideReport).items()
+    for path, r in records(tree, telemetry.SideRecord).items()
   }
   return {
-    'features': by_group(telemetry.FeatureReport, 'point', totals_of),
+    'features': by_group(telemetry.FeatureRecord, 'point', totals_of),
     'products': by_group(
-      telemetry.ProductReport,
+      telemetry.ProductRecord,
       'role',
       lambda r: {'macs': r.macs, 'bit_ops': r.bit_ops},
     ),
     'sums': {
       path: r._asdict()
-      for path, r in reports(tree, telemetry.SumReport).items()
+      for path, r in records(tree, telemetry.SumRecord).items()
     },
     'prompts': {
       path: r._asdict()
-      for path, r in reports(tree, telemetry.PromptReport).items()
+      for path, r in records(tree, telemetry.PromptRecord).items()
     },
     'side_bits': sides,
   }
@@ -186,8 +186,8 @@ def constants(tree: PyTree) -> dict[str, Any]:
   Returns:
     Dict of scalars.
   """
-  weights = reports(tree, telemetry.WeightReport).values()
-  features = reports(tree, telemetry.FeatureReport).values()
+  weights = records(tree, telemetry.WeightRecord).values()
+  features = records(tree, telemetry.FeatureRecord).values()
   total = lambda values: sum(values, start=jnp.float32(0))
   return {
     'weight_elements': total(w.elements for w in weights),

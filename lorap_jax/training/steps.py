@@ -271,7 +271,7 @@ def culprit(
 
 def _first_point(tree: Any, path: tuple[str, ...]) -> str | None:
   """In the order of the modules' calls, which sorted trees have lost."""
-  if isinstance(tree, telemetry.FeatureReport):
+  if isinstance(tree, telemetry.FeatureRecord):
     sums = (tree.energy * tree.mask, tree.error * tree.mask)
     if all(bool(jnp.isfinite(v).all()) for v in sums):
       return None

@@ -189,7 +189,7 @@ class TestParameters:
       variables = {k: variables[k] for k in ('params', 'batch_stats')}
       _, sown = apply(model, variables, batch, train=True)
       reports = helpers.records(
-        sown[telemetry.COLLECTION], telemetry.FeatureReport
+        sown[telemetry.COLLECTION], telemetry.FeatureRecord
       )
       errors[start] = max(
         float(np.sum(r.error * r.mask) / np.sum(r.energy * r.mask))
@@ -438,7 +438,7 @@ class TestTelemetry:
     return helpers.records(sown[telemetry.COLLECTION], kind)
 
   def test_full_precision_reports_32_bits(self):
-    reports = self.reports(make('fp32'), telemetry.FeatureReport)
+    reports = self.reports(make('fp32'), telemetry.FeatureRecord)
     assert set(reports) == feature_paths()
     for (report,) in reports.values():
       np.testing.assert_array_equal(report.bits, 32)
@@ -448,7 +448,7 @@ class TestTelemetry:
     """All tables start at 4 bits, 5 inside for what a ReLU has left."""
     model = make()
     variables = variables_of(model)
-    reports = self.reports(model, telemetry.FeatureReport)
+    reports = self.reports(model, telemetry.FeatureRecord)
     assert set(reports) == feature_paths()
     for path, (report,) in reports.items():
       real = np.asarray(report.bits)[np.asarray(report.mask)]
@@ -463,7 +463,7 @@ class TestTelemetry:
       np.testing.assert_array_equal(np.round(node['bits']), inside)
 
   def test_masks_count_real_rows(self):
-    reports = self.reports(make(), telemetry.FeatureReport)
+    reports = self.reports(make(), telemetry.FeatureRecord)
     for path, (report,) in reports.items():
       rows = REAL if path.startswith('readout') else 18
       assert report.mask.sum() == rows, path
@@ -472,7 +472,7 @@ class TestTelemetry:
   @PLACED
   def test_side_path(self, scheme, placement):
     model = make(scheme, dataclasses.replace(LIVE, placement=placement))
-    reports = self.reports(model, telemetry.SideReport)
+    reports = self.reports(model, telemetry.SideRecord)
     if placement == 'pre':
       assert not reports
       return
@@ -484,7 +484,7 @@ class TestTelemetry:
     'scheme, bits', [('fp32', (32, 32)), ('a2q', (4, 4))]
   )
   def test_products(self, scheme, bits):
-    reports = self.reports(make(scheme), telemetry.ProductReport)
+    reports = self.reports(make(scheme), telemetry.ProductRecord)
     rows = {
       'embedding': 18 * 24,
       'readout_0': REAL * 64,

@@ -18,7 +18,7 @@ def feature(point, bits, mask, *, width, metadata=0, table=0, error=None):
   bits = jnp.asarray(bits, jnp.float32)
   error = jnp.zeros_like(bits) if error is None else jnp.asarray(error)
   return {
-    'feature': telemetry.FeatureReport(
+    'feature': telemetry.FeatureRecord(
       point=point,
       bits=bits,
       error=error,
@@ -35,7 +35,7 @@ def feature(point, bits, mask, *, width, metadata=0, table=0, error=None):
 
 def product(role, macs, bit_ops):
   return {
-    'product': telemetry.ProductReport(
+    'product': telemetry.ProductRecord(
       role, jnp.float32(macs), jnp.float32(bit_ops)
     )
   }
@@ -44,9 +44,9 @@ def product(role, macs, bit_ops):
 @pytest.fixture
 def tree():
   """What a layer on three nodes and a readout of one graph report."""
-  side = telemetry.SideReport(jnp.float32(64), REAL)
-  summed = telemetry.SumReport(jnp.float32(10), jnp.float32(40))
-  weight = telemetry.WeightReport(*(jnp.float32(v) for v in (4, 4, 24)))
+  side = telemetry.SideRecord(jnp.float32(64), REAL)
+  summed = telemetry.SumRecord(jnp.float32(10), jnp.float32(40))
+  weight = telemetry.WeightRecord(*(jnp.float32(v) for v in (4, 4, 24)))
   return {
     'conv_0': {
       'aggregate': feature(

@@ -20,7 +20,7 @@ from lorap_jax.data.files.store import DataError, PathLike
 from lorap_jax.data.sets import mnist_files
 
 NUM_CLASSES = 10
-SOURCES = ('auto', 'data_dir', 'download', 'embedded')
+MNIST_SOURCES = ('auto', 'data_dir', 'download', 'embedded')
 SPLIT_SEED = 20
 _VALID_SIZE = 5000  # Of the 60,000 training images, as in the benchmark.
 _SUBSET_SIZES = (4000, 500, 500)
@@ -59,8 +59,8 @@ def load_mnist(
     ValueError: an argument is not one of those described.
     DataError: a file is missing, damaged or is not MNIST.
   """
-  if source not in SOURCES:
-    raise ValueError(f'source is {source!r}; choose one of {SOURCES}.')
+  if source not in MNIST_SOURCES:
+    raise ValueError(f'source is {source!r}; choose one of {MNIST_SOURCES}.')
   if source == 'data_dir' and data_dir is None:
     raise ValueError(
       "source is 'data_dir' but data_dir is None; name a folder."

@@ -22,7 +22,7 @@ from lorap_jax.data.files import csv_table, sources, store
 from lorap_jax.data.files.csv_table import Table
 from lorap_jax.data.files.store import DataError, PathLike
 from lorap_jax.data.sets import ogb_files
-from lorap_jax.data.sets.ogb_files import Counts, Layout, OgbFiles
+from lorap_jax.data.sets.ogb_files import Counts, OgbFiles, OgbTables
 
 _CODE_VERSION = 1  # Raise it when the same files give other arrays.
 
@@ -84,7 +84,7 @@ def load_ogbn_mag(
 
 
 def _load(
-  layout: Layout,
+  layout: OgbTables,
   source: str,
   data_dir: PathLike | None,
   offline: bool,
@@ -127,7 +127,7 @@ def _load(
 
 def _cached_arrays(
   files: OgbFiles,
-  layout: Layout,
+  layout: OgbTables,
   expect: Counts | None,
   sha256: dict[str, str],
   cache: pathlib.Path,
@@ -162,7 +162,7 @@ def _read_cache(
 
 
 def _parse(
-  tables: dict[str, Table], layout: Layout, expect: Counts | None
+  tables: dict[str, Table], layout: OgbTables, expect: Counts | None
 ) -> tuple[dict[str, np.ndarray], Counts]:
   """Returns the arrays of the `NodeDataset`, and the sizes as published."""
   column = 'paper' if layout is ogb_files.MAG else None

@@ -34,7 +34,7 @@ class Counts(NamedTuple):
   test: int
 
 
-class Layout(NamedTuple):
+class OgbTables(NamedTuple):
   """A data set of OGB and its files.
 
   Attributes:
@@ -54,7 +54,7 @@ class Layout(NamedTuple):
   limits: str
 
 
-ARXIV = Layout(
+ARXIV = OgbTables(
   name='ogbn-arxiv',
   archive='arxiv',
   archive_sha256=(
@@ -81,7 +81,7 @@ ARXIV = Layout(
   ),
   limits='citations in both directions',
 )
-MAG = Layout(
+MAG = OgbTables(
   name='ogbn-mag',
   archive='mag',
   archive_sha256=(
@@ -121,7 +121,7 @@ class OgbFiles(NamedTuple):
   paths: list[str]
 
 
-def from_folder(folder: pathlib.Path, layout: Layout) -> OgbFiles:
+def from_folder(folder: pathlib.Path, layout: OgbTables) -> OgbFiles:
   """Reads the files, or the official zip, from a folder.
 
   Raises:
@@ -148,7 +148,7 @@ def from_folder(folder: pathlib.Path, layout: Layout) -> OgbFiles:
 
 
 def from_download(
-  folder: pathlib.Path, layout: Layout, *, offline: bool
+  folder: pathlib.Path, layout: OgbTables, *, offline: bool
 ) -> OgbFiles:
   """Reads the official zip, downloading it if it is not there.
 
@@ -170,7 +170,7 @@ def from_download(
   return _from_archive(path, layout)
 
 
-def _from_archive(path: pathlib.Path, layout: Layout) -> OgbFiles:
+def _from_archive(path: pathlib.Path, layout: OgbTables) -> OgbFiles:
   content = store.read_bytes(path)
   tables = _unpack(content, str(path), layout)
   if (found := store.content_digest(content)) != layout.archive_sha256:
@@ -183,11 +183,11 @@ def _from_archive(path: pathlib.Path, layout: Layout) -> OgbFiles:
   return OgbFiles(tables, str(path), [str(path)])
 
 
-def _check_archive(content: bytes, name: str, layout: Layout) -> None:
+def _check_archive(content: bytes, name: str, layout: OgbTables) -> None:
   _unpack(content, name, layout)
 
 
-def _unpack(content: bytes, name: str, layout: Layout) -> dict[str, Table]:
+def _unpack(content: bytes, name: str, layout: OgbTables) -> dict[str, Table]:
   """Returns the tables in a zip, which are in a folder of any name."""
   members = archives.parse_members(
     content, name, lambda member: _inner(member) in layout.files.values()
@@ -206,7 +206,7 @@ def _inner(member: str) -> str:
   return member.partition('/')[2]
 
 
-def _wanted(layout: Layout) -> str:
+def _wanted(layout: OgbTables) -> str:
   return f'{layout.archive}.zip or the files ' + ', '.join(
     layout.files.values()
   )

@@ -24,7 +24,7 @@ from lorap_jax.data.containers.splits import SPLITS
 from lorap_jax.data.files import sources, store, unpickle
 from lorap_jax.data.files.store import DataError, PathLike
 from lorap_jax.data.sets import planetoid_files
-from lorap_jax.data.sets.planetoid_files import PUBLISHED, Published
+from lorap_jax.data.sets.planetoid_files import PUBLISHED, Statistics
 
 NORMALIZATIONS = ('none', 'row')
 # Arrays of an npz file; each entry of `edges` has two ends.
@@ -206,7 +206,7 @@ def _from_files(paths: list[pathlib.Path], name: str) -> _Parts:
 
 
 def _features(
-  matrix: unpickle.CsrMatrix, name: str, published: Published
+  matrix: unpickle.CsrMatrix, name: str, published: Statistics
 ) -> np.ndarray:
   """Returns f32[rows, f] of a pickled matrix."""
   fields = matrix.fields
@@ -222,7 +222,7 @@ def _dense(
   *,
   shape: Sequence[int],
   name: str,
-  published: Published,
+  published: Statistics,
 ) -> np.ndarray:
   """Returns f32[rows, f] of a matrix in compressed rows."""
   rows, features = len(starts) - 1, published.features

@@ -23,7 +23,7 @@ MIRRORS = (
 _FOLDERS = ('', '{name}', '{name}/raw', '{title}', '{title}/raw', 'planetoid')
 
 
-class Published(NamedTuple):
+class Statistics(NamedTuple):
   """What is known of a data set.
 
   Attributes:
@@ -49,7 +49,7 @@ class Published(NamedTuple):
 
 
 PUBLISHED = {
-  'cora': Published(
+  'cora': Statistics(
     title='Cora',
     nodes=2708,
     edges=5278,
@@ -62,7 +62,7 @@ PUBLISHED = {
     test=1000,
     sha256='a04b07d2c8693bb4647c944f9c51d0567f9905b19b54d01403a2d793e5d6fcaa',
   ),
-  'citeseer': Published(
+  'citeseer': Statistics(
     title='CiteSeer',
     nodes=3327,
     edges=4552,
@@ -75,7 +75,7 @@ PUBLISHED = {
     test=1000,
     sha256='5d7a9cf4446718013285759a25543061790f09666a282847cf958896d349dfe6',
   ),
-  'pubmed': Published(
+  'pubmed': Statistics(
     title='PubMed',
     nodes=19717,
     edges=44324,

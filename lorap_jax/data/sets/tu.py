@@ -41,7 +41,7 @@ _MAX_ONE_HOT = 1000
 _MAX_LABELS = 10000
 
 
-class Published(NamedTuple):
+class Statistics(NamedTuple):
   """What is known of a set.
 
   Attributes:
@@ -57,12 +57,12 @@ class Published(NamedTuple):
 
 # Means: documentation of PyTorch Geometric's TUDataset.
 PUBLISHED = {
-  'MUTAG': Published((63, 125), 17.9, 39.6),
-  'ENZYMES': Published((100,) * 6, 32.6, 124.3),
-  'PROTEINS': Published((450, 663), 39.1, 145.6),
-  'COLLAB': Published((775, 1625, 2600), 74.5, 4914.4),
-  'IMDB-BINARY': Published((500, 500), 19.8, 193.1),
-  'REDDIT-BINARY': Published((1000, 1000), 429.6, 995.5),
+  'MUTAG': Statistics((63, 125), 17.9, 39.6),
+  'ENZYMES': Statistics((100,) * 6, 32.6, 124.3),
+  'PROTEINS': Statistics((450, 663), 39.1, 145.6),
+  'COLLAB': Statistics((775, 1625, 2600), 74.5, 4914.4),
+  'IMDB-BINARY': Statistics((500, 500), 19.8, 193.1),
+  'REDDIT-BINARY': Statistics((1000, 1000), 429.6, 995.5),
 }
 
 
@@ -214,7 +214,7 @@ def _check_arguments(
 def _check_published(graphs: TUGraphs, name: str, where: str) -> None:
   if (published := PUBLISHED.get(name)) is None:
     return
-  found = Published(
+  found = Statistics(
     tuple(sorted(np.bincount(graphs.labels).tolist())),
     round(float(graphs.n_node.mean()), 1),
     round(float(graphs.n_edge.mean()), 1),

@@ -98,7 +98,7 @@ class GATConv(nn.Module):
     projected = dense(x, rows=rows)
     message = point('message', projected)
     edge, loop = self._coefficients(by_head(message.values), graph, rows)
-    telemetry.report_sum(self, message, graph, rows)
+    telemetry.record_sum(self, message, graph, rows)
 
     def attend(t: Array) -> Array:
       m = by_head(t)

@@ -145,7 +145,7 @@ class GCNConv(nn.Module):
     if self.scheme.edge_messages:
       return self._sum_of_edges(h, norm, graph, rows)
     message = methods.quantize(self.scheme, 'message', h, rows=rows)
-    telemetry.report_sum(self, message, graph, rows)
+    telemetry.record_sum(self, message, graph, rows)
     if self.scheme.edge_weights:
       edge, loop = self._weights(norm, graph, rows)
       total = graphs.aggregate_weighted(
@@ -182,7 +182,7 @@ class GCNConv(nn.Module):
     )
     values = quantized.values
     total = graphs.edge_aggregate(values[: len(edge)], graph)
-    telemetry.report_sum(self, Quantized(h, quantized.bits), graph, rows)
+    telemetry.record_sum(self, Quantized(h, quantized.bits), graph, rows)
     return total + values[len(edge) :]
 
 

@@ -85,7 +85,7 @@ class GINConv(nn.Module):
       neighbors, node = self._sum_of_edges(raw, graph, rows), raw
     else:
       message = point('message', x)
-      self._report_sum(message, graph, rows)
+      self._record_sum(message, graph, rows)
       node = message.values
       neighbors = self._sum(node, graph, layout)
     s = point('neighbor_sum', neighbors).values
@@ -127,12 +127,12 @@ class GINConv(nn.Module):
       x[graph.senders],
       rows=Rows(kept, rows.train, protected),
     )
-    self._report_sum(Quantized(x, quantized.bits), graph, rows)
+    self._record_sum(Quantized(x, quantized.bits), graph, rows)
     return graphs.edge_aggregate(jnp.where(kept, quantized.values, 0), graph)
 
-  def _report_sum(self, message: Quantized, graph: Any, rows: Rows) -> None:
+  def _record_sum(self, message: Quantized, graph: Any, rows: Rows) -> None:
     loops = not self.scheme.forms.drops_self_loops
-    telemetry.report_sum(self, message, graph, rows, loops=loops)
+    telemetry.record_sum(self, message, graph, rows, loops=loops)
 
   def _mlp(self, h: Any, rows: Rows) -> Array:
     unbiased = self.scheme.forms.unbiased_variance

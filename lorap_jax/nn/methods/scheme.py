@@ -215,7 +215,7 @@ def run_quantizer(
     )
   y = module(x, rows=rows)
   if point not in PARAMETERS:
-    telemetry.report_feature(module, point, x, y, rows)
+    telemetry.record_feature(module, point, x, y, rows)
     if y.usage is not None:
       telemetry.sow(module, telemetry.BIT_USAGE, point, y.usage)
   return y

@@ -82,7 +82,7 @@ class LoRAPPrompt(nn.Module):
       rank=self.rank,
       low_rank=self.low_rank,
     )
-    telemetry.report_product(
+    telemetry.record_product(
       self, Quantized(s), self.bits, real_rows(s, rows), macs, role='prompt'
     )
     return lorap_lib.LoRAPParams(**values)
@@ -143,7 +143,7 @@ class AdapterPrompt(nn.Module):
       up=self.param('up', nn.initializers.zeros, (hidden, width)),
     )
     macs = 2 * width * hidden
-    telemetry.report_product(
+    telemetry.record_product(
       self, Quantized(s), 32, real_rows(s, rows), macs, role='prompt'
     )
     return controls.relu_adapter(params, s)

@@ -61,7 +61,7 @@ class GPFPlusPrompt(nn.Module):
     uniform = uniform_init(width**-0.5)
     kernel = self.param('kernel', uniform, (width, k))
     bias = self.param('bias', uniform, (k,))
-    telemetry.report_product(
+    telemetry.record_product(
       self,
       Quantized(x),  # pyrefly: ignore
       32,

@@ -51,16 +51,16 @@ def prompted(
     return quantizer(s)
   if spec.implementation != 'xla':  # `pre`, in one kernel.
     prompted_s = prompt.inject(s, rows=rows)
-    telemetry.report_prompt(prompt, s, prompted_s - s, rows)
+    telemetry.record_prompt(prompt, s, prompted_s - s, rows)
     return quantizer(prompted_s)
   if spec.placement == 'pre':
     delta = prompt(s, rows=rows)
-    telemetry.report_prompt(prompt, s, delta, rows)
+    telemetry.record_prompt(prompt, s, delta, rows)
     return quantizer(s + delta)
   y = quantizer(s)
   seen = y.values if spec.placement == 'post' else s
   delta = prompt(seen, rows=rows)
-  telemetry.report_prompt(prompt, y.values, delta, rows)
+  telemetry.record_prompt(prompt, y.values, delta, rows)
   if spec.objective == 'local':
     delta = jax.lax.stop_gradient(delta)
   mask = real_rows(s, rows)
@@ -73,6 +73,6 @@ def prompted(
     )
     telemetry.sow(prompt, LOCAL_LOSS, 'share', share)
   row_bits = jnp.float32(FULL_BITS * prompt.side_width())
-  report = telemetry.SideReport(row_bits, mask[:, 0])
+  report = telemetry.SideRecord(row_bits, mask[:, 0])
   telemetry.sow(prompt, telemetry.COLLECTION, 'side_path', report)
   return y._replace(values=y.values + delta)

@@ -170,7 +170,7 @@ def test_two_processes_download_once(server, tmp_path):
   server.delay_s = 1.0
   url = server.add('/file', CONTENT)
   script = (
-    'from lorap_jax.data import store\n'
+    'from lorap_jax.data.files import store\n'
     f'store.download([{url!r}], {str(tmp_path / "sub" / "file")!r}, '
     f'**{PINNED!r})\n'
   )

@@ -24,7 +24,7 @@ COUNTS = Counts(8, 6, 3, 4, 4, 2, 2)
 
 @pytest.fixture
 def tables():
-  """Text of the tables by their key in `Layout.files`; 8 nodes, 6 edges."""
+  """Text of the tables by their key in `OgbTables.files`; 8 nodes, 6 edges."""
   return {
     'num_nodes': '8\n',
     'num_edges': '6\n',

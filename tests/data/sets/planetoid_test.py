@@ -121,7 +121,7 @@ def expected(parts, monkeypatch):
     'valid_mask': node_dataset.mask_of(np.arange(3, 6), 12),
     'test_mask': node_dataset.mask_of(np.array(TEST), 12),
   }
-  published = planetoid_files.Published(
+  published = planetoid_files.Statistics(
     title='CiteSeer',
     nodes=12,
     edges=8,

@@ -224,7 +224,7 @@ def test_limit(given):
 
 
 def test_other_data_of_that_name_is_refused(given, monkeypatch):
-  known = tu.Published((20, 20), 4.0, 9.9)
+  known = tu.Statistics((20, 20), 4.0, 9.9)
   monkeypatch.setitem(tu.PUBLISHED, 'TOY', known)
   with pytest.raises(DataError, match='not the published TOY: expected'):
     load(given)
