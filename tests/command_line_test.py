@@ -121,7 +121,7 @@ def test_value_that_makes_no_run(tmp_path, change, text):
 
 def test_mistakes_do_not_wait_for_jax():
   code = (
-    'import sys; from lorap_jax.training import fields; '
+    'import sys; from lorap_jax.runs import fields; '
     'sys.exit("jax" in sys.modules)'
   )
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

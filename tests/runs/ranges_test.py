@@ -79,7 +79,7 @@ def test_messages(path, value, text):
 
 def test_knows_no_jax():
   code = (
-    'import sys; from lorap_jax.training import fields, ranges;'
+    'import sys; from lorap_jax.runs import fields, ranges;'
     "assert 'jax' not in sys.modules"
   )
   subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

@@ -15,7 +15,7 @@ PATH = os.pathsep.join(filter(None, sys.path))
 
 GUARDED = """
 import functools, os, signal, time
-from lorap_jax.data import parallel
+from lorap_jax.data.images import parallel
 
 def task(i):
   {body}
@@ -72,7 +72,8 @@ def test_work_goes_on_when_the_workers_die(tmp_path):
 
 def test_unguarded_script_still_gets_its_graphs(tmp_path):
   code = f"""
-from lorap_jax.data import mnist, slic_graphs, superpixels
+from lorap_jax.data.images import slic_graphs
+from lorap_jax.data.sets import mnist, superpixels
 superpixels._CHUNK = 2
 images = mnist.load_mnist(source='embedded').valid.images[:4]
 graphs = superpixels.cached_graphs(
