@@ -9,7 +9,7 @@ import numpy as np
 
 from lorap_jax._typing import Array
 from lorap_jax.graphs import checks, segment
-from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
+from lorap_jax.graphs.layout import Csr, Layout, Table, make_csr, make_layout
 
 _INT32 = np.iinfo(np.int32)
 
@@ -255,16 +255,22 @@ def pad_batch(
   if weighted:
     order = np.argsort(receivers, kind='stable')
     senders, receivers = senders[order], receivers[order]
-  lay = make_layout(
-    senders,
-    receivers,
-    budget.num_nodes,
-    max_out_degree=budget.max_out_degree,
-    weighted=weighted,
-  )
-  incoming: Any = lay.incoming  # Always CSR.
+  # Edges in the order of their receivers, with a layout and without.
+  lay = None
+  if layout:
+    made: Any = make_layout(
+      senders,
+      receivers,
+      budget.num_nodes,
+      max_out_degree=budget.max_out_degree,
+      weighted=weighted,
+    )
+    incoming = made.incoming  # Always CSR.
+    lay = Layout(*(_pad_side(side, free[1]) for side in made))
+  else:
+    incoming = make_csr(receivers, senders, budget.num_nodes)
   degree = np.diff(incoming.indptr)
-  senders = incoming.indices
+  senders = np.asarray(incoming.indices)
   receivers = np.repeat(np.arange(budget.num_nodes, dtype=np.int32), degree)
   first_padding = len(nodes)
   if padded:
@@ -280,10 +286,9 @@ def pad_batch(
     n_edge=_pad(n_edge.astype(np.int32), more_graphs),
     globals=segment.RealGraphs(real) if padded else None,
   )
-  lay = Layout(*(_pad_side(side, free[1]) for side in lay))
   kind = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
   labels = _pad(labels.astype(kind), free[2])
-  return Batch(graph, labels, lay if layout else None)
+  return Batch(graph, labels, lay)
 
 
 def _pad(a: Any, count: int, value: int = 0) -> Any:

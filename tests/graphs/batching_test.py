@@ -166,6 +166,8 @@ class TestBatchGraphs:
       helpers.random_graphs(1), LABELS, BUDGET, layout=False
     )
     assert batch.layout is None
+    with_one = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET)
+    jax.tree.map(np.testing.assert_array_equal, batch.graph, with_one.graph)
 
   def test_unbatching_gives_the_graphs_back(self):
     graph_list = helpers.random_graphs(1)
