@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from benchmarks import output, timing
 from lorap_jax import ops
+from lorap_jax.quantization import a2q, numerics
 
 
 def run(quick: bool, data_dir: str | None) -> list[output.Row]:
@@ -23,7 +24,7 @@ def run(quick: bool, data_dir: str | None) -> list[output.Row]:
   rounds = 3 if quick else 15
   key = jax.random.key(0)
   draw = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape)
-  x, senders = draw(0, rows, 110), jnp.argsort(draw(1, 4 * rows)) % rows
+  x, senders = draw(0, rows, 110), jnp.argsort(draw(1, 8 * rows)) % rows
   programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     'matmul': (_of_matmul, (x, draw(2, 110, 10), draw(3, rows, 10))),
     'combine': (_of_combine, (draw(4, rows, 4), draw(5, 4, 110), x)),
@@ -69,14 +70,14 @@ def _of_combine(combine, weights, basis, x):
 
 def _of_computed_once(computed_once, x, bits):
   """As a quantizer with a bit-width for each column."""
-  qmax = computed_once(2.0 ** (jnp.round(jnp.abs(bits)) + 2) - 1)
+  qmax = computed_once(numerics.symmetric_qmax(a2q.round_bits(bits)))
   return jnp.floor(jnp.minimum(jnp.abs(x), qmax) + 0.5)
 
 
 def _of_pass_where(pass_where, x, senders):
   """As the gradient of messages, which neighbours gather."""
-  dx = pass_where(jnp.abs(x) < 1, x)
-  return jax.ops.segment_sum(dx[senders], senders // 4, x.shape[0])
+  dx = pass_where(jnp.abs(x) <= 3 * jnp.abs(x[:, :1]), x)
+  return jnp.sum(dx[senders.reshape(-1, 8)], axis=1)
 
 
 def _of_sort_key(sort_key, x):
