@@ -18,6 +18,8 @@ from lorap_jax.data.sets import custom, superpixels
 from lorap_jax.runs import default_config, loop
 from lorap_jax.runs import run as run_lib
 
+pytestmark = pytest.mark.optimized  # As the processes that are killed.
+
 ROOT = pathlib.Path(__file__).parents[1]
 BUILD = """
   import os, signal, sys
