@@ -34,10 +34,10 @@ def pytest_make_parametrize_id(val, argname):
 @pytest.fixture(autouse=True)
 def _optimizations(request):
   """Compiles as a user's programs are, where a test is about that."""
-  on = request.node.get_closest_marker('optimized') is not None
-  jax.config.update('jax_disable_most_optimizations', not on)
-  yield
-  jax.config.update('jax_disable_most_optimizations', True)
+  off = request.node.get_closest_marker('optimized') is None
+  if off != jax.config.read('jax_disable_most_optimizations'):
+    jax.config.update('jax_disable_most_optimizations', off)
+    jax.clear_caches()  # Else it gets what was compiled the other way.
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
     runs = []
     finish = result_lib.finish
     monkeypatch.setattr(
-      report, 'finish', lambda run: finish(runs.append(run) or run)
+      result_lib, 'finish', lambda run: finish(runs.append(run) or run)
     )
     result = loop.train_and_evaluate(tiny_run.config(), folder)
   (run,) = runs

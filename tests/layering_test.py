@@ -82,7 +82,6 @@ LIBRARIES = {
   'data': {
     'PIL',
     'absl',
-    'filelock',
     'jax',
     'numpy',
     'rich',

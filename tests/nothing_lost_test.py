@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 BUILD = """
   import os, signal, sys
   import numpy as np
-  from lorap_jax.data import store, superpixels
+  from lorap_jax.data.files import store
+  from lorap_jax.data.sets import superpixels
 
   def die(*args, **options):
     os.kill(os.getpid(), signal.SIGKILL)

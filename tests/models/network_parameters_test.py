@@ -87,7 +87,7 @@ class TestParameters:
   def test_gin(self):
     """MixQ's search on one graph task, neighbours only."""
     scheme = methods.MixQSearch(
-      candidates=(4, 8), points=schemes.mixq.POINTS['gin']
+      candidates=(4, 8), points=methods.MIXQ_POINTS['gin']
     )
     model = networks.make(
       scheme=scheme, encoder='none', num_layers=1, readout=1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -23,7 +24,6 @@ import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-import filelock
 import numpy as np
 from absl import logging
 
@@ -298,30 +298,45 @@ def _fetch(url: str, size: int) -> bytes:
 def lock(path: PathLike) -> Generator[None]:
   """Holds the exclusive lock of `path` across processes (POSIX flock).
 
-  The lock is on an empty file beside `path`, which stays. A killed holder holds
-  nothing.
+  The lock is on a file beside `path` that the holder removes in the end. The
+  empty file of a killed holder is not locked and does not matter.
 
   Raises:
     DataError: the folder cannot be written.
   """
   guard = pathlib.Path(f'{os.fspath(path)}.lock')
-  held = filelock.FileLock(guard)
-  try:
-    guard.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      held.acquire(timeout=0)
-    except filelock.Timeout:
-      logging.info('Waiting for another process that makes %s', guard.stem)
-      held.acquire()
-  except OSError as error:
-    raise DataError(
-      f'{guard.parent}: cannot be written ({error.strerror}); point '
-      'LORAP_JAX_CACHE to a folder that can.'
-    ) from error
+  handle = _acquire(guard)
   try:
     yield
   finally:
-    held.release()
+    guard.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _acquire(guard: pathlib.Path) -> int:
+  while True:
+    try:
+      guard.parent.mkdir(parents=True, exist_ok=True)
+      handle = os.open(guard, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+      raise DataError(
+        f'{guard.parent}: cannot be written ({error.strerror}); point '
+        'LORAP_JAX_CACHE to a folder that can.'
+      ) from error
+    try:
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        logging.info('Waiting for another process that makes %s', guard.stem)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+      # The holder before us removed the file: the lock we got guards nothing.
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), os.stat(guard)):
+          return handle
+    except BaseException:
+      os.close(handle)
+      raise
+    os.close(handle)
 
 
 @contextlib.contextmanager
