@@ -3,12 +3,9 @@
 The ends are wide: beyond them a value can only be a mistake. What a method asks
 for more narrowly, its own dataclass checks. Knows no JAX, so that mistakes are
 named before its import.
-
-`python -m lorap_jax.runs.ranges` prints docs/configuration.md.
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -200,32 +197,3 @@ def check(given: Mapping[str, Any]) -> None:
       group, _, name = path.rpartition('.')
       place = f'config.{group}' if group else 'config'
       raise ValueError(f'{place}: `{name}` {fault}, got {value!r}')
-
-
-def page() -> str:
-  """docs/configuration.md: all fields, what they may be and what they need."""
-  from lorap_jax.runs import default_config, fields
-
-  defaults = fields.flat(default_config.get_config().to_dict())
-  lines = [
-    '# Configuration',
-    '',
-    'All fields, set by `--config.FIELD=VALUE`. Made by',
-    '`python -m lorap_jax.runs.ranges > docs/configuration.md`.',
-    '',
-    'A field without a default has that of what it belongs to, see the comment',
-    'beside it in `lorap_jax/runs/default_config.py`. One that is set and',
-    'means nothing to a run is refused, and so is a value beyond its range.',
-    '',
-    '| field | may be | default | means something with |',
-    '|---|---|---|---|',
-  ]
-  for path, needs in fields.NEEDS.items():
-    default = '' if defaults[path] is None else f'`{defaults[path]!r}`'
-    words = '; '.join(need.words for need in needs)
-    lines.append(f'| `{path}` | {RANGES[path].words} | {default} | {words} |')
-  return '\n'.join(lines) + '\n'
-
-
-if __name__ == '__main__':
-  sys.stdout.write(page())

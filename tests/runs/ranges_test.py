@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lorap_jax.runs import fields, ranges
+from lorap_jax.runs import field_table, fields, ranges
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUMBERS = {
@@ -23,8 +23,8 @@ def test_all_fields_have_a_range():
 
 def test_the_page_is_up_to_date():
   page = ROOT / 'docs' / 'configuration.md'
-  assert page.read_text() == ranges.page(), (
-    'make it by python -m lorap_jax.runs.ranges > docs/configuration.md'
+  assert page.read_text() == field_table.page(), (
+    'make it by python -m lorap_jax.runs.field_table > docs/configuration.md'
   )
 
 
