@@ -58,6 +58,7 @@ STAGES = {
     ('after save of a run', 1),
     ('after save of a run', 2),
     ('after save of a run', 4),
+    ('before save of Orbax', 6),  # It has a best one, and no latest.
     ('before save of Orbax', 9),
     ('before begin', 2),
     ('after report', 1),

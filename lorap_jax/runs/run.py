@@ -266,7 +266,8 @@ def take_up(runs: Sequence[Run]) -> None:
   A damaged checkpoint is named in a warning, and the next older one taken.
 
   Args:
-    runs: at their initial states, where they stay if one of them has none.
+    runs: at their initial states, where they stay if one of them has not come
+      to the end of its first save.
 
   Raises:
     CheckpointError: they have checkpoints, but no whole one in common, or one
@@ -291,7 +292,8 @@ def take_up(runs: Sequence[Run]) -> None:
   begun = [
     run for run, steps in zip(runs, all_steps, strict=True) if any(steps)
   ]
-  if len(begun) == len(runs):
+  saved_once = all(latest for latest, _ in all_steps)
+  if len(begun) == len(runs) and (reasons or saved_once):
     folders = ', '.join(str(run.checkpoints.directory) for run in runs)
     raise CheckpointError(
       f'no whole checkpoint in {folders} to go on from'
@@ -301,6 +303,6 @@ def take_up(runs: Sequence[Run]) -> None:
   for run in begun:
     logging.warning(
       '%s begins anew, as do those that train together with it: one of them '
-      'has no checkpoint.',
+      'was stopped before the end of its first save.',
       run.folder,
     )

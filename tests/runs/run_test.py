@@ -218,6 +218,25 @@ class TestTakeUp:
       self.check(run, 0)
     assert f'{tmp_path / "a"} begins anew' in caplog.text
 
+  def test_all_begin_anew_if_one_never_saved_a_latest(self, tmp_path, caplog):
+    """It was stopped between its first best one and its first latest."""
+    runs = [
+      self.saved(tmp_path / 'a', latest=(4,), best=(2,)),
+      self.saved(tmp_path / 'b', latest=(), best=(3,)),
+    ]
+    run_lib.take_up(runs)
+    for run in runs:
+      self.check(run, 0)
+    assert 'before the end of its first save' in caplog.text
+
+  def test_no_common_step_is_an_error(self, tmp_path):
+    runs = [
+      self.saved(tmp_path / 'a', latest=(6, 8), best=(2,)),
+      self.saved(tmp_path / 'b', latest=(3, 4), best=(3,)),
+    ]
+    with pytest.raises(checkpointing.CheckpointError, match='remove them'):
+      run_lib.take_up(runs)
+
   def test_another_model_is_no_damage(self, tmp_path):
     run = self.saved(tmp_path, latest=(4, 6), best=(2,))
     run.state = self.state(0, b=jnp.zeros(2))
