@@ -21,16 +21,8 @@ class GCN:
   self_loops: bool = True
   self_loop_weight: float = 1.0
   existing_loops: Literal['remaining', 'keep'] = 'remaining'
-
-  @property
-  def activates(self) -> bool:
-    """False."""
-    return False
-
-  @property
-  def sums_first(self) -> bool:
-    """False."""
-    return False
+  activates = False
+  sums_first = False
 
   def layer(
     self,
@@ -73,16 +65,8 @@ class GIN:
   mlp_norm: Literal['each', 'last', 'none'] = 'each'
   own_term: bool = True
   full_precision_first: bool = False
-
-  @property
-  def activates(self) -> bool:
-    """True."""
-    return True
-
-  @property
-  def sums_first(self) -> bool:
-    """True."""
-    return True
+  activates = True
+  sums_first = True
 
   def layer(
     self,
@@ -126,16 +110,8 @@ class GAT:
   self_loops: bool = True
   attention_dropout: float = 0.0
   negative_slope: float = 0.2
-
-  @property
-  def activates(self) -> bool:
-    """False."""
-    return False
-
-  @property
-  def sums_first(self) -> bool:
-    """False."""
-    return False
+  activates = False
+  sums_first = False
 
   def layer(
     self,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import flax.linen as nn
 import jax
@@ -171,21 +171,8 @@ def _sparse_on_grid(
   )
 
 
-# All points of the published layers (camlsys/degree-quant).
-POINTS: tuple[Point, ...] = (
-  'features',
-  'input',
-  'readout',
-  'weight',
-  'output',
-  'message',
-  'norm',
-  'attention',
-  'logits',
-  'neighbor_sum',
-  'aggregate',
-  'update',
-)
+# The published layers have all of them (camlsys/degree-quant).
+POINTS: tuple[Point, ...] = get_args(Point)
 _SUMS = ('neighbor_sum', 'aggregate')
 
 
