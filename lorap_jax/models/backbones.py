@@ -14,12 +14,10 @@ class GCN:
 
   Attributes:
     self_loops: add self loops.
-    self_loop_weight: their weight; MixQ's code asks for 2.
     existing_loops: `remaining` for nodes that have none, `keep` for all.
   """
 
   self_loops: bool = True
-  self_loop_weight: float = 1.0
   existing_loops: Literal['remaining', 'keep'] = 'remaining'
   activates = False
   sums_first = False
@@ -41,7 +39,6 @@ class GCN:
       scheme,
       prompt,
       self_loops=self.self_loops,
-      self_loop_weight=self.self_loop_weight,
       existing_loops=self.existing_loops,
       non_negative=non_negative,
       name=f'conv_{index}',
@@ -102,14 +99,12 @@ class GAT:
     last_heads: of that one, averaged.
     self_loops: nodes without a self loop get one.
     attention_dropout: rate on the attention coefficients.
-    negative_slope: of the LeakyReLU on the logits.
   """
 
   heads: int = 8
   last_heads: int = 1
   self_loops: bool = True
   attention_dropout: float = 0.0
-  negative_slope: float = 0.2
   activates = False
   sums_first = False
 
@@ -132,7 +127,6 @@ class GAT:
       concat=not last,
       self_loops=self.self_loops,
       attention_dropout=self.attention_dropout,
-      negative_slope=self.negative_slope,
       non_negative=non_negative,
       name=f'conv_{index}',
     )

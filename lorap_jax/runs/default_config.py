@@ -118,13 +118,10 @@ def _model() -> config_dict.ConfigDict:
     norm=bool,  # Batch norm after each layer; False.
     self_loops=bool,  # True.
     # GCN.
-    self_loop_weight=float,  # 1.
     existing_loops=str,  # remaining; or keep.
     # GAT.
     heads=int,  # 8.
-    last_heads=int,  # Labels of nodes; 1.
     attention_dropout=float,  # 0.
-    negative_slope=float,  # 0.2.
   )
 
 
@@ -138,9 +135,7 @@ def _scheme() -> config_dict.ConfigDict:
     points=tuple,
     # QAT and Degree-Quant; `gradient` (clipped or plain) of A2Q too.
     symmetric=bool,
-    per_column=bool,
-    range_rule=str,
-    momentum=float,
+    momentum=float,  # QAT.
     percentile=float,
     sum_percentile=float,
     feature_percentile=float,
@@ -160,11 +155,9 @@ def _scheme() -> config_dict.ConfigDict:
     quantize_features=bool,
     # A2Q, labels of graphs.
     num_groups=int,
-    exact_range=bool,
     # A2Q, labels of nodes.
     memory_width=int,
     quantize_messages=bool,
-    node_messages=bool,  # True for GAT.
     weight_start=tuple,
     feature_start=tuple,
     message_start=tuple,

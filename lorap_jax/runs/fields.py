@@ -40,6 +40,13 @@ _NUMBERS = (
 )
 REMOVED = {
   'train.subset_epochs': 'a run has one length: set `train.epochs`',
+  'model.last_heads': 'it is 1; `backbones.GAT` has it',
+  'model.negative_slope': 'it is .2; `GATConv` has it',
+  'model.self_loop_weight': 'it is 1; `GCNConv` has it',
+  'scheme.exact_range': '`a2q_groups.nearest_group` has it',
+  'scheme.node_messages': 'it follows from `model.name`',
+  'scheme.per_column': 'there is one range for each tensor',
+  'scheme.range_rule': "'qat' averages its ranges, 'dq' only widens them",
 }
 
 
@@ -82,6 +89,7 @@ _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
 _QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
 _AFFINE = _is('scheme.name', 'qat', 'dq')
+_QAT = _is('scheme.name', 'qat')
 _DQ = _is('scheme.name', 'dq')
 _A2Q = _is('scheme.name', 'a2q')
 _MIXQ = ('mixq', 'mixq_search')
@@ -95,13 +103,6 @@ _FIXED_BITS = Need(
   lambda c: (
     c.scheme.name in ('qat', 'dq', 'a2q')
     or (c.scheme.name == 'mixq' and c.scheme.assignment is not None)
-  ),
-)
-_MOMENTUM = Need(
-  'scheme.range_rule momentum',
-  lambda c: (
-    (c.scheme.range_rule or 'momentum') == 'momentum'
-    and (c.scheme.name != 'dq' or c.scheme.range_rule is not None)
   ),
 )
 _BY_MEMORY = Need(
@@ -156,9 +157,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'num_dense mlp_norm own_term': (_GIN,),
       'full_precision_first': (_GIN, _RAW),
       'self_loops': (_GCN_GAT,),
-      'self_loop_weight existing_loops': _LOOPS,
-      'heads attention_dropout negative_slope': (_GAT,),
-      'last_heads': (_GAT, _NODES),
+      'existing_loops': _LOOPS,
+      'heads attention_dropout': (_GAT,),
     },
     'scheme.': {
       'name': (),
@@ -166,18 +166,17 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'published': (_is('scheme.name', 'qat', 'dq', 'a2q', *_MIXQ),),
       'points': (_is('scheme.name', 'qat', 'dq', *_MIXQ),),
       'gradient': (_is('scheme.name', 'qat', 'dq', 'a2q'),),
-      'symmetric per_column range_rule percentile sum_percentile': (_AFFINE,),
-      'stride': (_AFFINE,),
-      'momentum': (_AFFINE, _MOMENTUM),
+      'symmetric percentile sum_percentile stride': (_AFFINE,),
+      'momentum': (_QAT,),
       'feature_percentile': (_AFFINE, _RAW),
       'edge_messages': (_AFFINE, _is('model.name', 'gcn', 'gin')),
       'low change redraw protected_points': (_DQ,),
       'start target_bits': (_A2Q,),
       'memory_weight memory_target': (_A2Q, _BY_MEMORY),
       'quantize_features': (_A2Q, _RAW),
-      'num_groups exact_range': (_A2Q, _GRAPHS),
+      'num_groups': (_A2Q, _GRAPHS),
       'memory_width': (_A2Q, _NODES, _BY_MEMORY),
-      'quantize_messages node_messages': (_A2Q, _NODES),
+      'quantize_messages': (_A2Q, _NODES),
       'weight_start feature_start message_start': (_A2Q, _NODES, _NORMAL),
       'candidates cost_weight': (_SEARCH,),
       'assignment': (_is('scheme.name', 'mixq'),),

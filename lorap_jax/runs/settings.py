@@ -230,7 +230,7 @@ def _scheme(
   values, name = dict(values), values['name']
   if name in ('mixq', 'mixq_search') and values['points'] is None:
     values['points'] = methods.MIXQ_POINTS[backbone]
-  if name == 'a2q' and level == 'node' and values['node_messages'] is None:
+  if name == 'a2q' and level == 'node':
     values['node_messages'] = backbone == 'gat'
   in_force = {'name': name}
   if name == 'mixq' and values['assignment'] is None:

@@ -159,15 +159,15 @@ def test_fields_of_the_backbones_reach_their_layers():
     'prompt': prompts.PromptSpec('lorap'),
     'non_negative': True,
   }
-  layer = backbones.GCN(False, 2.0, 'keep').layer(**shared)
-  assert (layer.self_loops, layer.self_loop_weight) == (False, 2.0)
-  assert (layer.existing_loops, layer.non_negative) == ('keep', True)
-  backbone = backbones.GAT(4, 2, False, 0.3, 0.1)
+  layer = backbones.GCN(False, 'keep').layer(**shared)
+  assert (layer.self_loops, layer.existing_loops) == (False, 'keep')
+  assert layer.non_negative
+  backbone = backbones.GAT(4, 2, False, 0.3)
   for last, heads in ((False, 4), (True, 2)):
     layer = backbone.layer(**{**shared, 'last': last})
     assert (layer.heads, layer.concat) == (heads, not last)
     assert (layer.self_loops, layer.attention_dropout) == (False, 0.3)
-    assert (layer.negative_slope, layer.non_negative) == (0.1, True)
+    assert layer.non_negative
   backbone = backbones.GIN(3, 'last', False, True)
   layer = backbone.layer(**{**shared, 'last': True})
   assert (layer.num_dense, layer.norm, layer.last) == (3, 'last', True)

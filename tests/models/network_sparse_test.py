@@ -191,7 +191,6 @@ class TestSparse:
 
 
 DENSE = {
-  'qat_per_column': ('gcn', {'scheme': methods.QAT(per_column=True)}),
   'qat_of_gpf_plus': (
     'gcn',
     {'scheme': methods.QAT(), 'prompt': prompts.PromptSpec('gpf_plus')},

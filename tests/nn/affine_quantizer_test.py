@@ -55,8 +55,6 @@ class TestRange:
       'range/max_val': (),
       'range/initialized': (),
     }
-    spec = helpers.tree_spec(started(make(per_column=True), x)['quant_stats'])
-    assert spec['range/min_val'] == spec['range/max_val'] == (1, 3)
 
   @pytest.mark.parametrize('train', [False, True])
   def test_init_leaves_it_empty(self, x, train):
@@ -99,25 +97,10 @@ class TestRange:
     _, two = apply(make(), started(make(), x), x.at[8:].set(0), TRAIN)
     helpers.assert_trees_close(two['quant_stats'], one['quant_stats'])
 
-  def test_per_column(self, x):
-    module = make(per_column=True)
+  def test_percentile_and_stride(self, x):
+    module = make(percentile=0.2, stride=2)
     _, new = apply(module, started(module, x), x, TRAIN)
-    stats = new['quant_stats']['range']
-    real = np.asarray(x[:8])
-    np.testing.assert_array_equal(stats['min_val'], real.min(0, keepdims=True))
-    np.testing.assert_array_equal(stats['max_val'], real.max(0, keepdims=True))
-
-  @pytest.mark.parametrize('per_column', [False, True])
-  def test_percentile_and_stride(self, x, per_column):
-    module = make(percentile=0.2, stride=2, per_column=per_column)
-    _, new = apply(module, started(module, x), x, TRAIN)
-    expected = observers.batch_range(
-      x,
-      mask=MASK,
-      axis=0 if per_column else None,
-      percentile=0.2,
-      stride=2,
-    )
+    expected = observers.batch_range(x, mask=MASK, percentile=0.2, stride=2)
     stats = new['quant_stats']['range']
     np.testing.assert_array_equal(stats['min_val'], expected[0])
     np.testing.assert_array_equal(stats['max_val'], expected[1])
@@ -133,7 +116,6 @@ class TestRange:
 
 
 class TestValues:
-  @pytest.mark.parametrize('per_column', [False, True])
   @pytest.mark.parametrize(
     'fields',
     [
@@ -144,13 +126,12 @@ class TestValues:
     ],
     ids=['signed', 'unsigned', 'symmetric', '8_bits'],
   )
-  def test_equal_the_pure_functions(self, x, fields, per_column):
-    module = make(per_column=per_column, **fields)
+  def test_equal_the_pure_functions(self, x, fields):
+    module = make(**fields)
     out, _ = apply(module, started(module, x), x, TRAIN)
     bits, signed = module.bits, module.signed
-    axis = 0 if per_column else None
     qparams = affine.affine_qparams(
-      *observers.batch_range(x, mask=MASK, axis=axis),
+      *observers.batch_range(x, mask=MASK),
       bits=bits,
       signed=signed,
       symmetric=module.symmetric,
@@ -160,7 +141,7 @@ class TestValues:
     )
     np.testing.assert_array_equal(out.values, expected)
     assert out.bits == bits
-    assert out.metadata_bytes == 8 * (3 if per_column else 1)
+    assert out.metadata_bytes == 8
 
   def test_evaluation_uses_the_stored_range(self, x):
     _, one = apply(make(), started(make(), x), x, TRAIN)
@@ -242,9 +223,8 @@ class TestProtection:
     assert not new['quant_stats']['range']['initialized']
 
 
-@pytest.mark.parametrize('per_column', [False, True])
-def test_report(x, per_column):
-  module = make(per_column=per_column)
+def test_report(x):
+  module = make()
   out, _ = apply(module, started(module, x), x, TRAIN)
   report = helpers.feature_report(x, out, TRAIN)
   np.testing.assert_array_equal(report.bits, 4)
@@ -253,7 +233,7 @@ def test_report(x, per_column):
   )
   np.testing.assert_array_equal(report.mask, MASK[:, 0])
   assert (report.width, report.row_metadata_bits) == (3, 0)
-  assert report.table_bytes == 8 * (3 if per_column else 1)
+  assert report.table_bytes == 8
 
 
 def test_sparse_rows_move_the_range_as_dense_ones_do(key):

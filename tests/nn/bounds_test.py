@@ -15,12 +15,8 @@ ROWS = Rows(jnp.ones((40, 1), bool))
 A2Q = {'bits': 3, 'start': 'data', 'rule': a2q.a2q_rule('graph', 'feature')}
 QUANTIZERS = {
   'affine': methods.AffineQuantizer(bits=3, signed=True),
-  'affine_columns': methods.AffineQuantizer(
-    bits=3, signed=True, per_column=True
-  ),
-  'groups': methods.GroupedQuantizer(
-    num_groups=8, non_negative=False, exact_range=False, **A2Q
-  ),
+  'affine_columns': methods.AffineQuantizer(bits=3, signed=True),
+  'groups': methods.GroupedQuantizer(num_groups=8, non_negative=False, **A2Q),
   'nodes': methods.NodeQuantizer(non_negative=False, **A2Q),
   'columns': methods.ColumnQuantizer(**A2Q),
   'mixq': methods.FixedQuantizer((), 3),

@@ -16,8 +16,6 @@ class TestQAT:
     scheme = methods.QAT(
       bits=5,
       symmetric=True,
-      per_column=True,
-      range_rule='extreme',
       momentum=0.3,
       percentile=0.02,
       gradient='clipped_strict',
@@ -29,10 +27,9 @@ class TestQAT:
     assert helpers.fields_of(module) == {
       'bits': 5,
       'signed': not non_negative,
-      'per_column': True,
       'symmetric': True,
       'percentile': 0.02,
-      'range_rule': 'extreme',
+      'range_rule': 'momentum',
       'momentum': 0.3,
       'gradient': 'clipped_strict',
       'protects': False,
@@ -89,9 +86,6 @@ class TestQAT:
         r'`feature_percentile` must be 0 or in .*, got 0\.7',
       ),
       ({'stride': 0}, '`stride` must be at least 1, got 0'),
-      ({'momentum': 0.0}, r'`momentum` must be in \(0, 1\], got 0\.0'),
-      ({'momentum': 1.1}, r'`momentum` must be in \(0, 1\], got 1\.1'),
-      ({'range_rule': 'mean'}, "`range_rule` must be one of .*, got 'mean'"),
       ({'gradient': 'ste'}, "`gradient` must be one of .*, got 'ste'"),
     ],
   )
@@ -101,7 +95,17 @@ class TestQAT:
       helpers.create_untyped(kind, values)
 
 
+@pytest.mark.parametrize('momentum', [0.0, 1.1])
+def test_momentum_has_a_range(momentum):
+  with pytest.raises(ValueError, match=r'`momentum` must be in \(0, 1\], got'):
+    methods.QAT(momentum=momentum)
+
+
 class TestDegreeQuant:
+  def test_ranges_that_only_widen_have_no_momentum(self):
+    with pytest.raises(TypeError, match='momentum'):
+      methods.DegreeQuant(momentum=0.5)
+
   def test_defaults_are_those_of_the_paper(self):
     module = methods.DegreeQuant().quantizer('input', non_negative=False)
     assert (module.range_rule, module.percentile) == ('extreme', 0.01)

@@ -20,7 +20,6 @@ def grouped(**changes):
     'non_negative': False,
     'start': 'data',
     'rule': a2q.a2q_rule('graph', 'feature'),
-    'exact_range': False,
   }
   return methods.GroupedQuantizer(**{**fields, **changes})
 

@@ -32,10 +32,9 @@ class TestTable:
     """A field of the table is one of the dataclass, in some cell each."""
     table = factory.NODE_SCHEMES if level == 'node' else factory.SCHEMES
     found = set()
-    for backbone, start, rule, encoder, fixed in itertools.product(
+    for backbone, start, encoder, fixed in itertools.product(
       cells.BACKBONES,
       ('data', 'normal'),
-      (None, 'momentum'),
       ('none', 'dense'),
       (None, {}),
     ):
@@ -46,7 +45,6 @@ class TestTable:
           'scheme': {
             'name': name,
             'start': start,
-            'range_rule': rule,
             'assignment': fixed if name == 'mixq' else None,
           },
           'prompt': {'name': 'none'},
@@ -61,7 +59,10 @@ class TestTable:
     own = names_of(table[name])
     if name == 'mixq':
       own |= names_of(factory.SCHEMES['mixq_search'])
-    own -= {'inside'}  # What layers set.
+    # What layers, backbones and other fields decide.
+    own -= {'inside', 'node_messages'} | (
+      {'momentum'} if name == 'dq' else set()
+    )
     assert found - {'name'} == own
 
   def test_backbones_and_network(self):
@@ -71,6 +72,7 @@ class TestTable:
       if path.startswith('model.')
     }
     parts = set().union(*map(names_of, factory.BACKBONES.values()))
+    parts -= {'last_heads'}  # For networks of one's own.
     network = names_of(factory.network.Network) - {
       'outputs',
       'backbone',
@@ -174,7 +176,7 @@ UNUSED = [
   ('mnist', 'gcn,a2q,none', 'scheme.memory_width', 9, 'nodes with a label'),
   ('cora', 'gcn,a2q,none', 'scheme.weight_start', (1.0, 1.0), 'start normal'),
   ('cora', 'gat,dq4,none', 'scheme.edge_messages', True, 'gcn or gin'),
-  ('cora', 'gcn,dq4,none', 'scheme.momentum', 0.5, 'range_rule momentum'),
+  ('cora', 'gcn,dq4,none', 'scheme.momentum', 0.5, 'scheme.name qat'),
   ('mnist', 'gcn,dq4,none', 'scheme.feature_percentile', 0.1, 'encoder none'),
   ('cora', 'gcn,a2q,none', 'prompt.placement', 'post', 'prompt.name lorap'),
   ('cora', 'gcn,a2q,gpf', 'prompt.rank', 2, 'prompt.name lorap'),
@@ -189,7 +191,6 @@ UNUSED = [
   ('cora', 'gat,a2q,none', 'model.mlp_norm', 'each', 'model.name gin'),
   ('cora', 'gin,a2q,none', 'model.norm', True, 'model.name gcn or gat'),
   ('cora', 'gcn,a2q,none', 'model.readout', 2, 'graphs with a label'),
-  ('mnist', 'gat,a2q,none', 'model.last_heads', 2, 'nodes with a label'),
   ('mnist', 'gcn,a2q,none', 'model.num_types', 9, 'model.encoder embedding'),
   ('cora', 'gcn,a2q,none', 'model.encoder_operand', 'int8', 'encoder dense'),
   ('cora', 'gcn,a2q,none', 'train.batch_size', 8, 'graphs with a label'),

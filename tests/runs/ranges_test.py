@@ -50,12 +50,8 @@ def test_numbers(path):
   [
     ('data.tu_name', 5, 'config.data: `tu_name` must be a text, got 5'),
     ('data.fold', 1.5, 'config.data: `fold` must be an integer, got 1.5'),
-    ('model.last_heads', -1, 'config.model: `last_heads` must be at least 1'),
-    (
-      'model.negative_slope',
-      -1.0,
-      r'`negative_slope` must be in \[0, 1\], got',
-    ),
+    ('model.num_types', -1, 'config.model: `num_types` must be at least 1'),
+    ('scheme.low', -1.0, r'`low` must be in \[0, 1\], got'),
     ('model.residual', 1, '`residual` must be true or false, got 1'),
     ('train.finetune_lr', 1e30, '`finetune_lr` must be at most 100, got 1e'),
     ('scheme.points', 'input', "`points` must be a list, got 'input'"),

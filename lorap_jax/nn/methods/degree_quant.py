@@ -1,7 +1,7 @@
 """Degree-Quant: QAT that leaves nodes of high in-degree in full precision."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from lorap_jax.nn.methods.qat import QAT, unset
 from lorap_jax.nn.methods.scheme import Point, Protection, check_points
@@ -14,8 +14,8 @@ class DegreeQuant(QAT):
 
   In training a node is protected with a probability between `low` and
   `low + change` that grows with the rank of its in-degree in its graph; at
-  evaluation all nodes are quantized. Ranges are percentiles: `percentile` .001
-  for 8 bits, .01 for 4 as published.
+  evaluation all nodes are quantized. Ranges are percentiles that never shrink:
+  `percentile` .001 for 8 bits, .01 for 4 as published.
 
   Attributes:
     low: smallest probability of protection.
@@ -30,7 +30,8 @@ class DegreeQuant(QAT):
     for Graph Neural Networks, ICLR 2021, arXiv 2008.05000.
   """
 
-  range_rule: observers.UpdateRule = 'extreme'
+  # Of ranges that only widen.
+  momentum: float = dataclasses.field(default=1.0, init=False)
   percentile: float = unset()
   gradient: affine.Gradient = unset()
   low: float = 0.0
@@ -45,6 +46,7 @@ class DegreeQuant(QAT):
     'aggregate',
     'update',
   )
+  range_rule: ClassVar[observers.UpdateRule] = 'extreme'
 
   def _by_form(self) -> dict[str, tuple[Any, Any]]:
     """See QAT."""

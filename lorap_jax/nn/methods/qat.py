@@ -29,7 +29,7 @@ _METADATA_BYTES = 8  # float32 scale and int32 zero point.
 
 
 class AffineQuantizer(nn.Module):
-  """Affine quantizer with an observed range, per tensor or per column.
+  """Affine quantizer with one observed range.
 
   Variable: `range` in the collection `quant_stats`. Training observes the
   batch, its protected rows left out, and quantizes with the updated range;
@@ -38,7 +38,6 @@ class AffineQuantizer(nn.Module):
   Attributes:
     bits: bits per element.
     signed: codes are signed.
-    per_column: one range per column.
     symmetric: zero point 0.
     percentile: share of the values cut off at either end of a batch's range.
     range_rule: `momentum` or `extreme`, see `observers.update_range`.
@@ -51,7 +50,6 @@ class AffineQuantizer(nn.Module):
 
   bits: int
   signed: bool
-  per_column: bool = False
   symmetric: bool = False
   percentile: float = 0.0
   range_rule: observers.UpdateRule = 'momentum'
@@ -66,7 +64,7 @@ class AffineQuantizer(nn.Module):
   @property
   def takes_sparse(self) -> bool:
     """The nonzeros and the row beside them suffice."""
-    return not self.per_column and not self.percentile
+    return not self.percentile
 
   @nn.compact
   def __call__(
@@ -82,9 +80,8 @@ class AffineQuantizer(nn.Module):
     Returns:
       Values on the grid, and the bits.
     """
-    shape = (1, x.shape[1]) if self.per_column else ()
     stats = self.variable(
-      'quant_stats', 'range', lambda: observers.init_range(shape)._asdict()
+      'quant_stats', 'range', lambda: observers.init_range()._asdict()
     )
     seen = observers.Range(**stats.value)
     keep = rows.protected if rows.train and self.protects else None
@@ -119,10 +116,9 @@ class AffineQuantizer(nn.Module):
       y = _sparse_on_grid(x, put_on_grid, keep)
     else:
       y = put_on_grid(x, keep=keep)
-    metadata = _METADATA_BYTES * max(1, qparams.scale.size)
     codes = affine.code_range(self.bits, signed=self.signed)
     low, high = ((c - qparams.zero_point) * qparams.scale for c in codes)
-    return Quantized(y, float(self.bits), metadata, bounds=(low, high))
+    return Quantized(y, float(self.bits), _METADATA_BYTES, bounds=(low, high))
 
   def _batch_range(
     self, x: Array | SparseRows, mask: Array
@@ -131,7 +127,6 @@ class AffineQuantizer(nn.Module):
       return observers.batch_range(
         x,
         mask=mask,
-        axis=0 if self.per_column else None,
         percentile=self.percentile,
         stride=self.stride,
       )
@@ -189,9 +184,7 @@ class QAT:
     bits: of every point.
     points: quantized points; the others pass by.
     symmetric: zero point 0.
-    per_column: one range per column, not per tensor.
-    range_rule: `momentum` or `extreme` (never shrinks).
-    momentum: of the momentum rule; .1, and .01 where `published`, which cannot
+    momentum: of the running range; .1, and .01 where `published`, which cannot
       follow in 200 full-batch steps.
     percentile: share cut off at either end of a range; 0 for minimum and
       maximum.
@@ -216,8 +209,6 @@ class QAT:
   bits: int = 4
   points: tuple[Point, ...] = POINTS
   symmetric: bool = False
-  per_column: bool = False
-  range_rule: observers.UpdateRule = 'momentum'
   momentum: float = unset()
   percentile: float = 0.0
   sum_percentile: float | None = None
@@ -229,6 +220,7 @@ class QAT:
   stored = HIDDEN_OPERANDS
   per_node = False
   bit_schedule = None
+  range_rule: ClassVar[observers.UpdateRule] = 'momentum'
 
   def _by_form(self) -> dict[str, tuple[Any, Any]]:
     """Our value, and the published one, of fields that are not set."""
@@ -253,14 +245,11 @@ class QAT:
       raise ValueError(f'`momentum` must be in (0, 1], got {self.momentum}')
     if self.stride < 1:
       raise ValueError(f'`stride` must be at least 1, got {self.stride}')
-    for name, allowed in (
-      ('range_rule', ('momentum', 'extreme')),
-      ('gradient', ('plain', 'clipped', 'clipped_strict')),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
-        )
+    allowed = get_args(affine.Gradient)
+    if self.gradient not in allowed:
+      raise ValueError(
+        f'`gradient` must be one of {allowed}, got {self.gradient!r}'
+      )
 
   @property
   def forms(self) -> Forms:
@@ -297,7 +286,6 @@ class QAT:
     return AffineQuantizer(
       bits=self.bits,
       signed=not non_negative,
-      per_column=self.per_column,
       symmetric=self.symmetric,
       percentile=percentile,
       range_rule=self.range_rule,

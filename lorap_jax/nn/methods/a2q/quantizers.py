@@ -37,7 +37,6 @@ class GroupedQuantizer(nn.Module):
       one less.
     start: `data`, `uniform` (scales U(0, 1)) or `normal` (|N(.01, .1)|); the
       last two are the published ones.
-    exact_range: see `a2q_groups.nearest_group`.
     fixed_bits: bits are not trained, as for the logits of GAT.
   """
 
@@ -46,7 +45,6 @@ class GroupedQuantizer(nn.Module):
   num_groups: int
   non_negative: bool
   start: str
-  exact_range: bool
   fixed_bits: bool = False
 
   @property
@@ -76,9 +74,7 @@ class GroupedQuantizer(nn.Module):
     used_bits = a2q.round_bits(
       bits, min_bits=rule.min_bits, max_bits=rule.max_bits
     )
-    group = a2q_groups.nearest_group(
-      max_abs, scale, used_bits, exact_range=self.exact_range
-    )
+    group = a2q_groups.nearest_group(max_abs, scale, used_bits)
     y = a2q.fake_quant(
       x, scale[group][:, None], bits[group][:, None], rule=rule, mask=mask
     )
@@ -128,7 +124,7 @@ class GroupedQuantizer(nn.Module):
     largest = jnp.max(jnp.where(mask[:, 0], max_abs, 0))
     largest = jnp.where(largest > 0, largest, 1) * _START_MARGIN
     ranges = numerics.divide(largest * jnp.arange(1, shape[0] + 1), shape[0])
-    levels = a2q_groups.range_factor(bits, exact_range=self.exact_range)
+    levels = a2q_groups.range_factor(bits)
     return (ranges / levels).astype(jnp.float32)
 
 

@@ -107,12 +107,10 @@ class A2QGraph(_A2Q):
     published: the published code's arithmetic
       (`quantization.a2q_published`) and layer forms, see docs/differences.md.
     gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
-    exact_range: see `a2q_groups.nearest_group`.
     quantize_features: quantize raw node features that enter a convolution.
   """
 
   num_groups: int = 1000
-  exact_range: bool = False
   level = 'graph'
   per_node = False
 
@@ -130,7 +128,6 @@ class A2QGraph(_A2Q):
         rule=self._rule('feature'),
         num_groups=self.num_groups,
         non_negative=non_negative,
-        exact_range=self.exact_range,
         fixed_bits=point == 'logits',
         name=name_of(point),
         **shared,
