@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import shutil
+from collections.abc import Collection
 from typing import Any, cast
 
 import jax
@@ -128,7 +129,7 @@ class Checkpoints:
     return fitted, progress
 
   def load_entries(self, kind: str, like: dict[str, PyTree]) -> dict[str, Any]:
-    """Reads some entries of a state, whatever the others are.
+    """Reads some entries of a state, and no other arrays.
 
     Args:
       kind: `latest` or `best`.
@@ -141,27 +142,30 @@ class Checkpoints:
       CheckpointError: entries of another structure.
       DamagedError: none there, or damaged.
     """
-    path, saved, _ = self._read(kind, None)
+    path, saved, _ = self._read(kind, None, tuple(like))
     found = {name: saved.get(name) or {} for name in like}
     _check(path, found, like)
     return found
 
-  def load_arrays(self, kind: str) -> dict[str, Any]:
+  def load_arrays(
+    self, kind: str, entries: Collection[str] | None = None
+  ) -> dict[str, Any]:
     """Reads a checkpoint of whatever structure.
 
     Args:
       kind: `latest` or `best`.
+      entries: names of those to read, where they are there; None for all.
 
     Returns:
-      The state as nested dicts of arrays.
+      The entries as nested dicts of arrays.
 
     Raises:
       DamagedError: none there, or damaged.
     """
-    return self._read(kind, None)[1]
+    return self._read(kind, None, entries)[1]
 
   def _read(
-    self, kind: str, step: int | None
+    self, kind: str, step: int | None, entries: Collection[str] | None = None
   ) -> tuple[pathlib.Path, dict[str, Any], dict[str, Any]]:
     """Path, arrays and progress of a step, of whichever kind has it whole."""
     step = self.step(kind) if step is None else step
@@ -174,14 +178,16 @@ class Checkpoints:
       if not path.exists():
         continue
       try:
-        return path, *_read(path)
+        return path, *_read(path, entries)
       except DamagedError as error:
         reasons.append(str(error))
     missing = f'no checkpoint {step} in {self.directory / kind}'
     raise DamagedError('; '.join(reasons) or missing)
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+  path: pathlib.Path, entries: Collection[str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Arrays and progress of a checkpoint that is as it was saved."""
   try:
     # Before anything is read: Orbax leaves reads open when one fails. An older
@@ -195,8 +201,16 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(progress, dict):
       raise ValueError('it has no record of the run')
     # Without shapes, arrays would go to the device they were saved from.
-    like = jax.tree.map(ocp_abstract, metadata.metadata)
+    skip = lambda _: ocp.PLACEHOLDER
+    like = {
+      name: jax.tree.map(
+        ocp_abstract if entries is None or name in entries else skip, part
+      )
+      for name, part in cast(dict[str, Any], metadata.metadata).items()
+    }
     saved = cast(dict[str, Any], ocp.load(str(path), like))
+    if entries is not None:
+      saved = {name: saved[name] for name in entries if name in saved}
   except Exception as error:  # Damage shows in a dozen types of exception.
     reason = str(error.__cause__ or error).strip() or type(error).__name__
     raise DamagedError(

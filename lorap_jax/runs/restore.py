@@ -217,7 +217,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     model = chosen.model(data['num_classes'])
     abstract = jax.eval_shape(lambda: _initial(model, data))
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
-  # Whatever the optimizer of the run kept.
+  # Not what the optimizer of the run kept.
   variables = checkpoints.load_entries('best', abstract.variables())
   return LoadedRun(model, variables, chosen.config, data)
 
@@ -251,6 +251,5 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
     CheckpointError: the folder holds no such run.
   """
   checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
-  saved = checkpoints.load_arrays('best')
-  names = ('params', 'batch_stats')
-  return {name: saved[name] for name in names if saved.get(name)}
+  saved = checkpoints.load_arrays('best', ('params', 'batch_stats'))
+  return {name: part for name, part in saved.items() if part}

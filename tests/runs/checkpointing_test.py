@@ -230,3 +230,16 @@ class TestEntries:
   def test_another_structure(self, tmp_path, like, message):
     with pytest.raises(CheckpointError, match=message):
       self.saved(tmp_path).load_entries('best', like)
+
+  def test_no_other_array_is_read(self, tmp_path, monkeypatch):
+    checkpoints, wanted, load = self.saved(tmp_path), [], ocp.load
+    monkeypatch.setattr(
+      ocp, 'load', lambda path, like: wanted.append(like) or load(path, like)
+    )
+    checkpoints.load_entries('best', {'params': {'w': jnp.zeros(3)}})
+    found = checkpoints.load_arrays('best', ('params',))
+    assert list(found) == ['params']
+    for like in wanted:
+      assert like['opt_state']['mu'] is ocp.PLACEHOLDER
+      assert like['params']['w'].shape == (3,)
+    assert set(checkpoints.load_arrays('best')) == {'params', 'opt_state'}
