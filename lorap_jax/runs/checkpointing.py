@@ -208,7 +208,7 @@ def _read(
       )
       for name, part in cast(dict[str, Any], metadata.metadata).items()
     }
-    saved = cast(dict[str, Any], ocp.load(str(path), like))
+    saved = cast(dict[str, Any], ocp.load(str(path), cast(Any, like)))
     if entries is not None:
       saved = {name: saved[name] for name in entries if name in saved}
   except Exception as error:  # Damage shows in a dozen types of exception.

@@ -25,12 +25,14 @@ class Pass(NamedTuple):
     memory: KiB that the scheme charges, for `scheme.penalty(memory)`.
     local_loss: of prompts with an objective of their own, else 0.
     telemetry: records of bits and cost, for `average_bits`.
+    bit_usage: of A2Q's features, for `bit_budget.target_penalty`.
   """
 
   variables: PyTree
   memory: Float[Array, '']
   local_loss: Float[Array, '']
   telemetry: PyTree
+  bit_usage: PyTree
 
 
 def init(model: nn.Module, key: Array, *args: Any, **kwargs: Any) -> PyTree:
@@ -46,7 +48,8 @@ def init(model: nn.Module, key: Array, *args: Any, **kwargs: Any) -> PyTree:
   Returns:
     The collections.
   """
-  return model.init(_streams(key, init=True), *args, **kwargs)
+  streams = random_streams(key) | {'params': jax.random.fold_in(key, 2)}
+  return model.init(streams, *args, **kwargs)
 
 
 def apply(
@@ -80,8 +83,9 @@ def apply(
       'memory',
       prompts.LOCAL_LOSS,
       telemetry.COLLECTION,
+      telemetry.BIT_USAGE,
     ],
-    rngs={} if key is None else _streams(key),
+    rngs={} if key is None else random_streams(key),
     **kwargs,
   )
   total = lambda name: sum(jax.tree.leaves(new.get(name, {})), jnp.float32(0))
@@ -90,6 +94,7 @@ def apply(
     total('memory'),
     total(prompts.LOCAL_LOSS),
     new.get(telemetry.COLLECTION, {}),
+    new.get(telemetry.BIT_USAGE, {}),
   )
 
 
@@ -107,6 +112,6 @@ def average_bits(seen: Pass, scheme: methods.Scheme) -> Float[Array, '']:
   return jnp.where(count > 0, total / jnp.maximum(count, 1), 32.0)
 
 
-def _streams(key: Array, *, init: bool = False) -> dict[str, Array]:
-  names = ('quantization', 'dropout', *(('params',) if init else ()))
-  return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+def random_streams(key: Array) -> dict[str, Array]:
+  """The keys of a pass: of protected nodes, and of dropout."""
+  return {'quantization': key, 'dropout': jax.random.fold_in(key, 1)}

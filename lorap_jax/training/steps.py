@@ -11,9 +11,9 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
-from lorap_jax.nn import groups, methods, prompts, telemetry
+from lorap_jax.nn import groups, methods, telemetry
 from lorap_jax.quantization import bit_budget
-from lorap_jax.training import accounting
+from lorap_jax.training import accounting, passes
 from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
 from lorap_jax.training.tasks import Task
@@ -67,49 +67,34 @@ def train_step(
   Returns:
     step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
   """
-  collections = [
-    'batch_stats',
-    'quant_stats',
-    'memory',
-    prompts.LOCAL_LOSS,
-    telemetry.COLLECTION,
-  ]
-
-  if scheme.bit_schedule is not None:
-    collections.append(telemetry.BIT_USAGE)
 
   def loss_fn(params, state, batch, target_bits):
-    variables = state._replace(params=params).variables()
-    outputs, new = model.apply(
-      variables,
+    outputs, seen = passes.apply(
+      model,
+      state._replace(params=params).variables(),
       batch.graph,
       layout=batch.layout,
       train=True,
-      mutable=collections,
-      rngs=random_streams(state),
+      key=step_key(state),
     )
     sums = task.sums(outputs, batch.labels, batch.target_mask())
-    memory = sum(jax.tree.leaves(new.get('memory', {})), jnp.float32(0))
-    local = sum(
-      jax.tree.leaves(new.get(prompts.LOCAL_LOSS, {})), jnp.float32(0)
-    )
-    loss = sums[0] / jnp.maximum(sums[2], 1) + scheme.penalty(memory) + local
+    loss = sums[0] / jnp.maximum(sums[2], 1)
+    loss += scheme.penalty(seen.memory)
+    loss += seen.local_loss
     if scheme.bit_schedule is not None:
-      loss += _target_penalty(new.get(telemetry.BIT_USAGE, {}), target_bits)
-    return loss, (new, sums, memory)
+      loss += _target_penalty(seen.bit_usage, target_bits)
+    return loss, (seen, sums)
 
   def step(state, batch, rates):
     with groups.recording() as declared:
-      (loss, (new, sums, memory)), grads = jax.value_and_grad(
-        loss_fn, has_aux=True
-      )(state.params, state, batch, rates.target_bits)
+      (loss, (seen, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, state, batch, rates.target_bits
+      )
     optimizer = create_optimizer(groups.label(state.params, declared))
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, rates=rates
     )
-    bits, elements = accounting.mean_bits(
-      new.get(telemetry.COLLECTION, {}), scheme.stored
-    )
+    bits, elements = accounting.mean_bits(seen.telemetry, scheme.stored)
     finite = [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]
     metrics = StepMetrics(
       loss=loss,
@@ -118,14 +103,14 @@ def train_step(
       count=sums[2],
       bits=bits,
       elements=elements,
-      memory=memory,
+      memory=seen.memory,
       finite=jnp.stack(finite),
     )
     state = state._replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
-      batch_stats=new.get('batch_stats', state.batch_stats),
-      quant_stats=new.get('quant_stats', state.quant_stats),
+      batch_stats=seen.variables['batch_stats'],
+      quant_stats=seen.variables['quant_stats'],
       opt_state=opt_state,
     )
     return state, metrics
@@ -150,13 +135,9 @@ def _target_penalty(usages: PyTree, target: Array) -> Array:
   return sum(penalties, jnp.float32(0))
 
 
-def random_streams(state: TrainState) -> dict[str, Array]:
-  """The keys of the model's random streams in the present step."""
-  key = jax.random.fold_in(state.key, state.step)
-  return {
-    'quantization': key,
-    'dropout': jax.random.fold_in(key, 1),
-  }
+def step_key(state: TrainState) -> Array:
+  """The key of the present step, see `passes.random_streams`."""
+  return jax.random.fold_in(state.key, state.step)
 
 
 @functools.lru_cache(NUM_PROGRAMS)
@@ -209,7 +190,7 @@ def make_settle_step(
       layout=batch.layout,
       train=True,
       mutable=['batch_stats'],
-      rngs=random_streams(state),
+      rngs=passes.random_streams(step_key(state)),
     )
     return state._replace(batch_stats=new.get('batch_stats', {}))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny_run
 
+from lorap_jax.training import passes, steps
 from lorap_jax.training import state as state_lib
-from lorap_jax.training import steps
 
 FP32 = {'scheme__name': 'fp32', 'prompt__name': 'none'}
 
@@ -95,8 +95,8 @@ def test_every_step_and_stream_has_its_own_key():
   keys = [
     jax.random.key_data(key).tobytes()
     for step in range(3)
-    for key in steps.random_streams(
-      first._replace(step=jnp.int32(step))
+    for key in passes.random_streams(
+      steps.step_key(first._replace(step=jnp.int32(step)))
     ).values()
   ]
   assert len(set(keys)) == 6
