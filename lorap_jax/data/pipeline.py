@@ -252,7 +252,7 @@ def joint_budget(
     batch_size: graphs per batch.
 
   Returns:
-    See `batching.choose_budget`.
+    Sizes that fit every graph of every split, by `batching.choose_budget`.
   """
   join = lambda field: np.concatenate([getattr(d, field) for d in datasets])
   return batching.choose_budget(

@@ -96,7 +96,8 @@ def self_loop_weights(
     mask: [n, 1], True for real nodes.
     self_loops: False gives zeros.
     self_loop_weight: w.
-    existing: see the table of the module.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
 
   Returns:
     C [n, 1]; 0 at padding nodes.
@@ -132,7 +133,8 @@ def gcn_degree(
     mask: [n, 1], True for real nodes.
     self_loops: whether the layer adds self loops.
     self_loop_weight: w, 2 for the improved GCN.
-    existing: see the table of the module.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
     degree_of: count an edge at its receiver or at its sender. The two differ
       in directed graphs only.
 
@@ -173,10 +175,11 @@ def gcn_scale(
   Args:
     graph: for its edges.
     mask: [n, 1], True for real nodes.
-    self_loops: and the rest as in `gcn_degree`.
+    self_loops: whether the layer adds self loops.
     self_loop_weight: w.
-    existing: see the table of the module.
-    degree_of: `receivers` or `senders`.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
+    degree_of: the end of an edge that counts it, `receivers` or `senders`.
 
   Returns:
     d [n, 1]; 0 where the degree is 0 and at padding nodes.

@@ -32,7 +32,7 @@ class FeatureRecord:
     bits: stored bits per element of each row [n].
     error: sum of squared quantization errors of each row [n].
     energy: sum of squares of each row before quantization [n].
-    energy_after: the same after it [n].
+    energy_after: sum of squares of each row after quantization [n].
     clipped: elements of each row beyond the bounds of its grid [n].
     mask: True for real rows [n].
     width: f.
@@ -222,9 +222,9 @@ def record_product(
     module: the layer.
     operand: the left operand [n, f].
     weight_bits: bits of the right operand, a scalar.
-    mask: [n, 1].
+    mask: [n, 1], True for real rows.
     macs: multiply-accumulates per row.
-    role: see ProductRecord.
+    role: whether a `layer` computes the product, or a `prompt`.
   """
   bits = jnp.broadcast_to(jnp.asarray(operand.bits, jnp.float32), mask.shape)
   report = ProductRecord(

@@ -75,7 +75,7 @@ def init_lorap(
     num_prompts: k, at least 1.
     rank: r, at least 1.
     init: `zero` or `glorot`.
-    low_rank: see the table of the module.
+    low_rank: which factors are low-rank: `basis`, `basis_and_score` or `none`.
 
   Returns:
     Float32 parameters.

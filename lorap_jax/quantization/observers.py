@@ -82,7 +82,7 @@ def batch_range(
   Args:
     x: values [n, f].
     mask: True for the rows that count, None for all.
-    axis: None for one range, 0 for one per column.
+    axis: one range per tensor (None) or per column (0).
     percentile: p, 0 or from .0001 to below .5; read as the nearest fraction
       with a denominator of up to 10000.
     stride: use only the rows 0, stride, 2 stride, ... : a cheaper estimate.
@@ -131,8 +131,8 @@ def update_range(
   Args:
     running: from `init_range` or an earlier update.
     current: (m, M) from `batch_range`, the shape of running.min_val.
-    rule: see the table.
-    momentum: mu.
+    rule: `extreme` or `momentum`, a row of the table.
+    momentum: mu, the weight of the new batch.
 
   Returns:
     The new running range.

@@ -95,7 +95,7 @@ def of_run(
   Args:
     report: of `report.finish`.
     records: of `history`, at least one.
-    command: see `write`.
+    command: how it was run, for the page.
 
   Returns:
     HTML.
@@ -136,7 +136,7 @@ def of_group(
   Args:
     report: of `protocol.summarize`.
     members: of each member its records of `history`.
-    command: see `write`.
+    command: how it was run, for the page.
 
   Returns:
     HTML.

@@ -64,7 +64,7 @@ def learning_curves(
     selected: the epoch whose test metric counts.
 
   Returns:
-    The figure; see `save` and `svg`.
+    The figure, for `save` or `svg`.
   """
   epochs = [r['epoch'] for r in records]
   factor = _factor(metric)
@@ -161,7 +161,7 @@ def by_degree(points: Sequence[dict[str, Any]], *, title: str) -> figure.Figure:
     title: what was run.
 
   Returns:
-    The figure; see `save` and `svg`.
+    The figure, for `save` or `svg`.
   """
   colors = layer_colors(points)
   kinds: dict[str, list[dict[str, Any]]] = {}

@@ -32,7 +32,7 @@ class Carry(NamedTuple):
   Attributes:
     state: present state.
     best: state of the selected epoch so far; before the first the initial one.
-    score: its key, see `history.beats`.
+    score: key of that epoch, which `history.beats` compares.
   """
 
   state: TrainState
@@ -168,7 +168,15 @@ class FullBatchRun(Run):
     return max(k for k in range(1, most + 1) if self.epochs % k == 0)
 
   def train(self, stopped: Callable[[], bool]) -> None:
-    """See Run."""
+    """Trains to the end, alone in its program.
+
+    Args:
+      stopped: True once a signal asked to stop.
+
+    Raises:
+      NonFiniteError: training diverged.
+      Interrupted: stopped; the state is saved.
+    """
     alone = side_by_side.Group({self.folder: self}, (self.folder,))
     errors = side_by_side.train(alone, stopped)
     if errors:

@@ -159,7 +159,8 @@ def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     run: a `run.Run`.
 
   Returns:
-    See `accounting.totals` and `accounting.constants`; numpy arrays.
+    `accounting.totals`, added up over the batches, and `accounting.constants`;
+    their numbers are numpy arrays.
   """
   step = steps.make_cost_step(run.model)
   variables = run.state.variables()

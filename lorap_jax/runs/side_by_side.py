@@ -72,7 +72,7 @@ def groups(
 
   Args:
     runs: `full_batch.FullBatchRun`s on the same data.
-    places: those recorded, if the runs have begun before.
+    places: `recorded` folders, if the runs have begun before.
 
   Returns:
     Runs of one program and length.

@@ -131,7 +131,8 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     config: plain values of the configuration.
 
   Raises:
-    WorkdirError: see `claim`; a report of more seeds or folds is there.
+    WorkdirError: not writable, in use by something else, of another
+      configuration, or with a report of more seeds or folds.
   """
   if not any(workdir.glob(_MEMBERS)):
     claim(workdir, config)
@@ -263,10 +264,10 @@ def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The records of the epochs that a run has finished.
 
   Args:
-    workdir: its folder.
+    workdir: work folder of the run.
 
   Returns:
-    See `history`.
+    One record per epoch, as `history.Progress.history`.
 
   Raises:
     WorkdirError: missing or damaged.

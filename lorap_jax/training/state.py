@@ -106,8 +106,8 @@ def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:
   """`nn.groups.param_labels` of a model, traced once for equal models.
 
   Args:
-    model: see `init_state`.
-    batch: see `init_state`.
+    model: Linen module called as `model(graph, layout=..., train=...)`.
+    batch: any batch; only its shapes and types matter.
 
   Returns:
     The group of each parameter.

@@ -109,8 +109,9 @@ class DataSplits(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: see `GraphDataset.check`; or the labels of a split or
-        `num_classes` are not those of the task. The message names the split.
+      DataError: an array of a split has a wrong type, shape or value, or the
+        labels of a split or `num_classes` are not those of the task. The
+        message names the split.
     """
     for split in SPLITS:
       part: Any = getattr(self, split)
