@@ -49,8 +49,8 @@ class Loader:
     """Graph numbers of each batch of a training epoch.
 
     Args:
-      seed: of the run.
-      epoch: from 0.
+      seed: seed of the run.
+      epoch: number of the epoch, from 0.
 
     Returns:
       One array per batch; every graph appears once.

@@ -14,7 +14,7 @@ class GCN:
 
   Attributes:
     self_loops: add self loops.
-    self_loop_weight: their weight; MixQ's code asks for 2.
+    self_loop_weight: weight of the added loops; MixQ's code asks for 2.
     existing_loops: `remaining` counts self loops of the graph once, `keep` adds
       to them; see `graphs.normalize`.
   """
@@ -104,7 +104,7 @@ class GAT:
     last_heads: attention heads of that last layer, which averages them.
     self_loops: nodes without a self loop get one.
     attention_dropout: rate on the attention coefficients.
-    negative_slope: of the LeakyReLU on the logits.
+    negative_slope: slope below 0 of the LeakyReLU on the logits.
   """
 
   heads: int = 8

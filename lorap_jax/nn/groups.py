@@ -61,7 +61,7 @@ def label(params: PyTree, declared: Declared) -> PyTree:
 
   Args:
     params: the collection `params`, or a tree like it.
-    declared: by `recording`, from a run of the model.
+    declared: what `recording` noted in a run of the model.
 
   Returns:
     A tree like params, of texts.

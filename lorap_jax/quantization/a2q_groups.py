@@ -221,11 +221,11 @@ def _charged_bits(bits, min_bits, max_bits):
 def memory_penalty(
   memory: Float[Array, ''], *, target: float, weight: float
 ) -> Float[Array, '']:
-  """Pulls the memory towards a target: weight * relu(M - target)^2.
+  """Pulls the memory towards a target: weight * relu(M - T)^2.
 
   Args:
     memory: M, the sum over all feature quantizers, KiB.
-    target: KiB.
+    target: T, KiB that cost nothing.
     weight: factor, per KiB^2.
 
   Returns:

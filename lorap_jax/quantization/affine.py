@@ -159,7 +159,7 @@ def quantize(
   Args:
     x: values, any shape.
     qparams: broadcastable to x.
-    bits: 2 to 16.
+    bits: b, 2 to 16.
     signed: whether negative codes exist.
     published: x times the inverse 1 / s, rounded twice, in place of x / s.
 
@@ -177,8 +177,8 @@ def dequantize(codes: Int[Array, '*s'], qparams: QParams) -> Float[Array, '*s']:
   """The values x^ = s (q - z) that integer codes stand for.
 
   Args:
-    codes: from `quantize`.
-    qparams: those given to `quantize`.
+    codes: integer codes, from `quantize`.
+    qparams: scale and zero point that `quantize` was given.
 
   Returns:
     Float32 values, the shape of codes.
@@ -201,7 +201,7 @@ def fake_quant(
   Args:
     x: values, any shape.
     qparams: broadcastable to x; computed in float32.
-    bits: 2 to 16.
+    bits: b, 2 to 16.
     signed: whether negative codes exist.
     gradient: one of the table of the module.
     keep: True for elements that pass unquantized; broadcastable to x, [n, 1]

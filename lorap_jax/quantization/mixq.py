@@ -90,7 +90,7 @@ def calibrate(
 
   Args:
     x: the first values that the quantizer sees [n, f].
-    bits: 1 to 16.
+    bits: b, 1 to 16.
     signed: whether negative codes exist.
     published: False starts a column without range at s = 1, z = 0.
     mask: [n, 1], True for real rows. The others do not widen the range.
@@ -136,7 +136,7 @@ def fake_quant(
     scale: step sizes s, [1, f] per column, [n, 1] per row or [1, 1]. A
       negative one mirrors the codes.
     zero_point: real zero points z, the shape of scale.
-    bits: 1 to 16.
+    bits: b, 1 to 16.
     signed: whether negative codes exist.
     published: True for the published gradients, see the module docstring.
     mask: [n, 1], True for real rows. Rows of padding are quantized too, but

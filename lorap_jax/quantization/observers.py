@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
   Attributes:
     min_val: float32, [] per tensor or [1, f] per column.
-    max_val: the same shape.
+    max_val: float32, the shape of min_val.
     initialized: bool scalar, False until a batch has been seen.
   """
 
@@ -129,7 +129,7 @@ def update_range(
   taken as it is. A batch without rows, or whose range is NaN, changes nothing.
 
   Args:
-    running: from `init_range` or an earlier update.
+    running: running range, from `init_range` or an earlier update.
     current: (m, M) from `batch_range`, the shape of running.min_val.
     rule: `extreme` or `momentum`, a row of the table.
     momentum: mu, the weight of the new batch.

@@ -159,7 +159,7 @@ def read(folder: pathlib.Path) -> FinishedRun:
   """Reads a run.
 
   Args:
-    folder: of the run.
+    folder: work folder of the run.
 
   Returns:
     The run.

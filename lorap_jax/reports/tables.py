@@ -18,8 +18,9 @@ def print_table(
   """Prints a report on standard output, no line wider than the terminal.
 
   Args:
-    report: of a run, or of several seeds or folds (`protocol.summarize`).
-    folder: its work folder.
+    report: report of a run, or of several seeds or folds
+      (`protocol.summarize`).
+    folder: work folder of the run or group.
     full: all quantities of `rows`, not five.
   """
   found = list(rows(report) if full else short_rows(report))
@@ -85,7 +86,7 @@ def figures(report: dict[str, Any]) -> Figures:
   """The quantities of a report that most want to know.
 
   Args:
-    report: of a run, or of several seeds or folds.
+    report: report of a run, or of several seeds or folds.
   """
   result = report['result']
   text, rule = _metric(result), _rule(result)
@@ -119,7 +120,7 @@ def short_rows(report: dict[str, Any]) -> Lines:
   """`figures` in four rows.
 
   Args:
-    report: of a run, or of several seeds or folds.
+    report: report of a run, or of several seeds or folds.
 
   Yields:
     (quantity, value).
@@ -137,7 +138,7 @@ def rows(report: dict[str, Any]) -> Lines:
   """Quantities of a report and their values, as text.
 
   Args:
-    report: of a run, or of several seeds or folds.
+    report: report of a run, or of several seeds or folds.
 
   Yields:
     (quantity, value).

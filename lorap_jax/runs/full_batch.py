@@ -90,7 +90,7 @@ def make_epochs(
 
   Args:
     model: Linen module.
-    scheme: for its penalty.
+    scheme: quantization framework, whose penalty enters the loss.
     selection: rule and task.
     joint: for several runs at once, mapped over their carries and rates.
 

@@ -240,8 +240,8 @@ def summarize(
   """Mean and deviation over seeds and folds.
 
   Args:
-    reports: of the members.
-    config: of the group.
+    reports: reports of the members.
+    config: configuration of the group.
 
   Returns:
     `result` with means and sample standard deviations (`*_std`), `members`

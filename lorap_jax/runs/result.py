@@ -70,8 +70,8 @@ def epoch_line(task: Task, record: dict[str, Any], epochs: int) -> str:
   """One line for a finished epoch.
 
   Args:
-    task: of the run.
-    record: of `history`.
+    task: task of the run.
+    record: record of the epoch.
     epochs: length of the run.
 
   Returns:

@@ -28,7 +28,7 @@ class Group(NamedTuple):
   """Runs of one program.
 
   Attributes:
-    runs: those that train, by their folders.
+    runs: the runs that still train, by folder.
     places: folders of all runs of the program, in order; `None` stands for a
       run that trains alone.
   """

@@ -141,7 +141,7 @@ class LineDisplay:
     """Starts the clock.
 
     Args:
-      total_steps: of the whole run.
+      total_steps: optimizer steps of the whole run.
       clock: seconds from any moment on.
     """
     self._total = total_steps
@@ -173,7 +173,7 @@ def create_display(total_steps: int) -> Display:
   """The display that suits standard error.
 
   Args:
-    total_steps: of the whole run.
+    total_steps: optimizer steps of the whole run.
 
   Returns:
     A display.

@@ -209,7 +209,7 @@ def summarize(
 
   Args:
     sums: `totals` added up over the batches of a split.
-    fixed: from `constants`.
+    fixed: sizes from `constants`.
     num_graphs: graphs of the split; bytes and operations are per graph.
     stored: points of the tensors that the network stores, `Scheme.stored`.
 

@@ -148,9 +148,9 @@ def chosen_bits(
   """The bit-width that MixQ's search prefers at each quantizer.
 
   Args:
-    params: of a network with `MixQSearch`.
-    labels: their groups, see `nn.groups`.
-    candidates: bit-widths.
+    params: parameters of a network with `MixQSearch`.
+    labels: group of each parameter, see `nn.groups`.
+    candidates: bit-widths that the search chooses from.
 
   Returns:
     Path of the quantizer to its bits.

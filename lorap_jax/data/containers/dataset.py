@@ -199,7 +199,7 @@ def check_source(source: dict[str, Any], name: str) -> None:
   """Checks that a record of data has all that reports take from it.
 
   Args:
-    source: of a data set.
+    source: record of where a data set comes from.
     name: how to call the data set in an error message.
 
   Raises:

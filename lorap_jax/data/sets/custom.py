@@ -109,7 +109,7 @@ def save(path: PathLike, data: DataSplits | NodeDataset) -> None:
 
   Args:
     path: the file; one that is there is replaced.
-    data: from this module, `from_pyg` or any loader.
+    data: data set of this module, of `from_pyg` or of any loader.
 
   Raises:
     DataError: the data set is not sound, or the file cannot be written.

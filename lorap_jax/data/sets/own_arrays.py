@@ -34,7 +34,7 @@ def cast(
   """Returns an array of `dtype` with the same values.
 
   Args:
-    value: numbers.
+    value: numbers, as an array or nested lists.
     field: what to call them in an error message.
     name: how to call the data set there.
     dtype: type of the result.
@@ -235,8 +235,8 @@ def count_classes(
   """Returns the outputs of a model: `num_classes`, or what labels need.
 
   Args:
-    labels: from `labels_for`.
-    task: from `labels_for`.
+    labels: labels, from `labels_for`.
+    task: task, from `labels_for`.
     num_classes: what the user says; None for the highest label plus one.
     name: how to call the data set in messages.
 

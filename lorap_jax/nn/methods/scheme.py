@@ -171,7 +171,7 @@ def quantize(
     scheme: the framework.
     point: the point's name.
     x: the tensor [n, f]; one that is quantized already is passed by.
-    rows: of x.
+    rows: real and protected rows of x, and whether this is training.
     non_negative: x has no negative values.
 
   Returns:
@@ -194,10 +194,10 @@ def run_quantizer(
   """Sends x through what a scheme has for a point, and reports a feature.
 
   Args:
-    module: from `Scheme.quantizer`, or None.
+    module: the quantizer from `Scheme.quantizer`; None passes x by.
     point: the point's name.
     x: the tensor [n, f].
-    rows: of x.
+    rows: real and protected rows of x, and whether this is training.
 
   Returns:
     The tensor and its bits.
