@@ -59,7 +59,7 @@ Reduction = Literal['task', 'local']
 
 
 class Parts(NamedTuple):
-  """What the forward and the backward pass both need.
+  """Values that the forward and the backward pass both use.
 
   Attributes:
     scale: the step |s|.

@@ -95,7 +95,7 @@ class FinishedRun:
 
   @property
   def host(self) -> tuple[str, ...]:
-    """What runs with and without prompts share."""
+    """Data, backbone, quantizer and metric: common to all prompts."""
     return (
       self.dataset,
       self.data_name,
@@ -106,7 +106,7 @@ class FinishedRun:
 
   @property
   def cell(self) -> tuple[str, ...]:
-    """What runs of the same cell share."""
+    """The `host` with its prompt and where that acts."""
     return *self.host, self.prompt, self.placement
 
 

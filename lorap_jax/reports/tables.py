@@ -48,7 +48,7 @@ def title(report: dict[str, Any]) -> str:
 
 
 def heading(report: dict[str, Any]) -> str:
-  """What was run on what."""
+  """The data set and the cell that was run on it, in a line."""
   return f'{report["data"]["name"]}: {cells.cell_text(report["config"])}'
 
 

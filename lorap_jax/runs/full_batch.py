@@ -27,7 +27,7 @@ _MOST_NODES_AND_EDGES = 5_000_000
 
 
 class Carry(NamedTuple):
-  """What goes from epoch to epoch.
+  """What one epoch hands to the next.
 
   Attributes:
     state: present state.
@@ -225,7 +225,7 @@ class FullBatchRun(Run):
       )
 
   def shown(self, last: dict[str, Any]) -> dict[str, str]:
-    """What the display shows beside a record."""
+    """The fields that the display shows for a record."""
     return {
       'epoch': f'{self.progress.epoch}/{self.epochs}',
       'speed': f'{1 / max(last["train_seconds"], 1e-9):.1f}',

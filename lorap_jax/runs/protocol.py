@@ -43,7 +43,7 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
-  """As `run`, for configurations of one kind, see `fields.kind`.
+  """Runs configurations of one kind (`fields.kind`), each as `run` does.
 
   Args:
     members: configuration and work folder of each.

@@ -122,7 +122,7 @@ def _belongs_to_another(
 
 
 def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """As `claim`, for a folder whose runs are in folders of their own.
+  """Claims a folder whose runs are in folders of their own, as `claim` does.
 
   More seeds or folds may be asked for later; fewer only before the report.
 
@@ -337,5 +337,5 @@ def member(seed: int, fold: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """As it will read back: tuples become lists."""
+  """The value as JSON reads it back: tuples become lists."""
   return json.loads(json.dumps(value))

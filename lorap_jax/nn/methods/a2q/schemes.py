@@ -81,7 +81,7 @@ class A2QBase:
 
   @property
   def bit_schedule(self) -> tuple[float, float] | None:
-    """From `bits` to `target_bits`."""
+    """`bits` and `target_bits`; None where the penalty drives the bits."""
     if self.target_bits is None:
       return None
     return float(self.bits), float(self.target_bits)
