@@ -26,7 +26,7 @@ class FirstLine(logging.Formatter):
   """The first line of a message, for the screen."""
 
   def format(self, record: logging.LogRecord) -> str:
-    """See logging.Formatter."""
+    """Formats the message as usual, and leaves out all but its first line."""
     return super().format(record).partition('\n')[0]
 
 

@@ -53,7 +53,7 @@ class Finding(NamedTuple):
   """A line of the report.
 
   Attributes:
-    about: its subject.
+    about: subject of the line.
     found: what is there.
     remedy: what to do; empty if nothing.
   """

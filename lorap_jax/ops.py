@@ -29,7 +29,7 @@ def matmul(x: Any, kernel: Float[Array, 'd k']) -> Float[Array, 'n k']:
 
   Args:
     x: [n, d]; anything that multiplies matrices, such as `SparseRows`.
-    kernel: W.
+    kernel: W [d, k].
 
   Returns:
     x W. Values and gradients are those of `x @ kernel`.

@@ -49,8 +49,8 @@ class Loader:
     """Graph numbers of each batch of a training epoch.
 
     Args:
-      seed: of the run.
-      epoch: from 0.
+      seed: seed of the run.
+      epoch: number of the epoch, from 0.
 
     Returns:
       One array per batch; every graph appears once.
@@ -252,7 +252,7 @@ def joint_budget(
     batch_size: graphs per batch.
 
   Returns:
-    See `batching.choose_budget`.
+    Sizes that fit every graph of every split, by `batching.choose_budget`.
   """
   join = lambda field: np.concatenate([getattr(d, field) for d in datasets])
   return batching.choose_budget(

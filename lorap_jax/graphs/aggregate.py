@@ -97,7 +97,7 @@ def edge_aggregate(
 
   Args:
     messages: one per edge, [e, f] or [e, h, f].
-    graph: its receivers, and its nodes for their number n.
+    graph: batch of which the receivers and the number of nodes n are used.
 
   Returns:
     s [n, f] or [n, h, f]; 0 for nodes that receive no edge.
@@ -114,9 +114,9 @@ def gather_sum(
   """Sums rows of x: y_i = sum of x[j] over the neighbours j of i.
 
   Args:
-    x: [m, f].
+    x: values [m, f].
     incoming: the neighbours of each of the n outputs, indices into x.
-    outgoing: its transpose, for the gradient.
+    outgoing: transpose of incoming, for the gradient.
 
   Returns:
     y [n, f].
@@ -270,7 +270,7 @@ def _in_whole_vectors(x: Array, zero: Array) -> Array:
 def _csr_products(
   size: int, batched: Any, rows: Csr, values: Array, x: Array
 ) -> tuple[Array, bool]:
-  """The same for a batch: XLA has no kernel for batches of matrices."""
+  """`_csr_product` under `vmap`: XLA has no kernel for batches of matrices."""
   arguments = [rows, values, x]
   if any(jax.tree.leaves(batched[:2])):
     take = lambda i: jax.tree.map(

@@ -21,9 +21,9 @@ class Budget(NamedTuple):
   exactly as large as the budget.
 
   Attributes:
-    num_nodes: n.
-    num_edges: e.
-    num_graphs: g.
+    num_nodes: n, padding included.
+    num_edges: e, padding included.
+    num_graphs: g, padding included.
     max_out_degree: bound on the edges a node sends, for the layout.
   """
 
@@ -116,7 +116,7 @@ def plan_batches(
     order: graph numbers in the order of training.
     n_node: nodes of every graph, indexed by graph number.
     n_edge: edges of every graph.
-    budget: from `choose_budget`.
+    budget: padded sizes, from `choose_budget`.
 
   Yields:
     Consecutive pieces of `order`.

@@ -32,7 +32,7 @@ def check_shapes(graph: jraph.GraphsTuple, name: str = 'graph') -> None:
 def check_layer_input(
   x: Any, graph: jraph.GraphsTuple, mask: Any = None
 ) -> None:
-  """As `check_shapes`, for a layer: of the graph it takes the edges alone.
+  """Checks the input of a layer, which uses only the edges of the graph.
 
   Args:
     x: node features [n, f].

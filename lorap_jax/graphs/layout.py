@@ -193,9 +193,9 @@ def make_csr(rows: np.ndarray, columns: np.ndarray, num_rows: int) -> Csr:
   """The columns of each row, of the entries of a matrix.
 
   Args:
-    rows: int [e], in any order.
-    columns: int [e].
-    num_rows: n.
+    rows: row of each entry, int [e], in any order.
+    columns: column of each entry, int [e].
+    num_rows: n, number of rows.
 
   Returns:
     int32 numpy arrays, with the order of the entries.

@@ -60,9 +60,9 @@ def add_self_loops(
   """Adds self loops as edges, on the host, for layers that need them so.
 
   Args:
-    senders: int [e].
-    receivers: int [e].
-    num_nodes: n.
+    senders: int [e], the node that each edge leaves.
+    receivers: int [e], the node that it enters.
+    num_nodes: n, number of nodes.
     existing: `remaining` leaves every node with exactly one self loop, as
       attention layers have it; `keep` adds one to whatever is there.
 
@@ -92,11 +92,12 @@ def self_loop_weights(
   """The diagonal C: what to add to A so that every node has its self loop.
 
   Args:
-    graph: for its edges.
+    graph: batch whose edges are used.
     mask: [n, 1], True for real nodes.
     self_loops: False gives zeros.
-    self_loop_weight: w.
-    existing: see the table of the module.
+    self_loop_weight: w, weight of the added loops.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
 
   Returns:
     C [n, 1]; 0 at padding nodes.
@@ -128,11 +129,12 @@ def gcn_degree(
   """Degrees D: edges at each node, duplicates counted, plus its C.
 
   Args:
-    graph: for its edges.
+    graph: batch whose edges are used.
     mask: [n, 1], True for real nodes.
     self_loops: whether the layer adds self loops.
     self_loop_weight: w, 2 for the improved GCN.
-    existing: see the table of the module.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
     degree_of: count an edge at its receiver or at its sender. The two differ
       in directed graphs only.
 
@@ -171,12 +173,13 @@ def gcn_scale(
   """The column d = D^-1/2.
 
   Args:
-    graph: for its edges.
+    graph: batch whose edges are used.
     mask: [n, 1], True for real nodes.
-    self_loops: and the rest as in `gcn_degree`.
-    self_loop_weight: w.
-    existing: see the table of the module.
-    degree_of: `receivers` or `senders`.
+    self_loops: whether the layer adds self loops.
+    self_loop_weight: w, weight of the added loops.
+    existing: `remaining` counts self loops of the graph once, `keep` adds to
+      them; see the table of the module.
+    degree_of: the end of an edge that counts it, `receivers` or `senders`.
 
   Returns:
     d [n, 1]; 0 where the degree is 0 and at padding nodes.
@@ -204,7 +207,7 @@ def gcn_edge_weights(
   a self loop that is not an edge has the coefficient C_i d_i^2.
 
   Args:
-    graph: for its edges.
+    graph: batch whose edges are used.
     scale: d [n, 1], from `gcn_scale`.
 
   Returns:
@@ -224,7 +227,7 @@ def gcn_aggregate(
 
   Args:
     x: node features [n, f].
-    graph: for its edges.
+    graph: batch whose edges are used.
     scale: d, from `gcn_scale`.
     loop: C, from `self_loop_weights`.
     layout: of the graph, from `make_layout`; None for segment_sum.

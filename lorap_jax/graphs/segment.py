@@ -64,7 +64,7 @@ def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   """The graph that each node belongs to.
 
   Args:
-    graph: a batch.
+    graph: a padded batch.
     num_nodes: n, padding included (static).
 
   Returns:
@@ -82,7 +82,7 @@ def in_degree(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   """Edges that each node receives; padding edges count at padding nodes.
 
   Args:
-    graph: a batch.
+    graph: a padded batch.
     num_nodes: n, padding included (static).
 
   Returns:

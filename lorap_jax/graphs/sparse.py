@@ -134,7 +134,7 @@ class Features(NamedTuple):
 
   Attributes:
     dense: f32 [n, f].
-    sparse: the same matrix.
+    sparse: the same matrix, as `SparseRows`.
   """
 
   dense: Array | np.ndarray

@@ -14,7 +14,8 @@ class GCN:
 
   Attributes:
     self_loops: add self loops.
-    existing_loops: `remaining` for nodes that have none, `keep` for all.
+    existing_loops: `remaining` counts self loops of the graph once, `keep` adds
+      to them; see `graphs.normalize`.
   """
 
   self_loops: bool = True
@@ -32,7 +33,7 @@ class GCN:
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:
-    """See Backbone."""
+    """A `GCNConv`; the last layer is like the others."""
     del last
     return conv.GCNConv(
       features,
@@ -75,7 +76,7 @@ class GIN:
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:
-    """See Backbone."""
+    """A `GINConv`; the last layer has no last activation."""
     del non_negative  # Its operand is a sum with prompts.
     return conv.GINConv(
       features,
@@ -95,8 +96,9 @@ class GAT:
   """Graph attention network.
 
   Attributes:
-    heads: of all layers but a node task's last; they divide the hidden width.
-    last_heads: of that one, averaged.
+    heads: attention heads of every layer but a node task's last; they divide
+      the hidden width.
+    last_heads: attention heads of that last layer, which averages them.
     self_loops: nodes without a self loop get one.
     attention_dropout: rate on the attention coefficients.
   """
@@ -118,7 +120,7 @@ class GAT:
     prompt: prompts.PromptSpec,
     non_negative: bool,
   ) -> nn.Module:
-    """See Backbone."""
+    """A `GATConv`; the last layer averages its heads."""
     return conv.GATConv(
       features,
       scheme,

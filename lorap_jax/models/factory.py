@@ -82,8 +82,8 @@ def create_model(
     values: `name`, and fields of the backbone and of `Network`; None takes the
       default.
     outputs: classes, or 1 for regression.
-    scheme: from `create_scheme`.
-    prompt: from `create_prompt`.
+    scheme: the quantization framework, from `create_scheme`.
+    prompt: the prompts, from `create_prompt`.
 
   Returns:
     A Linen module.

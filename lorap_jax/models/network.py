@@ -57,7 +57,7 @@ class Backbone(Protocol):
     """A new layer, named `conv_{index}`.
 
     Args:
-      index: of the layer.
+      index: number of the layer, from 0.
       last: the layer gives logits.
       features: width of its output.
       scheme: the quantization framework.
@@ -137,7 +137,7 @@ class Network(nn.Module):
 
     Args:
       graph: a padded batch with nodes [n, f], or `graphs.Features`.
-      layout: of the batch, or None.
+      layout: memory layout of the edges; None for segment_sum.
       train: use and update the statistics of the batch.
 
     Returns:

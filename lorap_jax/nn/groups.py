@@ -61,7 +61,7 @@ def label(params: PyTree, declared: Declared) -> PyTree:
 
   Args:
     params: the collection `params`, or a tree like it.
-    declared: by `recording`, from a run of the model.
+    declared: what `recording` noted in a run of the model.
 
   Returns:
     A tree like params, of texts.
@@ -112,14 +112,15 @@ def param_labels(model: nn.Module, *args: Any, **kwargs: Any) -> PyTree:
   Args:
     model: any Linen module whose quantizers and prompts are of this library,
       or declare their groups as these do.
-    *args: of a call; the shapes and types of arrays do.
-    **kwargs: of a call, likewise.
+    *args: of a call; of arrays the shapes and types do.
+    **kwargs: of a call; of arrays the shapes and types do.
 
   Returns:
     A tree like its parameters, of texts.
 
   Raises:
-    ValueError: see `label`.
+    ValueError: no module declares the group of a parameter, or the optimizer
+      does not have it; names the parameter.
   """
   keys = {
     name: jax.random.key(0) for name in ('params', 'dropout', 'quantization')

@@ -41,7 +41,7 @@ class QuantDense(nn.Module):
     Args:
       x: [n, f], or what a quantization point returned, which is not quantized
         again.
-      rows: its real rows.
+      rows: real and protected rows of x, and whether this is training.
 
     Returns:
       [n, features].

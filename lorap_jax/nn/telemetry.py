@@ -32,10 +32,10 @@ class FeatureRecord:
     bits: stored bits per element of each row [n].
     error: sum of squared quantization errors of each row [n].
     energy: sum of squares of each row before quantization [n].
-    energy_after: the same after it [n].
+    energy_after: sum of squares of each row after quantization [n].
     clipped: elements of each row beyond the bounds of its grid [n].
     mask: True for real rows [n].
-    width: f.
+    width: f, elements per row.
     row_metadata_bits: bits that each row needs beside its codes.
     table_bytes: bytes that the quantizer's own parameters take.
   """
@@ -74,7 +74,7 @@ class SumRecord(NamedTuple):
   """One sum over neighbours, over the real edges of the batch.
 
   Attributes:
-    additions: of single numbers.
+    additions: additions of single numbers.
     bit_ops: additions times the bits of the summand.
   """
 
@@ -100,7 +100,7 @@ class PromptRecord(NamedTuple):
   """What a prompt does to its aggregate, over the real rows of the batch.
 
   Attributes:
-    elements: of the aggregate.
+    elements: elements of the aggregate.
     before: sum of squares of the aggregate.
     prompt: sum of squares of the prompt.
     after: sum of squares of the aggregate with it.
@@ -133,8 +133,8 @@ def sow(module: nn.Module, collection: str, name: str, value: Any) -> None:
 
   Args:
     module: whose variable it is.
-    collection: of the variable.
-    name: of the variable.
+    collection: collection of the variable.
+    name: name of the variable.
     value: a tree of arrays.
   """
   if not module.is_initializing():
@@ -161,7 +161,7 @@ def record_feature(
     point: the point's name.
     x: [n, f] before quantization.
     y: what the quantizer made of it.
-    rows: of x.
+    rows: real rows of x.
   """
   count = x.shape[0]
   bits = jnp.asarray(jax.lax.stop_gradient(y.bits), jnp.float32)
@@ -222,9 +222,9 @@ def record_product(
     module: the layer.
     operand: the left operand [n, f].
     weight_bits: bits of the right operand, a scalar.
-    mask: [n, 1].
+    mask: [n, 1], True for real rows.
     macs: multiply-accumulates per row.
-    role: see ProductRecord.
+    role: whether a `layer` computes the product, or a `prompt`.
   """
   bits = jnp.broadcast_to(jnp.asarray(operand.bits, jnp.float32), mask.shape)
   report = ProductRecord(
@@ -241,10 +241,10 @@ def record_prompt(
   """Sows what a prompt adds to an aggregate.
 
   Args:
-    module: the prompt's.
+    module: the prompt.
     s: aggregate [n, d] that it is added to.
     prompt: [n, d], or one row [1, d] for all.
-    rows: of s.
+    rows: real rows of s.
   """
   mask = real_rows(s, rows)
   total = lambda t: jnp.sum(jnp.where(mask, t, 0) ** 2)
@@ -265,8 +265,8 @@ def record_sum(
 
   Args:
     module: the layer.
-    message: what is summed, [n, f] of nodes.
-    graph: for its edges.
+    message: what is summed, node messages [n, f].
+    graph: batch whose edges are used.
     rows: real nodes.
     loops: edges from a node to itself count.
   """

@@ -44,9 +44,9 @@ def matched_width(features: int, *, num_prompts: int, rank: int) -> int:
   h (2 d + 1) is the nearest to r (k + d) + k (d + 1).
 
   Args:
-    features: d.
-    num_prompts: k.
-    rank: r.
+    features: d, width of the aggregated feature.
+    num_prompts: k, number of prompts.
+    rank: r of the low-rank factors.
 
   Returns:
     h, at least 1.

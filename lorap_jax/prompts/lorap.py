@@ -75,7 +75,7 @@ def init_lorap(
     num_prompts: k, at least 1.
     rank: r, at least 1.
     init: `zero` or `glorot`.
-    low_rank: see the table of the module.
+    low_rank: which factors are low-rank: `basis`, `basis_and_score` or `none`.
 
   Returns:
     Float32 parameters.
@@ -111,7 +111,7 @@ def lorap_prompt(
   Computed as (softmax A) B, which is the cheaper order to differentiate.
 
   Args:
-    params: from `init_lorap`.
+    params: full-precision parameters, from `init_lorap`.
     s: aggregated features [n, d], what the scores are computed from.
     bits: 32 for a full-precision prompt; 2 to 8 for an integer prompt, whose
       prompts and scores are put on a grid (see `quantize_prompt`).
@@ -139,8 +139,8 @@ def quantize_prompt(params: LoRAPParams, *, bits: int) -> LoRAPParams:
   qmax = 2**(bits-1) - 1. Score biases stay in full precision.
 
   Args:
-    params: from `init_lorap`.
-    bits: 2 to 8.
+    params: full-precision parameters, from `init_lorap`.
+    bits: bits per entry, 2 to 8.
 
   Returns:
     Parameters with `down` None and `up` = P [k, d].
@@ -191,9 +191,9 @@ def num_lorap_params(
   """Number of parameters of one prompt: the table of the module.
 
   Args:
-    features: d.
-    num_prompts: k.
-    rank: r.
+    features: d, width of the aggregated feature.
+    num_prompts: k, number of prompts.
+    rank: r of the low-rank factors.
     low_rank: which matrices are factored.
 
   Returns:

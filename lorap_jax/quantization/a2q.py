@@ -59,7 +59,7 @@ Reduction = Literal['task', 'local']
 
 
 class Parts(NamedTuple):
-  """What the forward and the backward pass both need.
+  """Values that the forward and the backward pass both use.
 
   Attributes:
     scale: the step |s|.
@@ -221,7 +221,7 @@ def with_sign_bit(rule: Rule, extra: int) -> Rule:
   """The rule for data whose bits are counted with `extra` bits on top.
 
   Args:
-    rule: from `a2q_rule`, with clamps.
+    rule: rule from `a2q_rule`, with clamps.
     extra: 1 for non-negative data, 0 otherwise.
 
   Returns:
@@ -265,7 +265,7 @@ def quantize(
     x: values [n, f].
     scale: [n, 1] per row, [1, f] per column or [1, 1].
     bits: learned bit-widths, the shape of scale.
-    rule: from `a2q_rule`.
+    rule: arithmetic and gradients, from `a2q_rule`.
 
   Returns:
     int32 codes; x^ = |scale| * codes.
@@ -287,7 +287,7 @@ def fake_quant(
     x: finite values [n, f].
     scale: step sizes s, [n, 1] per row, [1, f] per column or [1, 1].
     bits: learned bit-widths b, the shape of scale.
-    rule: from `a2q_rule`.
+    rule: arithmetic and gradients, from `a2q_rule`.
     mask: [n, 1], True for real rows. Rows of padding stay out of the sums
       and means over rows of column gradients.
 

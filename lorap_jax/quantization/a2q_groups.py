@@ -66,7 +66,7 @@ def range_factor(
 
   Args:
     bits: learned bit-widths [m].
-    exact_range: see `nearest_group`.
+    exact_range: take the largest value of the group as its range.
 
   Returns:
     t_g / |s_g| [m].
@@ -168,10 +168,10 @@ def group_memory(
     group: group of each row [n].
     width: features per row.
     mask: True for real rows [n].
-    min_bits: clamp on |b|, without gradient beyond it. None together with
+    min_bits: lower clamp on |b|, without gradient beyond it. None together with
       max_bits=None charges the raw signed b, as the published code does: a
       negative b is then rewarded.
-    max_bits: see min_bits.
+    max_bits: upper clamp on |b|, without gradient beyond it.
 
   Returns:
     KiB, a scalar.
@@ -199,9 +199,9 @@ def node_memory(
     bits: learned bit-width of each node [n].
     width: features per node.
     mask: True for real nodes.
-    min_bits: clamp on |b|, without gradient beyond it. None together with
+    min_bits: lower clamp on |b|, without gradient beyond it. None together with
       max_bits=None charges |b|, as the published code does at node level.
-    max_bits: see min_bits.
+    max_bits: upper clamp on |b|, without gradient beyond it.
 
   Returns:
     KiB, a scalar.
@@ -221,11 +221,11 @@ def _charged_bits(bits, min_bits, max_bits):
 def memory_penalty(
   memory: Float[Array, ''], *, target: float, weight: float
 ) -> Float[Array, '']:
-  """Pulls the memory towards a target: weight * relu(M - target)^2.
+  """Pulls the memory towards a target: weight * relu(M - T)^2.
 
   Args:
     memory: M, the sum over all feature quantizers, KiB.
-    target: KiB.
+    target: T, KiB that cost nothing.
     weight: factor, per KiB^2.
 
   Returns:
@@ -244,7 +244,7 @@ def published_average_bits(tables: list[Float[Array, '_']]) -> float:
     tables: the learned bits of every feature quantizer.
 
   Returns:
-    Bits.
+    Average bits.
   """
   means = [float(jnp.mean(jnp.round(jnp.abs(b)) - 1)) for b in tables]
   return sum(means) / len(means)

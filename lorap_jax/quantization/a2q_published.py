@@ -37,7 +37,7 @@ class PublishedRule(a2q.Rule):
       only, and there zeroes dx and the dy inside the task sums alike.
     scale_sign: `x` or `ratio`, whose sign enters D_s on C. They differ at
       b^ = 0 only, where the published clips leave the ratio at +1/2.
-    bits_sign: the same for D_b.
+    bits_sign: `x` or `ratio`, whose sign enters D_b on C.
   """
 
   min_bits: int | None = None
@@ -49,7 +49,7 @@ class PublishedRule(a2q.Rule):
   bits_sign: Literal['x', 'ratio'] = 'x'
 
   def parts(self, x: Array, scale: Array, bits: Array) -> a2q.Parts:
-    """See `a2q.Rule`."""
+    """The codes, by two clips at -qmax and qmax and without smallest scale."""
     qmax = self.largest_code(x, bits)
     step = jnp.abs(scale)
     threshold = qmax * (scale if self.signed_threshold else step)
@@ -63,7 +63,7 @@ class PublishedRule(a2q.Rule):
   def gradients(
     self, x: Array, y: Array, scale: Array, bits: Array, mask: Array, dy: Array
   ) -> tuple[Array, Array, Array]:
-    """See `a2q.Rule`."""
+    """(dx, ds, db) for the upstream gradient dy, as the fields say."""
     del y
     parts = self.parts(x, scale, bits)
     clipped = ~(jnp.abs(x) <= parts.threshold)
@@ -97,8 +97,8 @@ def published_rule(level: a2q.Level, tensor: a2q.Tensor) -> PublishedRule:
   """The published rule of one A2Q quantizer, for `a2q.fake_quant`.
 
   Args:
-    level: see `a2q.a2q_rule`.
-    tensor: see there.
+    level: `node` or `graph`.
+    tensor: `feature`, `message` or `weight`, as in `a2q.a2q_rule`.
 
   Returns:
     The rule.

@@ -63,7 +63,7 @@ def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
 
   Args:
     bits: 2 to 16; float32 does not resolve half a step of more.
-    signed: whether codes are negative too.
+    signed: whether negative codes exist.
 
   Returns:
     (qmin, qmax).
@@ -112,7 +112,7 @@ def affine_qparams(
     min_val: smallest value; [] per tensor, [1, f] per column.
     max_val: largest value, same shape.
     bits: b, 2 to 16.
-    signed: see `code_range`.
+    signed: whether negative codes exist.
     symmetric: a grid symmetric about 0.
     zero_point_rule: zero point of the symmetric form.
 
@@ -159,9 +159,9 @@ def quantize(
   Args:
     x: values, any shape.
     qparams: broadcastable to x.
-    bits: 2 to 16.
-    signed: see `code_range`.
-    published: see `fake_quant`.
+    bits: b, 2 to 16.
+    signed: whether negative codes exist.
+    published: x times the inverse 1 / s, rounded twice, in place of x / s.
 
   Returns:
     int32 codes, the shape of x.
@@ -177,8 +177,8 @@ def dequantize(codes: Int[Array, '*s'], qparams: QParams) -> Float[Array, '*s']:
   """The values x^ = s (q - z) that integer codes stand for.
 
   Args:
-    codes: from `quantize`.
-    qparams: those given to `quantize`.
+    codes: integer codes, from `quantize`.
+    qparams: scale and zero point that `quantize` was given.
 
   Returns:
     Float32 values, the shape of codes.
@@ -201,8 +201,8 @@ def fake_quant(
   Args:
     x: values, any shape.
     qparams: broadcastable to x; computed in float32.
-    bits: 2 to 16.
-    signed: see `code_range`.
+    bits: b, 2 to 16.
+    signed: whether negative codes exist.
     gradient: one of the table of the module.
     keep: True for elements that pass unquantized; broadcastable to x, [n, 1]
       for whole rows.

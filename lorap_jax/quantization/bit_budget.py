@@ -46,12 +46,12 @@ def bit_usage(
   """The usage of a tensor [n, f] whose rows have these learned bits.
 
   Args:
-    bits: of each row [n], the sign bit of non-negative data included.
-    width: f.
+    bits: learned bits of each row [n], with the sign bit of non-negative data.
+    width: f, elements per row.
     mask: True for real rows [n].
     count: number of learned bit-widths, n or the size of a table.
     min_bits: clamp on |b|, without gradient below it; None for none.
-    sign_bit: taken off each.
+    sign_bit: bits to take off each row, 1 for non-negative data.
 
   Returns:
     Sums over the real rows.
@@ -70,8 +70,8 @@ def target_penalty(
   """P of the module's docstring.
 
   Args:
-    usages: of all feature tensors with learned bits; at least one.
-    target: bits.
+    usages: usage of each feature tensor with learned bits; at least one.
+    target: average bits above which the penalty acts.
 
   Returns:
     A scalar to be added to the loss.

@@ -4,7 +4,7 @@ In every training step some nodes stay in full precision, the more likely the
 more edges they receive, because quantization errors add up over a sum of many
 messages. A protected row passes the quantizer unchanged (`keep` of
 `affine.fake_quant`), has gradient dx = dy, and does not enter the range
-(`mask` of `observers.batch_range`). Of a message counts the sender's mask.
+(`mask` of `observers.batch_range`). A message has the mask of its sender.
 Weights are never protected. In evaluation everything is quantized.
 
     m      = protective_mask(key, probability)[:, None]
@@ -80,8 +80,8 @@ def protection_probability(
     in_degree: edges that each node receives, before self loops are added [n].
     node_graph_idx: graph of each node [n], in any order. Nodes of padding have
       a graph of their own, and do not affect others.
-    low: in [0, 1].
-    change: at least 0.
+    low: smallest probability, in [0, 1].
+    change: largest minus smallest probability, at least 0.
 
   Returns:
     p, float32 [n].

@@ -59,8 +59,8 @@ def code_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
 
   Args:
     bits: 1 to 16. 1 gives (-1, 1), as published.
-    signed: see the module docstring. With an affine quantizer this moves all
-      codes and z by 2**(b-1), and no value.
+    signed: whether negative codes exist; 1 bit always has them. Otherwise this
+      moves all codes and z by 2**(b-1), and changes no value.
 
   Raises:
     ValueError: bits outside 1..16.
@@ -90,8 +90,8 @@ def calibrate(
 
   Args:
     x: the first values that the quantizer sees [n, f].
-    bits: 1 to 16.
-    signed: see `code_range`.
+    bits: b, 1 to 16.
+    signed: whether negative codes exist.
     published: False starts a column without range at s = 1, z = 0.
     mask: [n, 1], True for real rows. The others do not widen the range.
     axis: 0 for one range per column, 1 per row, None per tensor. The
@@ -136,8 +136,8 @@ def fake_quant(
     scale: step sizes s, [1, f] per column, [n, 1] per row or [1, 1]. A
       negative one mirrors the codes.
     zero_point: real zero points z, the shape of scale.
-    bits: 1 to 16.
-    signed: see `code_range`.
+    bits: b, 1 to 16.
+    signed: whether negative codes exist.
     published: True for the published gradients, see the module docstring.
     mask: [n, 1], True for real rows. Rows of padding are quantized too, but
       stay out of the sums and means over rows.

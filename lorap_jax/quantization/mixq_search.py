@@ -61,7 +61,7 @@ def initial_logits(candidates: tuple[int, ...]) -> Float[Array, 'm']:
   away: for b = (2, 4, 8) it is (.214, .217, .569), and p = (.292, .293, .416).
 
   Raises:
-    ValueError: see `check_candidates`.
+    ValueError: candidates that are not different bit-widths in 1..16.
   """
   check_candidates(candidates)
   bits = jnp.asarray(candidates, jnp.float32)
@@ -85,12 +85,12 @@ def relaxed_fake_quant(
 
   Args:
     x: values [n, f].
-    scales: those of `mixq.fake_quant`, one for each candidate.
-    zero_points: the shape of scales.
+    scales: step sizes of each candidate, as `mixq.fake_quant` takes them.
+    zero_points: real zero points, the shape of scales.
     logits: theta, one for each candidate.
     candidates: m different bit-widths in 1..16.
-    signed: see `mixq.code_range`.
-    published: see `mixq.fake_quant`.
+    signed: whether negative codes exist.
+    published: True for the published gradients, see `mixq`.
     mask: [n, 1], True for real rows. Rows of padding stay out of all
       gradients except dx.
 

@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
   Attributes:
     min_val: float32, [] per tensor or [1, f] per column.
-    max_val: the same shape.
+    max_val: float32, the shape of min_val.
     initialized: bool scalar, False until a batch has been seen.
   """
 
@@ -82,7 +82,7 @@ def batch_range(
   Args:
     x: values [n, f].
     mask: True for the rows that count, None for all.
-    axis: None for one range, 0 for one per column.
+    axis: one range per tensor (None) or per column (0).
     percentile: p, 0 or from .0001 to below .5; read as the nearest fraction
       with a denominator of up to 10000.
     stride: use only the rows 0, stride, 2 stride, ... : a cheaper estimate.
@@ -129,10 +129,10 @@ def update_range(
   taken as it is. A batch without rows, or whose range is NaN, changes nothing.
 
   Args:
-    running: from `init_range` or an earlier update.
+    running: running range, from `init_range` or an earlier update.
     current: (m, M) from `batch_range`, the shape of running.min_val.
-    rule: see the table.
-    momentum: mu.
+    rule: `extreme` or `momentum`, a row of the table.
+    momentum: mu, the weight of the new batch.
 
   Returns:
     The new running range.

@@ -49,20 +49,20 @@ class FinishedRun:
   """What a run folder holds, of one run or of several seeds and folds.
 
   Attributes:
-    folder: where it is.
+    folder: the work folder.
     dataset: name in the configuration; a TUDataset in small letters.
-    data_name: of what it was trained on.
-    comparable: this compares with what is published.
-    note: on this data.
+    data_name: name of the data that it was trained on.
+    comparable: whether results on this data compare with published ones.
+    note: remark on this data.
     backbone: `gcn`, `gin` or `gat`.
     quantizer: scheme, with its bits if they are fixed: `qat4`.
-    prompt: its name.
-    placement: of prompts on aggregated features, else ''.
+    prompt: name of the prompt.
+    placement: where prompts on aggregated features act; '' without them.
     metric: `accuracy`, in 0..1, or `mae`.
     rule: which epoch counts.
-    test: metric at that epoch.
-    valid: the same of the validation set.
-    best_test: at the best test epoch; optimistic, not a result.
+    test: test metric at that epoch.
+    valid: validation metric at that epoch.
+    best_test: test metric at the best test epoch; optimistic, not a result.
     bits: average bits of features, usage-weighted.
     members: test metric by (seed, fold).
     settings: configuration by dotted path.
@@ -95,7 +95,7 @@ class FinishedRun:
 
   @property
   def host(self) -> tuple[str, ...]:
-    """What runs with and without prompts share."""
+    """Data, backbone, quantizer and metric: common to all prompts."""
     return (
       self.dataset,
       self.data_name,
@@ -106,7 +106,7 @@ class FinishedRun:
 
   @property
   def cell(self) -> tuple[str, ...]:
-    """What runs of the same cell share."""
+    """The `host` with its prompt and where that acts."""
     return *self.host, self.prompt, self.placement
 
 
@@ -159,7 +159,7 @@ def read(folder: pathlib.Path) -> FinishedRun:
   """Reads a run.
 
   Args:
-    folder: of the run.
+    folder: work folder of the run.
 
   Returns:
     The run.

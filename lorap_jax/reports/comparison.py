@@ -24,7 +24,7 @@ class Gain(NamedTuple):
 
   Attributes:
     mean: mean of the paired differences, or difference of the means.
-    error: its standard error, None if there are too few.
+    error: standard error of `mean`, None if there are too few.
     count: pairs, or runs with the prompt.
     count_none: pairs, or runs without.
     paired: over the same seeds and folds.
@@ -43,7 +43,7 @@ class Row:
 
   Attributes:
     run: the run.
-    gain: over no prompt, or None.
+    gain: gain over no prompt, or None.
     no_gain: why there is none, '' for a run without prompts.
     figures: published ones of the cell; none if the data do not compare.
     differs: settings in which the run differs from the first of its cell.
@@ -100,8 +100,8 @@ def differences(
   """The settings in which two runs differ, as dotted paths.
 
   Args:
-    a: a run.
-    b: another.
+    a: the one run.
+    b: the other run.
     free: starts of paths that may differ.
 
   Returns:

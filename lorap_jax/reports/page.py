@@ -58,7 +58,7 @@ def write(folder: pathlib.Path, *, command: str = '') -> pathlib.Path:
   """Writes the page of a finished run, or of a group of seeds and folds.
 
   Args:
-    folder: its work folder.
+    folder: work folder of the run or group.
     command: how it was run, for the page.
 
   Returns:
@@ -93,9 +93,9 @@ def of_run(
   """The page of a run.
 
   Args:
-    report: of `report.finish`.
-    records: of `history`, at least one.
-    command: see `write`.
+    report: report of the run, from `report.finish`.
+    records: one record per epoch, at least one.
+    command: how it was run, for the page.
 
   Returns:
     HTML.
@@ -134,9 +134,9 @@ def of_group(
   """The page of several seeds or folds.
 
   Args:
-    report: of `protocol.summarize`.
-    members: of each member its records of `history`.
-    command: see `write`.
+    report: report of the group, from `protocol.summarize`.
+    members: the records of each member, one per epoch.
+    command: how it was run, for the page.
 
   Returns:
     HTML.

@@ -58,13 +58,13 @@ def learning_curves(
   """Loss, metric and average bits against the epoch.
 
   Args:
-    records: of `history`.
+    records: one record per epoch.
     metric: `accuracy` or `mae`.
     title: what was run.
     selected: the epoch whose test metric counts.
 
   Returns:
-    The figure; see `save` and `svg`.
+    The figure, for `save` or `svg`.
   """
   epochs = [r['epoch'] for r in records]
   factor = _factor(metric)
@@ -109,7 +109,7 @@ def group_curves(
   """Loss, validation and test metric of several runs against the epoch.
 
   Args:
-    members: of each run its records of `history`.
+    members: the records of each run, one per epoch.
     metric: `accuracy` or `mae`.
 
   Returns:
@@ -157,11 +157,11 @@ def by_degree(points: Sequence[dict[str, Any]], *, title: str) -> figure.Figure:
   broken lines. Points that are nowhere quantized are left out.
 
   Args:
-    points: of `xray.points`.
+    points: quantization points, from `xray.points`.
     title: what was run.
 
   Returns:
-    The figure; see `save` and `svg`.
+    The figure, for `save` or `svg`.
   """
   colors = layer_colors(points)
   kinds: dict[str, list[dict[str, Any]]] = {}
@@ -231,7 +231,7 @@ def quality_against_bits(rows: Sequence[Row], path: pathlib.Path) -> None:
   deviations over seeds and folds.
 
   Args:
-    rows: of `comparison.compare`, at least one.
+    rows: runs, from `comparison.compare`; at least one.
     path: PNG file.
   """
   fig, panels = _panels(rows)

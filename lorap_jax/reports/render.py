@@ -36,7 +36,7 @@ def quantities(row: Row, marks: dict[tuple[str, str], str]) -> dict[str, str]:
 
   Args:
     row: a run beside others.
-    marks: of `data_marks`.
+    marks: stars by data set, from `data_marks`.
 
   Returns:
     Text by the heading of its column.
@@ -107,7 +107,7 @@ def print_rows(rows: Sequence[Row]) -> None:
   """Prints the table on standard output.
 
   Args:
-    rows: of `comparison.compare`.
+    rows: runs, from `comparison.compare`.
   """
   marks = data_marks(rows)
   grid = table.Table(box=box.SIMPLE_HEAD, show_lines=True)
@@ -140,7 +140,7 @@ def write_markdown(rows: Sequence[Row], path: pathlib.Path) -> None:
   """Writes the table as Markdown.
 
   Args:
-    rows: of `comparison.compare`, at least one.
+    rows: runs, from `comparison.compare`; at least one.
     path: the file; written whole or not at all.
   """
   marks = data_marks(rows)
@@ -161,7 +161,7 @@ def write_csv(rows: Sequence[Row], path: pathlib.Path) -> None:
   """Writes the table as CSV: numbers as in the reports, accuracies in 0..1.
 
   Args:
-    rows: of `comparison.compare`, at least one.
+    rows: runs, from `comparison.compare`; at least one.
     path: the file; written whole or not at all.
   """
   records = [record(row) for row in rows]

@@ -18,8 +18,9 @@ def print_table(
   """Prints a report on standard output, no line wider than the terminal.
 
   Args:
-    report: of a run, or of several seeds or folds (`protocol.summarize`).
-    folder: its work folder.
+    report: report of a run, or of several seeds or folds
+      (`protocol.summarize`).
+    folder: work folder of the run or group.
     full: all quantities of `rows`, not five.
   """
   found = list(rows(report) if full else short_rows(report))
@@ -47,7 +48,7 @@ def title(report: dict[str, Any]) -> str:
 
 
 def heading(report: dict[str, Any]) -> str:
-  """What was run on what."""
+  """The data set and the cell that was run on it, in a line."""
   return f'{report["data"]["name"]}: {cells.cell_text(report["config"])}'
 
 
@@ -58,17 +59,17 @@ def report_path(folder: pathlib.Path) -> pathlib.Path:
 
 
 class Figures(NamedTuple):
-  """What most want to know of a report, as text.
+  """The quantities of a report that most want to know, as text.
 
   Attributes:
-    metric: its name.
-    test: of the selected epoch, or mean and deviation.
+    metric: name of the metric.
+    test: test metric of the selected epoch, or mean and deviation.
     test_note: which epoch, or how many runs.
-    valid: likewise.
-    valid_note: what is to be said of it.
-    bits: average bits of the features.
-    features: KiB per graph, of those in FP32.
-    weights: KiB, of those in FP32.
+    valid: validation metric of the selected epoch, or mean and deviation.
+    valid_note: how epochs were selected; '' where `test_note` says it.
+    bits: average bits of the features, or mean and deviation.
+    features: KiB per graph, and those of FP32.
+    weights: KiB, and those of FP32.
   """
 
   metric: str
@@ -82,10 +83,10 @@ class Figures(NamedTuple):
 
 
 def figures(report: dict[str, Any]) -> Figures:
-  """What most want to know.
+  """The quantities of a report that most want to know.
 
   Args:
-    report: see `print_table`.
+    report: report of a run, or of several seeds or folds.
   """
   result = report['result']
   text, rule = _metric(result), _rule(result)
@@ -119,7 +120,7 @@ def short_rows(report: dict[str, Any]) -> Lines:
   """`figures` in four rows.
 
   Args:
-    report: see `print_table`.
+    report: report of a run, or of several seeds or folds.
 
   Yields:
     (quantity, value).
@@ -137,7 +138,7 @@ def rows(report: dict[str, Any]) -> Lines:
   """Quantities of a report and their values, as text.
 
   Args:
-    report: see `print_table`.
+    report: report of a run, or of several seeds or folds.
 
   Yields:
     (quantity, value).

@@ -42,7 +42,15 @@ class BatchedRun(Run):
     self.start(jax.device_put(loader.batch(plan[0])), data.train.nodes.shape[1])
 
   def train(self, stopped: Callable[[], bool]) -> None:
-    """See Run."""
+    """Trains to the end, and evaluates and saves after each epoch.
+
+    Args:
+      stopped: True once a signal asked to stop; looked at after each step.
+
+    Raises:
+      NonFiniteError: training diverged.
+      Interrupted: stopped; the state is saved.
+    """
     plan_length = len(self.loaders['train'].shuffled(0, 0))
     display = writers.create_display(self.epochs * plan_length)
     try:

@@ -88,7 +88,7 @@ def apply(config: config_dict.ConfigDict, cell: str) -> str:
 
   Args:
     config: changed in place.
-    cell: see `parse`.
+    cell: BACKBONE,QUANTIZER,PROMPT, such as `gcn,a2q,gpf_lorap`.
 
   Returns:
     The quantizer, for what else a data set's configuration sets by it.

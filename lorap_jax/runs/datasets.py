@@ -38,7 +38,7 @@ class DataSet(NamedTuple):
   Attributes:
     load: the loader.
     level: what has a label, `node` or `graph`; None if the file says it.
-    fields: of config.data, that the loader takes.
+    fields: fields of config.data that the loader takes.
     sources: allowed values of `source`.
   """
 

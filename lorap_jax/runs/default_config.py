@@ -40,7 +40,7 @@ def own_data_config(cell: str = 'gcn,dq8,lorap') -> config_dict.ConfigDict:
     itself is handed to `train_and_evaluate`.
 
   Raises:
-    ValueError: see `cells.parse`.
+    ValueError: the cell has not three parts, or one that does not exist.
   """
   config = get_config()
   config.data.name = 'custom'

@@ -27,12 +27,12 @@ _MOST_NODES_AND_EDGES = 5_000_000
 
 
 class Carry(NamedTuple):
-  """What goes from epoch to epoch.
+  """What one epoch hands to the next.
 
   Attributes:
     state: present state.
     best: state of the selected epoch so far; before the first the initial one.
-    score: its key, see `history.beats`.
+    score: key of that epoch, which `history.beats` compares.
   """
 
   state: TrainState
@@ -90,7 +90,7 @@ def make_epochs(
 
   Args:
     model: Linen module.
-    scheme: for its penalty.
+    scheme: quantization framework, whose penalty enters the loss.
     selection: rule and task.
     joint: for several runs at once, mapped over their carries and rates.
 
@@ -168,7 +168,15 @@ class FullBatchRun(Run):
     return max(k for k in range(1, most + 1) if self.epochs % k == 0)
 
   def train(self, stopped: Callable[[], bool]) -> None:
-    """See Run."""
+    """Trains to the end, alone in its program.
+
+    Args:
+      stopped: True once a signal asked to stop.
+
+    Raises:
+      NonFiniteError: training diverged.
+      Interrupted: stopped; the state is saved.
+    """
     alone = side_by_side.Group({self.folder: self}, (self.folder,))
     errors = side_by_side.train(alone, stopped)
     if errors:
@@ -217,7 +225,7 @@ class FullBatchRun(Run):
       )
 
   def shown(self, last: dict[str, Any]) -> dict[str, str]:
-    """What the display shows beside a record."""
+    """The fields that the display shows for a record."""
     return {
       'epoch': f'{self.progress.epoch}/{self.epochs}',
       'speed': f'{1 / max(last["train_seconds"], 1e-9):.1f}',

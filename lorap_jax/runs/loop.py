@@ -71,16 +71,18 @@ def train_members(
 
   Args:
     members: configuration and work folder of each.
-    data: see `train_and_evaluate`; the same for all.
+    data: the data set of all of them; None for the one that the first
+      configuration names.
 
   Returns:
     The report of each, or the error of one that diverged: it does not stop the
     others.
 
   Raises:
-    ValueError: see `train_and_evaluate`, two members of one folder, or a folder
-      that another process uses; all folders are looked at first.
-    Interrupted: see `train_and_evaluate`.
+    ValueError: a configuration, data file or folder that makes no run, two
+      members of one folder, or a folder that another process uses; all folders
+      are looked at first.
+    Interrupted: a signal came; the same call goes on from the checkpoints.
   """
   if data is not None:
     settings.check_data(data)

@@ -34,8 +34,8 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
     The report: of the one run, or `summarize` of the members.
 
   Raises:
-    ValueError: see `loop.train_and_evaluate`; seeds or folds below 1, or fewer
-      than those of the report that the folder has.
+    ValueError: a configuration, data file or folder that makes no run; seeds or
+      folds below 1, or fewer than those of the report that the folder has.
     NonFiniteError: a member diverged; the others are finished.
     Interrupted: a signal came; the same call goes on.
   """
@@ -43,7 +43,7 @@ def run(config: config_dict.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
-  """As `run`, for configurations of one kind, see `fields.kind`.
+  """Runs configurations of one kind (`fields.kind`), each as `run` does.
 
   Args:
     members: configuration and work folder of each.
@@ -52,8 +52,8 @@ def run_together(members: Sequence[loop.Member]) -> list[loop.Outcome]:
     The report of each, or the error of the first of its runs that diverged.
 
   Raises:
-    ValueError: see `run`; configurations of different kinds.
-    Interrupted: see `run`.
+    ValueError: as from `run`; or configurations of different kinds.
+    Interrupted: a signal came; the same call goes on.
   """
   if len({fields.kind(config.to_dict()) for config, _ in members}) > 1:
     raise ValueError('`members` must be of one kind, see `fields.kind`')
@@ -240,8 +240,8 @@ def summarize(
   """Mean and deviation over seeds and folds.
 
   Args:
-    reports: of the members.
-    config: of the group.
+    reports: reports of the members.
+    config: configuration of the group.
 
   Returns:
     `result` with means and sample standard deviations (`*_std`), `members`

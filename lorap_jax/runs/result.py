@@ -70,8 +70,8 @@ def epoch_line(task: Task, record: dict[str, Any], epochs: int) -> str:
   """One line for a finished epoch.
 
   Args:
-    task: of the run.
-    record: of `history`.
+    task: task of the run.
+    record: record of the epoch.
     epochs: length of the run.
 
   Returns:
@@ -159,7 +159,8 @@ def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     run: a `run.Run`.
 
   Returns:
-    See `accounting.totals` and `accounting.constants`; numpy arrays.
+    `accounting.totals`, added up over the batches, and `accounting.constants`;
+    their numbers are numpy arrays.
   """
   step = steps.make_cost_step(run.model)
   variables = run.state.variables()

@@ -39,7 +39,7 @@ class Run:
     settings: what is run.
     data: the data set.
     folder: work folder.
-    loaders: by split name.
+    loaders: loaders of the batches, by split name.
     model: Linen module.
     state: arrays of the run.
     progress: position and history.
@@ -232,9 +232,9 @@ class Run:
     """Stops a run that diverged.
 
     Args:
-      loss: of the step.
-      finite: per gradient leaf.
-      step: its number, from 0.
+      loss: loss of the step.
+      finite: per gradient leaf, whether it is finite.
+      step: number of the step, from 0.
 
     Raises:
       NonFiniteError: always; names step, tensor and last good checkpoint.

@@ -76,7 +76,7 @@ class Settings:
     return layout.wants_layout(wanted, jax.default_backend())
 
   def task(self, data: Data) -> tasks.Task:
-    """What to train for on this data."""
+    """The task of this data: its loss and its metric."""
     return tasks.Task(data.task)
 
   def load_data(self) -> Data:

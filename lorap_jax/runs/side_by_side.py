@@ -28,7 +28,7 @@ class Group(NamedTuple):
   """Runs of one program.
 
   Attributes:
-    runs: those that train, by their folders.
+    runs: the runs that still train, by folder.
     places: folders of all runs of the program, in order; `None` stands for a
       run that trains alone.
   """
@@ -72,7 +72,7 @@ def groups(
 
   Args:
     runs: `full_batch.FullBatchRun`s on the same data.
-    places: those recorded, if the runs have begun before.
+    places: `recorded` folders, if the runs have begun before.
 
   Returns:
     Runs of one program and length.

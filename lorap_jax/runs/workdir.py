@@ -122,7 +122,7 @@ def _belongs_to_another(
 
 
 def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """As `claim`, for a folder whose runs are in folders of their own.
+  """Claims a folder whose runs are in folders of their own, as `claim` does.
 
   More seeds or folds may be asked for later; fewer only before the report.
 
@@ -131,7 +131,8 @@ def claim_group(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     config: plain values of the configuration.
 
   Raises:
-    WorkdirError: see `claim`; a report of more seeds or folds is there.
+    WorkdirError: not writable, in use by something else, of another
+      configuration, or with a report of more seeds or folds.
   """
   if not any(workdir.glob(_MEMBERS)):
     claim(workdir, config)
@@ -263,10 +264,10 @@ def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """The records of the epochs that a run has finished.
 
   Args:
-    workdir: its folder.
+    workdir: work folder of the run.
 
   Returns:
-    See `history`.
+    One record per epoch, as `history.Progress.history`.
 
   Raises:
     WorkdirError: missing or damaged.
@@ -336,5 +337,5 @@ def member(seed: int, fold: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """As it will read back: tuples become lists."""
+  """The value as JSON reads it back: tuples become lists."""
   return json.loads(json.dumps(value))

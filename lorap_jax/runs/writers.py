@@ -115,16 +115,16 @@ class LiveDisplay:
     self._progress.start()
 
   def step(self, text: dict[str, str], done: int) -> None:
-    """See Display."""
+    """Moves the bar to `done` steps, and shows the fields beside it."""
     fields: dict[str, Any] = dict(text)
     self._progress.update(self._task, completed=done, **fields)
 
   def epoch(self, line: str) -> None:
-    """See Display."""
+    """Prints the line above the bar."""
     self._progress.console.print(line, highlight=False)
 
   def close(self) -> None:
-    """See Display."""
+    """Stops redrawing the bar."""
     self._progress.stop()
 
 
@@ -141,7 +141,7 @@ class LineDisplay:
     """Starts the clock.
 
     Args:
-      total_steps: of the whole run.
+      total_steps: optimizer steps of the whole run.
       clock: seconds from any moment on.
     """
     self._total = total_steps
@@ -149,7 +149,7 @@ class LineDisplay:
     self._started = self._printed = clock()
 
   def step(self, text: dict[str, str], done: int) -> None:
-    """See Display."""
+    """Prints the fields if nothing was printed for long, as above."""
     now = self._clock()
     quiet = max(_QUIET_SECONDS, _QUIET_SHARE * (now - self._started))
     # The last step has the line of its epoch.
@@ -161,7 +161,7 @@ class LineDisplay:
       )
 
   def epoch(self, line: str) -> None:
-    """See Display."""
+    """Prints the line on standard error."""
     print(line, file=sys.stderr, flush=True)
     self._printed = self._clock()
 
@@ -173,7 +173,7 @@ def create_display(total_steps: int) -> Display:
   """The display that suits standard error.
 
   Args:
-    total_steps: of the whole run.
+    total_steps: optimizer steps of the whole run.
 
   Returns:
     A display.

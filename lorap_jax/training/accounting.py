@@ -61,7 +61,7 @@ def stored_features(
 
   Args:
     features: by quantization point, and then by path of the quantizer.
-    stored: see `Scheme.stored`.
+    stored: points of the tensors that the network stores, `Scheme.stored`.
 
   Returns:
     By path; those of the raw features if the network stores nothing else.
@@ -178,13 +178,14 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
 
 
 def constants(tree: PyTree) -> dict[str, Any]:
-  """What does not depend on the batch: weights and tables, in bytes.
+  """Sizes that no batch changes: those of weights and of quantizers' tables.
 
   Args:
     tree: the `telemetry` collection of one forward pass.
 
   Returns:
-    Dict of scalars.
+    Scalars: `weight_elements`, `weight_bits`, `weight_metadata_bytes` and
+    `table_bytes`.
   """
   weights = records(tree, telemetry.WeightRecord).values()
   features = records(tree, telemetry.FeatureRecord).values()
@@ -208,9 +209,9 @@ def summarize(
 
   Args:
     sums: `totals` added up over the batches of a split.
-    fixed: from `constants`.
+    fixed: sizes from `constants`.
     num_graphs: graphs of the split; bytes and operations are per graph.
-    stored: see `Scheme.stored`.
+    stored: points of the tensors that the network stores, `Scheme.stored`.
 
   Returns:
     JSON-able dict; every size states its unit in its name.
@@ -273,9 +274,9 @@ def mixq_cost(
   first module that they enter.
 
   Args:
-    sums: see `summarize`.
+    sums: `totals` added up over the batches of a split.
     assignment: bits by path of the quantizer.
-    num_graphs: see `summarize`.
+    num_graphs: graphs of the split; operations are per graph.
 
   Returns:
     `average_bits` and `bit_ops_per_graph`.

@@ -24,7 +24,7 @@ def of_run(
 
   Args:
     report: `cost` and `points` of it, see `report.finish`.
-    scheme: its quantization framework.
+    scheme: quantization framework of the run.
     params: parameters of the selected epoch.
     labels: group of each parameter, see `nn.groups`.
 
@@ -100,7 +100,7 @@ def of_features(nodes: np.ndarray, name: str) -> str | None:
 
   Args:
     nodes: f32 [n, f].
-    name: of the data set.
+    name: name of the data set.
 
   Returns:
     A line that names the first such column; None for |x| <= 1e4 and a

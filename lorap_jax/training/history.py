@@ -23,7 +23,7 @@ class Selection:
   The best test epoch is never a rule; it is only shown beside the result.
 
   Attributes:
-    rule: see table.
+    rule: `val_metric`, `val_loss` or `last`.
     task: says which metrics are better.
     first: epochs before this one count only where there is no other.
   """
@@ -79,8 +79,8 @@ def beats(new: tuple[Any, Any], old: tuple[Any, Any]) -> Any:
   Nothing but operators, so that host and compiled programs share the rule.
 
   Args:
-    new: two numbers, or two arrays.
-    old: the same.
+    new: two numbers, or two arrays of one shape.
+    old: two numbers or arrays, of the shape of new.
 
   Returns:
     A bool, or an array of them.

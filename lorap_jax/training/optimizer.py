@@ -12,7 +12,7 @@ from lorap_jax._typing import PyTree
 
 
 class Rates(NamedTuple):
-  """What multiplies in an update, by parameter group.
+  """Learning rates and decays by parameter group, and the target of the bits.
 
   Attributes:
     learning: learning rates; a group without one is frozen.
@@ -33,23 +33,24 @@ class OptimizerConfig:
   |-----------------|-------------------------------------|------------------|
   | base            | kernels, biases, batch norm, eps    | learning_rate    |
   | prompt          | everything under a prompt           | x prompt_factor  |
-  | feature_scale   | scales of feature group tables      | feature_scale_lr |
-  | feature_bits    | bits of feature group tables        | feature_bits_lr  |
+  | feature_scale   | scales of features                  | feature_scale_lr |
+  | feature_bits    | bits of features                    | feature_bits_lr  |
   | message_scale   | scales of messages                  | message_scale_lr |
   | weight_scale    | scales of weights                   | weight_scale_lr  |
-  | bit_logits      | MixQ's choices of bits              | bit_logits_lr    |
+  | bit_logits      | logits of MixQ's candidate bits     | bit_logits_lr    |
   | frozen          | bits of messages and weights        | none             |
 
   Attributes:
-    learning_rate: of the base group.
-    weight_decay: L2 of the base group, added to the gradient as torch's Adam.
-    prompt_factor: prompt learning rate over learning_rate.
-    prompt_weight_decay: L2 of the prompts.
-    feature_scale_lr: see table.
-    feature_bits_lr: see table.
-    message_scale_lr: see table.
-    weight_scale_lr: see table.
-    bit_logits_lr: see table.
+    learning_rate: rate of the base group.
+    weight_decay: L2 weight of the base group, whose term is added to the
+      gradient as in torch's Adam.
+    prompt_factor: rate of prompts over `learning_rate`.
+    prompt_weight_decay: L2 weight of prompts.
+    feature_scale_lr: rate of A2Q's feature scales.
+    feature_bits_lr: rate of A2Q's feature bits.
+    message_scale_lr: rate of A2Q's message scales.
+    weight_scale_lr: rate of A2Q's weight scales.
+    bit_logits_lr: rate of MixQ's logits, which choose the bits.
   """
 
   learning_rate: float = 1e-3
@@ -78,13 +79,13 @@ class OptimizerConfig:
     """The rates of the groups at a place in the schedule.
 
     Args:
-      factor: common to all learning rates; several for several places.
+      factor: common to all learning rates; k factors for k places.
       bits_lr: learning rate of learned bits in place of `feature_bits_lr` and
-        its factor; as many.
-      target_bits: see Rates; as many.
+        its factor; one for each place.
+      target_bits: target of the average bits; one, or one for each place.
 
     Returns:
-      float32 arrays, of one axis for several places.
+      float32 arrays [], or [k] for k places.
     """
     factors = np.asarray(factor)
     learning = {
@@ -125,7 +126,7 @@ def create_optimizer(
     labels: the group of each parameter, see `nn.groups`.
 
   Returns:
-    An optax transformation; `update` takes `rates`, see `Rates`.
+    An optax transformation whose `update` takes the `Rates` as `rates`.
   """
   # One Adam for all groups, whose moments are alike, on one vector: kernels
   # take as long to compile for a bias as for a matrix.

@@ -40,8 +40,8 @@ BITS_REACHED, BITS_FIXED = 0.6, 0.7  # Shares of a run.
 def bit_target(progress: float, *, start: float, target: float) -> float:
   """Average bits to be driven to: a line from the start to the target.
 
-  The target is reached at `BITS_REACHED`; from `BITS_FIXED` on bits are not
-  trained any more, see `bit_rate`.
+  The line reaches the target at `BITS_REACHED` of the run. From `BITS_FIXED` on
+  bits are not trained any more, see `bit_rate`.
 
   Args:
     progress: position in the run, 0 to 1.
@@ -64,8 +64,8 @@ def bit_rate(
 
   Args:
     progress: position in the run, 0 to 1.
-    start: see `bit_target`.
-    target: see `bit_target`.
+    start: bits at its beginning.
+    target: bits at its end.
     steps: optimizer steps of the run.
 
   Returns:
@@ -107,9 +107,9 @@ def update_plateau(
   Args:
     state: before the epoch.
     loss: validation loss of the epoch.
-    patience: see above.
-    decay: see above.
-    threshold: see above.
+    patience: epochs in a row without improvement that leave the factor alone.
+    decay: what the next such epoch multiplies it by.
+    threshold: share of the best loss by which a lower one has to improve on it.
 
   Returns:
     The new state.

@@ -106,8 +106,8 @@ def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:
   """`nn.groups.param_labels` of a model, traced once for equal models.
 
   Args:
-    model: see `init_state`.
-    batch: see `init_state`.
+    model: Linen module called as `model(graph, layout=..., train=...)`.
+    batch: any batch; only its shapes and types matter.
 
   Returns:
     The group of each parameter.
@@ -148,9 +148,9 @@ def chosen_bits(
   """The bit-width that MixQ's search prefers at each quantizer.
 
   Args:
-    params: of a network with `MixQSearch`.
-    labels: their groups, see `nn.groups`.
-    candidates: bit-widths.
+    params: parameters of a network with `MixQSearch`.
+    labels: group of each parameter, see `nn.groups`.
+    candidates: bit-widths that the search chooses from.
 
   Returns:
     Path of the quantizer to its bits.

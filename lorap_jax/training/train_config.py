@@ -11,22 +11,22 @@ class TrainConfig:
   """Length and schedule of a run.
 
   Attributes:
-    epochs: of the run; None for the default of the data, see
+    epochs: length of the run; None for the default of the data, see
       `datasets.default_epochs`.
     batch_size: graphs per batch.
     schedule: `cosine`, `plateau`, `step` or `constant`.
-    warmup: share of the run, for cosine.
-    patience: epochs, for plateau.
+    warmup: share of the run in which the rate rises, for `cosine`.
+    patience: epochs without improvement, for `plateau`.
     settle_batches: training batches that renew batch norm's running
       statistics before each evaluation; 0 keeps the running averages.
-    step_epochs: epochs between halvings, for step.
+    step_epochs: epochs between halvings of the rate, for `step`.
     selection: rule that chooses the epoch, see `history.Selection`.
     init_from: folder of a run whose weights are the start, or None; one inside
       the work folder by its path from there.
     plots: draw the learning curves and bits by degree.
-    search_epochs: of MixQ's first phase; None for `epochs`.
-    pretrain_epochs: in full precision before its second; 0 for none.
-    finetune_lr: learning rate of the second phase after them.
+    search_epochs: length of MixQ's first phase; None for `epochs`.
+    pretrain_epochs: epochs in full precision before MixQ's second phase.
+    finetune_lr: learning rate of the second phase after a pretraining.
     together: runs that train in one program, where one graph is the data.
     aggregation: how sums over neighbours run, see `graphs.layout`.
   """

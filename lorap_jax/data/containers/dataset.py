@@ -109,8 +109,9 @@ class DataSplits(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: see `GraphDataset.check`; or the labels of a split or
-        `num_classes` are not those of the task. The message names the split.
+      DataError: an array of a split has a wrong type, shape or value, or the
+        labels of a split or `num_classes` are not those of the task. The
+        message names the split.
     """
     for split in SPLITS:
       part: Any = getattr(self, split)
@@ -198,7 +199,7 @@ def check_source(source: dict[str, Any], name: str) -> None:
   """Checks that a record of data has all that reports take from it.
 
   Args:
-    source: of a data set.
+    source: record of where a data set comes from.
     name: how to call the data set in an error message.
 
   Raises:

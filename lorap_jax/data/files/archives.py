@@ -68,18 +68,23 @@ def parse_members(
   max_total: int = 1 << 31,
   max_ratio: int = 200,
 ) -> dict[str, bytes]:
-  """As `read_members`, of an archive in memory.
+  """Returns the wanted files of an archive in memory, as `read_members`.
 
   Args:
     content: the archive.
     name: how to call the archive in an error message.
-    wanted: see `read_members`.
-    max_members: see `read_members`.
-    max_total: see `read_members`.
-    max_ratio: see `read_members`.
+    wanted: how the names of the wanted files end, or a function that tells a
+      wanted name.
+    max_members: most entries of the archive, folders included.
+    max_total: most bytes of all its files together, wanted or not.
+    max_ratio: most bytes of all its files per byte of the archive.
+
+  Returns:
+    The contents by name, with single slashes; of the archive's order.
 
   Raises:
-    DataError: see `read_members`.
+    DataError: the archive is damaged or cut off, or holds what is refused;
+      names the archive and the entry.
   """
   store.refuse_web_page(content, name)
   is_wanted = wanted if callable(wanted) else _ends_with(wanted)

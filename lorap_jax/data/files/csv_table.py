@@ -124,11 +124,12 @@ def read_ids(
   Args:
     table: the table.
     columns: number of columns that it must have.
-    below: see above.
+    below: the smallest integer that is too large.
     rows: number of rows that it must have; None for at most `below`.
 
   Raises:
-    DataError: see `read_table`, or an entry is something else; names its row.
+    DataError: the file is no table of that shape, or an entry is no such
+      integer; names the line or the row.
   """
   # As floats, since some writers leave a decimal point in whole numbers.
   values = read_table(

@@ -37,13 +37,14 @@ def load_cifar10_superpixels(
   """Loads CIFAR-10 superpixel graphs, building those that are not cached.
 
   Args:
-    source: see `load_cifar10`.
-    data_dir: see `load_cifar10`.
-    offline: see `load_cifar10`.
+    source: of the images: 'auto', 'data_dir' or 'download', see `load_cifar10`.
+    data_dir: folder with the binary version, or with a lossy copy.
+    offline: whether to use a downloaded file only if it is there already.
     workers: processes that build graphs; None takes one per processor. The
       graphs do not depend on it.
     limit: numbers of training, validation and test graphs; None means all.
-    normalize: of the node features, see `normalization.normalized`.
+    normalize: 'none', 'center' or 'standard', of the node features; see
+      `normalization.normalized`.
     cache_dir: folder of the cache; `store.cache_dir()` by default.
 
   Returns:

@@ -109,7 +109,7 @@ def save(path: PathLike, data: DataSplits | NodeDataset) -> None:
 
   Args:
     path: the file; one that is there is replaced.
-    data: from this module, `from_pyg` or any loader.
+    data: data set of this module, of `from_pyg` or of any loader.
 
   Raises:
     DataError: the data set is not sound, or the file cannot be written.
@@ -162,9 +162,9 @@ def node_dataset(
     receivers: integers [e], the node that receives it.
     labels: integers or booleans [n], the classes from 0, -1 for none; or floats
       [n], the numbers to predict, NaN for none.
-    train_mask: booleans or 0 and 1 [n].
-    valid_mask: likewise.
-    test_mask: likewise.
+    train_mask: booleans or 0 and 1 [n], the nodes to train on.
+    valid_mask: booleans or 0 and 1 [n], those to validate on.
+    test_mask: booleans or 0 and 1 [n], those to test on.
     edge_index: integers [2, e], senders and receivers in place of the two.
     undirected: edges are listed once; the other direction is added, and
       duplicates are removed.
@@ -235,13 +235,16 @@ def graph_splits(
       numbers to predict.
     split: integers [g], 0 to train, 1 to validate, 2 to test.
     edge_index: integers [2, sum(n_edge)], in place of senders and receivers.
-    undirected: see `node_dataset`.
-    task: see `node_dataset`.
-    num_classes: see `node_dataset`.
+    undirected: edges are listed once; the other direction is added, and
+      duplicates are removed.
+    task: 'classification' or 'regression'; by default the type of labels
+      decides, see `node_dataset`.
+    num_classes: the highest label plus one by default; 1 for regression.
     name: how to call the data in messages and in the record.
 
   Raises:
-    DataError: see `node_dataset`.
+    DataError: an array is missing, has another type or shape, or they do not
+      fit together; or over half of the classes have no example.
   """
   undirected = own_arrays.flag(undirected, 'undirected', name)
   given = (n_node, n_edge, labels, split)

@@ -38,7 +38,7 @@ def load_ogbn_arxiv(
   """Loads ogbn-arxiv with its citations in both directions.
 
   `auto` takes the files in `data_dir` if it is given (then a missing or damaged
-  file is an error), else the downloaded archive. Nobody is ever asked.
+  file is an error), else the downloaded archive, without asking.
 
   Args:
     source: 'auto', or the one source to use: 'data_dir', 'download'.
@@ -70,15 +70,17 @@ def load_ogbn_mag(
   node and one kind of edge remain.
 
   Args:
-    source: see `load_ogbn_arxiv`.
-    data_dir: likewise, with mag.zip, mag/ or ogbn_mag/.
-    offline: see `load_ogbn_arxiv`.
-    expect: see `load_ogbn_arxiv`.
-    cache_dir: see `load_ogbn_arxiv`.
+    source: 'auto', or the one source to use: 'data_dir', 'download'; as for
+      `load_ogbn_arxiv`.
+    data_dir: folder with mag.zip, or with raw/ and split/ as the zip has them;
+      also in mag/ or ogbn_mag/.
+    offline: whether to use a downloaded archive only if it is there already.
+    expect: sizes that the data must have; None takes any.
+    cache_dir: folder for downloads and arrays; `store.cache_dir()` by default.
 
   Raises:
-    ValueError: see `load_ogbn_arxiv`.
-    DataError: see `load_ogbn_arxiv`.
+    ValueError: an argument is not one of those described.
+    DataError: a file is missing, damaged or of the wrong size.
   """
   return _load(ogb_files.MAG, source, data_dir, offline, expect, cache_dir)
 

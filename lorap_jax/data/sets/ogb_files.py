@@ -38,11 +38,11 @@ class OgbTables(NamedTuple):
   """A data set of OGB and its files.
 
   Attributes:
-    name: its name in OGB.
+    name: name in OGB.
     archive: name of the zip, without suffix, and of the folder in it.
     archive_sha256: digest of the zip.
     files: path of each table below that folder.
-    published: its sizes.
+    published: sizes of the published data.
     limits: what the loader leaves out or changes.
   """
 

@@ -34,7 +34,7 @@ def cast(
   """Returns an array of `dtype` with the same values.
 
   Args:
-    value: numbers.
+    value: numbers, as an array or nested lists.
     field: what to call them in an error message.
     name: how to call the data set there.
     dtype: type of the result.
@@ -160,10 +160,10 @@ def in_both_directions(
   """Makes the edges of graphs undirected, each once in either direction.
 
   Args:
-    senders: ids inside the graph, [sum(n_edge)].
-    receivers: likewise.
-    n_node: [g].
-    n_edge: [g].
+    senders: ids inside the graph, integers [sum(n_edge)].
+    receivers: ids inside the graph, integers [sum(n_edge)].
+    n_node: nodes of each graph [g].
+    n_edge: edges of each graph [g].
 
   Returns:
     Senders and receivers of the same type, and i32[g] edges per graph.
@@ -186,8 +186,8 @@ def labels_for(
 
   Args:
     labels: numbers [n].
-    task: see `custom`; None lets their type decide, with a warning where that
-      may not be what is meant.
+    task: 'classification' or 'regression'; None lets the type of the labels
+      decide, with a warning where that may not be what is meant.
     name: how to call the data set in messages.
     level: what has a label.
 
@@ -235,8 +235,8 @@ def count_classes(
   """Returns the outputs of a model: `num_classes`, or what labels need.
 
   Args:
-    labels: from `labels_for`.
-    task: from `labels_for`.
+    labels: labels, from `labels_for`.
+    task: task, from `labels_for`.
     num_classes: what the user says; None for the highest label plus one.
     name: how to call the data set in messages.
 

@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
   """What is known of a data set.
 
   Attributes:
-    title: its name in print.
+    title: name of the data set in print.
     nodes: number of nodes; the numbers of `features`, `classes`, `unlabelled`
       nodes and of nodes to `train`, `valid` and `test` likewise.
     edges: undirected edges without self loops.

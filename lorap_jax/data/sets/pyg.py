@@ -43,10 +43,10 @@ def from_pyg(
       and one y each. Without it one graph with x, edge_index, y [n], and
       train_mask, val_mask and test_mask [n].
     split: integers [g], 0 to train, 1 to validate, 2 to test.
-    undirected: see `custom.node_dataset`; PyG's own data sets list both
-      directions.
-    task: see `custom.node_dataset`.
-    num_classes: see `custom.node_dataset`.
+    undirected: edges are listed once, and the other direction is to be added;
+      PyG's own data sets list both.
+    task: 'classification' or 'regression'; by default the type of y decides.
+    num_classes: the highest label plus one by default; 1 for regression.
     ignore: attributes to leave out, of 'edge_attr' and 'edge_weight'.
     name: how to call the data in messages and in the record.
 

@@ -60,13 +60,15 @@ def load_mnist_superpixels(
   """Loads MNIST superpixel graphs, building those that are not cached.
 
   Args:
-    source: see `mnist.load_mnist`.
-    data_dir: see `mnist.load_mnist`.
-    offline: see `mnist.load_mnist`.
+    source: of the digits: 'auto', 'data_dir', 'download' or 'embedded', see
+      `mnist.load_mnist`.
+    data_dir: folder with the four IDX files, or with a mnist.npz.
+    offline: whether to use downloaded files only if they are there already.
     workers: processes that build graphs; None takes one per processor. The
       graphs do not depend on it.
     limit: numbers of training, validation and test graphs; None means all.
-    normalize: of the node features, see `normalization.normalized`.
+    normalize: 'none', 'center' or 'standard', of the node features; see
+      `normalization.normalized`.
     cache_dir: folder of the cache; `store.cache_dir()` by default.
 
   Returns:
@@ -117,7 +119,7 @@ def image_graphs(
     published_nodes: mean number of nodes of the published graphs, for the
       record.
     workers: processes to use.
-    normalize: see `normalization.normalized`.
+    normalize: 'none', 'center' or 'standard', of the node features.
 
   Raises:
     DataError: the cache cannot be written.

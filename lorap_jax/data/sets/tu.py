@@ -176,7 +176,7 @@ def fold_indices(
     labels: [g] classes.
     fold: test fold.
     num_folds: number of folds.
-    seed: of the shuffle before the cut.
+    seed: seed of the shuffle before the cut.
   """
   # Late: the import takes a second.
   from sklearn.model_selection import StratifiedKFold

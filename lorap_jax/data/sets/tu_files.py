@@ -36,7 +36,7 @@ class Found(NamedTuple):
   """The graphs of a set, and what they come from.
 
   Attributes:
-    graphs: as in the files.
+    graphs: the arrays, as in the files.
     path: the archive, the folder of text files or the npz file.
     sha256: digests by file name.
   """

@@ -31,12 +31,12 @@ class GATConv(nn.Module):
     features: width of the output, all heads together if concatenated.
     scheme: the quantization framework.
     prompt: the prompts of the model; only the aggregate hook is used here.
-    heads: h.
+    heads: h, number of heads.
     concat: concatenate the heads, of features / h columns each; else average
       heads of `features` columns.
     self_loops: nodes without a self loop get one.
-    attention_dropout: rate on c.
-    negative_slope: of the LeakyReLU.
+    attention_dropout: dropout rate on the coefficients c.
+    negative_slope: slope of the LeakyReLU below 0.
     non_negative: x has no negative values.
 
   References:
@@ -67,9 +67,9 @@ class GATConv(nn.Module):
 
     Args:
       x: node features [n, f]; quantized ones are not quantized again.
-      graph: for its edges.
-      rows: real nodes, and the mode.
-      layout: of the graph, with weights, or None.
+      graph: batch whose edges are used.
+      rows: real and protected nodes, and whether this is training.
+      layout: memory layout of the edges, with weights; None for segment_sum.
 
     Returns:
       [n, features].

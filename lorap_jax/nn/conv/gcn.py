@@ -48,7 +48,7 @@ class GCNConv(nn.Module):
     scheme: the quantization framework.
     prompt: the prompts of the model; only the aggregate hook is used here.
     self_loops: add self loops.
-    self_loop_weight: their weight.
+    self_loop_weight: weight of the added loops.
     existing_loops: `remaining` or `keep`, see `graphs.normalize`.
     non_negative: x has no negative values.
 
@@ -78,9 +78,9 @@ class GCNConv(nn.Module):
 
     Args:
       x: node features [n, f]; quantized ones are not quantized again.
-      graph: for its edges.
-      rows: real nodes, and the mode.
-      layout: of the graph, or None.
+      graph: batch whose edges are used.
+      rows: real and protected nodes, and whether this is training.
+      layout: memory layout of the edges; None for segment_sum.
 
     Returns:
       [n, features].

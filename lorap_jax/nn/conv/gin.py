@@ -68,9 +68,9 @@ class GINConv(nn.Module):
 
     Args:
       x: node features [n, f]; quantized ones are sent as they are.
-      graph: for its edges.
-      rows: real nodes, and the mode.
-      layout: of the graph, or None.
+      graph: batch whose edges are used.
+      rows: real and protected nodes, and whether this is training.
+      layout: memory layout of the edges; None for segment_sum.
 
     Returns:
       [n, features].

@@ -22,8 +22,8 @@ class DegreeQuant(QAT):
     change: largest minus smallest.
     redraw: draw a new mask for every layer, not one per step. The published
       REDDIT-BINARY code has one per step.
-    protected_points: where protected rows pass by. The published GIN leaves its
-      MLP out of it, as `published` does.
+    protected_points: points at which protected rows stay in full precision. In
+      the published GIN, and with `published`, the MLP has no protected rows.
 
   References:
     Tailor, Fernandez-Marques, Lane: Degree-Quant: Quantization-Aware Training
@@ -49,7 +49,7 @@ class DegreeQuant(QAT):
   range_rule: ClassVar[observers.UpdateRule] = 'extreme'
 
   def _by_form(self) -> dict[str, tuple[Any, Any]]:
-    """See QAT."""
+    """Adds ours and the published `percentile` and `gradient`."""
     return super()._by_form() | {
       'percentile': (0.01, 0.001 if self.bits == 8 else 0.01),
       'gradient': ('clipped', 'clipped_strict'),
@@ -68,5 +68,5 @@ class DegreeQuant(QAT):
     return point in self.protected_points
 
   def protection(self) -> Protection:
-    """See Scheme."""
+    """The probabilities of protection, and how often masks are drawn."""
     return Protection(self.low, self.change, self.redraw)

@@ -33,7 +33,7 @@ class Identity(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FP32:
-  """Full precision: no point is quantized, operands are only reported."""
+  """Full precision: no point is quantized."""
 
   stored = HIDDEN_OPERANDS
   per_node = False
@@ -43,14 +43,14 @@ class FP32:
   forms = Forms()
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """An `Identity` at operands and messages, which are only reported."""
     del non_negative
     if point in (*OPERANDS, 'message'):
       return Identity(name=name_of(point))
     return None
 
   def in_convolution(self) -> 'FP32':
-    """Itself."""
+    """The scheme itself: FP32 is the same everywhere."""
     return self
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
@@ -58,4 +58,4 @@ class FP32:
     return 0 * memory
 
   def protection(self) -> None:
-    """None."""
+    """None: no row is protected."""

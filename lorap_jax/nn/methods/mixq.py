@@ -46,10 +46,7 @@ class RelaxedQuantizer(nn.Module):
 
   @property
   def takes_sparse(self) -> bool:
-    """The nonzeros and the row beside them suffice.
-
-    The published gradients are means over all rows.
-    """
+    """Whether x may be sparse: not with the published gradients."""
     return not self.published
 
   @nn.compact
@@ -59,12 +56,11 @@ class RelaxedQuantizer(nn.Module):
     """The mixture of x on the candidates' grids.
 
     Args:
-      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
-        their nonzeros.
-      rows: its real rows.
+      x: [n, f]; if `takes_sparse` also `SparseRows` whose `left` is None.
+      rows: real rows of x.
 
     Returns:
-      Values, and the expected bits, a scalar.
+      Values between the grids. `bits` is the mean of the mixture, a scalar.
     """
     t, mask = _oriented(x, rows, self.transposed)
     logits = self.param(
@@ -101,9 +97,8 @@ class FixedQuantizer(nn.Module):
   Parameters: `range_scale`, `range_zero_point` [1, f].
 
   Attributes:
-    bits: of the module at each path, from the search; `default_bits` for
-      others.
-    default_bits: see `bits`.
+    bits: (path of the quantizer, bits) pairs, from the search.
+    default_bits: bits of a quantizer whose path is not among them.
     transposed: x is a weight [in, out], quantized per input feature.
     published: the published arithmetic, see `quantization.mixq`.
   """
@@ -120,10 +115,7 @@ class FixedQuantizer(nn.Module):
 
   @property
   def takes_sparse(self) -> bool:
-    """The nonzeros and the row beside them suffice.
-
-    The published gradients are means over all rows.
-    """
+    """Whether x may be sparse: not with the published gradients."""
     return not self.published
 
   @nn.compact
@@ -133,12 +125,11 @@ class FixedQuantizer(nn.Module):
     """Puts each column of x on its grid.
 
     Args:
-      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
-        their nonzeros.
-      rows: its real rows.
+      x: [n, f]; if `takes_sparse` also `SparseRows` whose `left` is None.
+      rows: real rows of x.
 
     Returns:
-      Values on the grid, and the bits.
+      Values on the grid. `bits` is a scalar.
     """
     bits = dict(self.bits).get('/'.join(self.path), self.default_bits)
     t, mask = _oriented(x, rows, self.transposed)
@@ -219,12 +210,12 @@ class MixQSearch:
 
   Attributes:
     candidates: bit-widths to choose from.
-    points: quantized points.
+    points: quantized points; tensors at the others stay in full precision.
     cost_weight: lambda of the loss term lambda * expected KiB.
     published: the published arithmetic (`quantization.mixq`) and layer forms,
       see docs/differences.md.
-    inside: the tensors are those of dense layers in a convolution; set by
-      `in_convolution`.
+    inside: whether the scheme is that of the dense layers in a convolution; set
+      by `in_convolution`.
 
   References:
     Moustafa, Kriege, Gansterer: Efficient Mixed Precision Quantization in
@@ -243,7 +234,7 @@ class MixQSearch:
 
   @property
   def edge_weights(self) -> bool:
-    """See Scheme."""
+    """True where `norm` is quantized."""
     return 'norm' in self.points
 
   def __post_init__(self):
@@ -251,7 +242,7 @@ class MixQSearch:
     check_points('points', self.points)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """A mixture of the candidates at each of `points`."""
     del non_negative
     if point not in self.points:
       return _reported(point)
@@ -269,12 +260,12 @@ class MixQSearch:
 
   @property
   def forms(self) -> Forms:
-    """See Scheme."""
+    """If `published`: no bias in dense layers, torch's running variance."""
     on = self.published
     return Forms(dense_bias=not on, unbiased_variance=on)
 
   def in_convolution(self) -> 'MixQSearch':
-    """With `inside`."""
+    """A copy with `inside`, on which the published cost depends."""
     return dataclasses.replace(self, inside=True)
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
@@ -282,7 +273,7 @@ class MixQSearch:
     return mixq_search.search_penalty(memory, weight=self.cost_weight)
 
   def protection(self) -> None:
-    """None."""
+    """None: no row is protected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +283,7 @@ class MixQ:
   Attributes:
     assignment: (path of the quantizer, bits) pairs, from the search.
     bits: of quantizers that are not in the assignment.
-    points: quantized points.
+    points: quantized points; tensors at the others stay in full precision.
     published: the published arithmetic (`quantization.mixq`) and layer forms,
       see docs/differences.md.
   """
@@ -308,7 +299,7 @@ class MixQ:
 
   @property
   def edge_weights(self) -> bool:
-    """See Scheme."""
+    """True where `norm` is quantized."""
     return 'norm' in self.points
 
   def __post_init__(self):
@@ -317,7 +308,7 @@ class MixQ:
     check_points('points', self.points)
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """A quantizer of the assigned bits at each of `points`."""
     del non_negative
     if point not in self.points:
       return _reported(point)
@@ -331,11 +322,11 @@ class MixQ:
 
   @property
   def forms(self) -> Forms:
-    """See Scheme."""
+    """Batch norm's running variance is torch's if `published`."""
     return Forms(unbiased_variance=self.published)
 
   def in_convolution(self) -> 'MixQ':
-    """Itself."""
+    """The scheme itself: its bits are looked up by path."""
     return self
 
   def penalty(self, memory: Float[Array, '']) -> Float[Array, '']:
@@ -343,7 +334,7 @@ class MixQ:
     return 0 * memory
 
   def protection(self) -> None:
-    """None."""
+    """None: no row is protected."""
 
 
 def _reported(point: Point) -> nn.Module | None:

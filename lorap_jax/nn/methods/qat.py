@@ -39,13 +39,15 @@ class AffineQuantizer(nn.Module):
     bits: bits per element.
     signed: codes are signed.
     symmetric: zero point 0.
-    percentile: share of the values cut off at either end of a batch's range.
-    range_rule: `momentum` or `extreme`, see `observers.update_range`.
-    momentum: of the momentum rule.
-    gradient: `plain`, `clipped` or `clipped_strict`, see `affine.fake_quant`.
+    percentile: share of the values cut off at either end of a batch's range;
+      0 for minimum and maximum.
+    range_rule: `momentum` (a running average) or `extreme` (never shrinks).
+    momentum: weight of the new batch in the running average.
+    gradient: of clipped values: `plain`, `clipped` or `clipped_strict`, see
+      `affine`.
     protects: protected rows stay in full precision.
-    stride: rows between those that a percentile looks at.
-    published: see `affine.fake_quant`.
+    stride: the range of a dense x is measured on every stride-th row only.
+    published: multiply by 1 / s, as the published code does, not divide by s.
   """
 
   bits: int
@@ -63,7 +65,7 @@ class AffineQuantizer(nn.Module):
 
   @property
   def takes_sparse(self) -> bool:
-    """The nonzeros and the row beside them suffice."""
+    """Whether x may be sparse: not with percentiles."""
     return not self.percentile
 
   @nn.compact
@@ -73,12 +75,12 @@ class AffineQuantizer(nn.Module):
     """Puts x on the grid of the observed range.
 
     Args:
-      x: [n, f]; sparse ones if `takes_sparse`, whose rows are alike beside
-        nonzeros, of which no row is full.
-      rows: real and protected rows, and the mode.
+      x: [n, f]; if `takes_sparse` also `SparseRows` whose `left` is None and
+        which have fewer than f nonzeros in every row.
+      rows: real and protected rows, and whether this is training.
 
     Returns:
-      Values on the grid, and the bits.
+      Values on the grid; protected rows as they were. `bits` is a scalar.
     """
     stats = self.variable(
       'quant_stats', 'range', lambda: observers.init_range()._asdict()
@@ -181,23 +183,24 @@ class QAT:
   """Quantization-aware training with observed ranges.
 
   Attributes:
-    bits: of every point.
-    points: quantized points; the others pass by.
+    bits: bits per element, at every point.
+    points: quantized points; tensors at the others stay in full precision.
     symmetric: zero point 0.
-    momentum: of the running range; .1, and .01 where `published`, which cannot
-      follow in 200 full-batch steps.
-    percentile: share cut off at either end of a range; 0 for minimum and
-      maximum.
-    sum_percentile: the same for sums over neighbours, whose few hubs would
-      otherwise spend the range; None for `percentile`.
-    feature_percentile: the same for raw features: of bags of words with fewer
-      nonzeros than `percentile` it would cut off every word. None for
-      `percentile`.
-    gradient: `plain`, `clipped` or `clipped_strict`.
-    edge_messages: quantize the messages of edges, not of nodes, so where
-      `published`; slower, and the same where edges have no weights, up to the
-      ranges and to GIN's own term, which is then the raw node.
-    stride: rows between those that a percentile looks at.
+    momentum: weight of the new batch in the running average. The default is .1,
+      and .01 where `published`, which cannot follow in 200 full-batch steps.
+    percentile: share of values cut off at either end of a range; 0 for minimum
+      and maximum.
+    sum_percentile: `percentile` of sums over neighbours, whose few hubs would
+      otherwise take up the range; None for the same.
+    feature_percentile: `percentile` of raw features, None for the same. Bags of
+      words with a smaller share of nonzeros would lose every word.
+    gradient: of clipped values: `plain`, `clipped` or `clipped_strict`, see
+      `affine`.
+    edge_messages: quantize the message of each edge, not of each node; True by
+      default where `published`. It is slower. If edges have no weights, only
+      two things change: ranges are those of the edges, and GIN's own term is
+      the raw node.
+    stride: ranges of dense features are measured on every stride-th row only.
     published: the published code's arithmetic and layer forms, see
       docs/differences.md. Fields that are set keep their value.
 
@@ -253,7 +256,7 @@ class QAT:
 
   @property
   def forms(self) -> Forms:
-    """See Scheme."""
+    """Layers as usual, or as in Degree-Quant's code if `published`."""
     if not self.published:
       return Forms()
     return Forms(
@@ -264,16 +267,16 @@ class QAT:
     )
 
   def in_convolution(self) -> 'QAT':
-    """Itself."""
+    """The scheme itself: all dense layers are quantized alike."""
     return self
 
   @property
   def edge_weights(self) -> bool:
-    """See Scheme."""
+    """True where `norm` is quantized."""
     return 'norm' in self.points
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """An `AffineQuantizer` at each of `points`, none elsewhere."""
     if point not in self.points:
       if point in OPERANDS:
         return Identity(name=name_of(point))

@@ -70,9 +70,9 @@ class Protection(NamedTuple):
   """Degree-Quant's protection of nodes while training.
 
   Attributes:
-    low: smallest probability.
-    change: largest minus smallest.
-    redraw: a new mask for every layer, not one per step.
+    low: smallest probability of protection.
+    change: largest minus smallest probability.
+    redraw: draw a mask for every layer, not one per step.
   """
 
   low: float
@@ -87,9 +87,9 @@ class Forms(NamedTuple):
     degree_of: GCN counts an edge at its `receivers` or its `senders`.
     bias_in_messages: GCN adds its bias before Q_message, not after the sum.
     drops_self_loops: GIN leaves out edges from a node to itself.
-    protects_mlp: protected rows stay so in GIN's perceptron.
+    protects_mlp: protected rows are protected in GIN's perceptron too.
     dense_bias: dense layers have their bias.
-    unbiased_variance: of batch norm's running average, as torch's.
+    unbiased_variance: batch norm averages the unbiased variance, as torch.
   """
 
   degree_of: Literal['receivers', 'senders'] = 'receivers'
@@ -171,7 +171,7 @@ def quantize(
     scheme: the framework.
     point: the point's name.
     x: the tensor [n, f]; one that is quantized already is passed by.
-    rows: of x.
+    rows: real and protected rows of x, and whether this is training.
     non_negative: x has no negative values.
 
   Returns:
@@ -194,10 +194,10 @@ def run_quantizer(
   """Sends x through what a scheme has for a point, and reports a feature.
 
   Args:
-    module: from `Scheme.quantizer`, or None.
+    module: the quantizer from `Scheme.quantizer`; None passes x by.
     point: the point's name.
     x: the tensor [n, f].
-    rows: of x.
+    rows: real and protected rows of x, and whether this is training.
 
   Returns:
     The tensor and its bits.

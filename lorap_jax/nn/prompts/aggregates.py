@@ -20,12 +20,12 @@ class LoRAPPrompt(nn.Module):
   Parameters: `up` B [r, d], `down` A [k, r], `kernel` W [d, k], `bias` c [k].
 
   Attributes:
-    num_prompts: k.
-    rank: r.
-    start: `zero` or `glorot`.
+    num_prompts: k, number of prompts.
+    rank: r of the low-rank factors.
+    start: `zero` (B starts at 0) or `glorot`.
     low_rank: which matrices are factored, see `prompts.lorap`.
     bits: 32, or 2..8 for an integer prompt.
-    implementation: of `inject`, see `PromptSpec`.
+    implementation: `xla`, `pallas` or `pallas_interpret`, see `PromptSpec`.
   """
 
   param_groups = 'prompt'
@@ -121,7 +121,7 @@ class AdapterPrompt(nn.Module):
 
   Attributes:
     num_prompts: k of the LoRAP to match.
-    rank: r of it.
+    rank: r of the LoRAP to match.
   """
 
   param_groups = 'prompt'

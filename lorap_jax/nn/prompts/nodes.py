@@ -40,7 +40,7 @@ class GPFPlusPrompt(nn.Module):
   """x + softmax(x W + c) P. Parameters: `prompt` [k, f], `kernel`, `bias`.
 
   Attributes:
-    num_prompts: k.
+    num_prompts: k, number of prompts.
     start: `zero` or `glorot`, of the prompts.
   """
 

@@ -45,7 +45,7 @@ class PromptSpec:
     low_rank: `basis`, `basis_and_score` or `none`, see `prompts.lorap`.
     bits: 32, or 2..8 for an integer LoRAP prompt.
     form: `lorap`, or a control in its place: `bias`, one vector for all nodes,
-      or `adapter`, relu(s D) U with as many parameters.
+      or `adapter`, relu(s D + c) U with as many parameters.
     objective: `task`, `local` or `both`, see `placement.prompted`.
     implementation: `xla`, or `pallas` to compute s + p(s) in one kernel on a
       GPU, see `prompts.lorap_kernel`; `pallas_interpret` runs that kernel

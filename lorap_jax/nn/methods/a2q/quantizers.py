@@ -19,7 +19,18 @@ _LEARNED = {'scale': 'feature_scale', 'bits': 'feature_bits'}
 _FIXED = {'scale': 'message_scale', 'bits': 'frozen'}
 
 
-class GroupedQuantizer(nn.Module):
+class _FeatureQuantizer:
+  """Which parameters of a feature quantizer are trained, by `fixed_bits`."""
+
+  fixed_bits: bool
+
+  @property
+  def param_groups(self) -> dict[str, str]:
+    """Groups of `scale` and `bits`; with fixed bits those of messages."""
+    return _FIXED if self.fixed_bits else _LEARNED
+
+
+class GroupedQuantizer(_FeatureQuantizer, nn.Module):
   """A2Q at graph level: each row borrows (scale, bits) from a learned table.
 
   Parameters: `scale` [m], `bits` [m]. Sows `memory`, the KiB that the penalty
@@ -31,7 +42,7 @@ class GroupedQuantizer(nn.Module):
 
   Attributes:
     bits: initial bits, before one is added for non-negative data.
-    rule: from `a2q.a2q_rule`.
+    rule: arithmetic and gradients, from `a2q.a2q_rule`.
     num_groups: m, size of the table.
     non_negative: x has no negative values: one bit more inside, reported as
       one less.
@@ -47,18 +58,13 @@ class GroupedQuantizer(nn.Module):
   start: str
   fixed_bits: bool = False
 
-  @property
-  def param_groups(self) -> dict[str, str]:
-    """As messages, if the bits are fixed."""
-    return _FIXED if self.fixed_bits else _LEARNED
-
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each row of x on the grid of its nearest group.
 
     Args:
       x: [n, f].
-      rows: its real rows; None means all.
+      rows: real rows of x; a mask of None means all.
 
     Returns:
       Values on the grid, and the stored bits of each row [n, 1].
@@ -128,7 +134,7 @@ class GroupedQuantizer(nn.Module):
     return (ranges / levels).astype(jnp.float32)
 
 
-class NodeQuantizer(nn.Module):
+class NodeQuantizer(_FeatureQuantizer, nn.Module):
   """A2Q at node level: every row has its own learned scale and bits.
 
   Parameters: `scale` [n], `bits` [n], padding rows included: one graph, whose
@@ -137,11 +143,11 @@ class NodeQuantizer(nn.Module):
 
   Attributes:
     bits: initial bits, before one is added for non-negative data.
-    rule: from `a2q.a2q_rule`.
+    rule: arithmetic and gradients, from `a2q.a2q_rule`.
     non_negative: x has no negative values: one bit more inside, reported as
       one less.
-    start: `data` (largest magnitude of the row over qmax, bits jittered by
-      +-0.49), `uniform` (scales U(0, 1)) or `normal`.
+    start: `data` (largest magnitude of the row over qmax, learned bits jittered
+      by +-0.49), `uniform` (scales U(0, 1)) or `normal`.
     normal: mean and deviation of |N| for start `normal`.
     fixed_bits: bits are not trained, as for the projected features of GAT.
     memory_width: columns that the penalty charges; None for those of x. The
@@ -156,18 +162,13 @@ class NodeQuantizer(nn.Module):
   fixed_bits: bool = False
   memory_width: int | None = None
 
-  @property
-  def param_groups(self) -> dict[str, str]:
-    """As messages, if the bits are fixed."""
-    return _FIXED if self.fixed_bits else _LEARNED
-
   @nn.compact
   def __call__(self, x: Float[Array, 'n f'], *, rows: Rows) -> Quantized:
     """Puts each row of x on its own grid.
 
     Args:
       x: [n, f].
-      rows: its real rows.
+      rows: real rows of x; a mask of None means all.
 
     Returns:
       Values on the grid, and the stored bits of each row [n, 1].
@@ -234,10 +235,10 @@ class ColumnQuantizer(nn.Module):
 
   Attributes:
     bits: bits per element.
-    rule: from `a2q.a2q_rule`.
+    rule: arithmetic and gradients, from `a2q.a2q_rule`.
     start: `data` (largest magnitude of the column over qmax) or anything else
       for the published |N(mean, deviation)|.
-    normal: that mean and deviation.
+    normal: mean and deviation of that start.
   """
 
   bits: int
@@ -253,7 +254,7 @@ class ColumnQuantizer(nn.Module):
 
     Args:
       x: [n, f].
-      rows: its real rows; None means all.
+      rows: real rows of x; a mask of None means all.
 
     Returns:
       Values on the grid, and the bits, a scalar.
@@ -281,10 +282,10 @@ class ChannelQuantizer(nn.Module):
 
   Attributes:
     bits: bits per entry.
-    rule: from `a2q.a2q_rule`.
+    rule: arithmetic and gradients, from `a2q.a2q_rule`.
     start: `data` (largest magnitude of the channel over qmax, which kills no
       channel) or anything else for the published |N(mean, deviation)|.
-    normal: that mean and deviation.
+    normal: mean and deviation of that start.
   """
 
   bits: int

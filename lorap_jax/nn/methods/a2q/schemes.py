@@ -20,8 +20,25 @@ _STARTS = ('data', 'uniform', 'normal')
 
 
 @dataclasses.dataclass(frozen=True)
-class _A2Q:
-  """What both levels have in common; see them for the fields."""
+class A2QBase:
+  """What `A2QGraph` and `A2QNode` have in common.
+
+  Attributes:
+    bits: initial bits of features, and the fixed bits of messages and weights.
+    start: how scales start: `data` from the first tensor, `uniform` or `normal`
+      at random, as published; see the quantizers.
+    memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
+    memory_target: T of that penalty, KiB.
+    target_bits: average bits of the features. If it is set, it replaces that
+      penalty: the first part of a run drives the average to it, see
+      `quantization.bit_budget`, and the last part trains no bits. None for the
+      penalty.
+    published: the published code's arithmetic (`quantization.a2q_published`)
+      and layer forms, see docs/differences.md.
+    gradient: `clipped` stops the gradient of clipped values, `plain` does not.
+    quantize_features: quantize raw node features that enter a convolution.
+    level: `graph` or `node`, which selects the rules of `a2q.a2q_rule`.
+  """
 
   bits: int = 4
   start: str = 'data'
@@ -58,13 +75,13 @@ class _A2Q:
       return a2q_published.published_rule(self.level, tensor)
     return a2q.a2q_rule(self.level, tensor, gradient=self.gradient)
 
-  def in_convolution(self) -> '_A2Q':
-    """Itself."""
+  def in_convolution(self) -> 'A2QBase':
+    """The scheme itself: all dense layers are quantized alike."""
     return self
 
   @property
   def bit_schedule(self) -> tuple[float, float] | None:
-    """From `bits` to `target_bits`."""
+    """`bits` and `target_bits`; None where the penalty drives the bits."""
     if self.target_bits is None:
       return None
     return float(self.bits), float(self.target_bits)
@@ -78,12 +95,12 @@ class _A2Q:
     )
 
   def protection(self) -> None:
-    """None."""
+    """None: no row is protected."""
 
 
 @dataclasses.dataclass(frozen=True)
-class A2QGraph(_A2Q):
-  """A2Q for graph-level tasks.
+class A2QGraph(A2QBase):
+  """A2Q for graph-level tasks. `A2QBase` describes the other fields.
 
   | point                     | quantizer                                     |
   |---------------------------|-----------------------------------------------|
@@ -96,18 +113,7 @@ class A2QGraph(_A2Q):
   | all others                | none                                          |
 
   Attributes:
-    bits: initial feature bits, and the fixed bits of messages and weights.
-    num_groups: size of each table.
-    start: `data`, `uniform` or `normal`, see `quantizers`.
-    memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
-    memory_target: T, KiB.
-    target_bits: average bits that the features are driven to in the first part
-      of a run and held at, in place of that penalty, see
-      `quantization.bit_budget`; the bits are fixed for its last part.
-    published: the published code's arithmetic
-      (`quantization.a2q_published`) and layer forms, see docs/differences.md.
-    gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
-    quantize_features: quantize raw node features that enter a convolution.
+    num_groups: groups (scale, bits) in each table.
   """
 
   num_groups: int = 1000
@@ -120,7 +126,7 @@ class A2QGraph(_A2Q):
       raise ValueError(f'`num_groups` must be at least 1: {self.num_groups}')
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """The quantizer that the table of the class has for the point."""
     shared: dict[str, Any] = {'bits': self.bits, 'start': self.start}
     tables = (*HIDDEN_OPERANDS, 'logits')
     if point in tables or (point == 'features' and self.quantize_features):
@@ -142,14 +148,14 @@ class A2QGraph(_A2Q):
 
   @property
   def forms(self) -> Forms:
-    """See Scheme."""
+    """If `published`, GIN drops self loops; batch norm averages as torch's."""
     on = self.published
     return Forms(drops_self_loops=on, unbiased_variance=on)
 
 
 @dataclasses.dataclass(frozen=True)
-class A2QNode(_A2Q):
-  """A2Q for node-level tasks on one graph.
+class A2QNode(A2QBase):
+  """A2Q for one graph and its nodes. `A2QBase` describes the other fields.
 
   | point                     | quantizer                                     |
   |---------------------------|-----------------------------------------------|
@@ -163,24 +169,13 @@ class A2QNode(_A2Q):
   | all others                | none                                          |
 
   Attributes:
-    bits: initial feature bits, and the fixed bits of messages and weights.
-    start: `data`, `uniform` or `normal`, see `quantizers`.
-    memory_weight: a of the penalty a relu(M - T)^2, per KiB^2.
-    memory_target: T, KiB.
-    target_bits: average bits that the features are driven to in the first part
-      of a run and held at, in place of that penalty, see
-      `quantization.bit_budget`; the bits are fixed for its last part.
     memory_width: columns charged per node; None for those of each tensor.
-    published: the published code's arithmetic
-      (`quantization.a2q_published`) and layer forms, see docs/differences.md.
-    gradient: `clipped` or `plain`, see `a2q.a2q_rule`.
-    quantize_features: quantize raw node features that enter a convolution.
     quantize_messages: False leaves messages in full precision, as published
       for ogbn-arxiv.
-    node_messages: see table.
-    weight_start: mean and deviation of weight scales for start `normal`.
-    feature_start: of feature scales.
-    message_start: of message scales.
+    node_messages: one message scale per node, not per column.
+    weight_start: mean and deviation of initial weight scales, start `normal`.
+    feature_start: mean and deviation of feature scales.
+    message_start: mean and deviation of message scales.
   """
 
   memory_weight: float = 2.5
@@ -195,7 +190,7 @@ class A2QNode(_A2Q):
   per_node = True
 
   def quantizer(self, point: Point, *, non_negative: bool) -> nn.Module | None:
-    """See Scheme."""
+    """The quantizer that the table of the class has for the point."""
     shared: dict[str, Any] = {'bits': self.bits, 'start': self.start}
     if point in HIDDEN_OPERANDS or (
       point == 'features' and self.quantize_features
@@ -244,6 +239,6 @@ class A2QNode(_A2Q):
 
   @property
   def forms(self) -> Forms:
-    """See Scheme."""
+    """Those of `A2QGraph`; if `published`, GCN's messages have its bias too."""
     on = self.published
     return Forms(bias_in_messages=on, drops_self_loops=on, unbiased_variance=on)
