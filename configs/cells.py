@@ -6,6 +6,7 @@ from lorap_jax.runs.cells import (
   QUANTIZERS,
   apply,
   check_choice,
+  names,
   parse,
   parse_variant,
 )
@@ -16,6 +17,7 @@ __all__ = [
   'QUANTIZERS',
   'apply',
   'check_choice',
+  'names',
   'parse',
   'parse_variant',
 ]

@@ -171,15 +171,16 @@ def _default_workdir() -> str:
 
 def _help() -> str:
   """What can be trained: files, names of methods, flags."""
-  from lorap_jax.runs import fields
+  from lorap_jax.runs import cells
 
   files = sorted(pathlib.Path('configs').glob('*.py'))
-  names = [str(p) for p in files if p.stem not in ('__init__', 'cells')]
+  found = [str(p) for p in files if p.stem not in ('__init__', 'cells')]
+  names = cells.names()
   rows = {
-    'configurations': names or ['none here: give --config=FILE.py'],
-    'backbones': fields.NAMES['model.name'],
-    'quantizers': fields.NAMES['scheme.name'],
-    'prompts': fields.NAMES['prompt.name'],
+    'configurations': found or ['none here: give --config=FILE.py'],
+    'backbones': names['model'],
+    'quantizers': names['scheme'],
+    'prompts': names['prompt'],
   }
   told = [
     textwrap.fill(

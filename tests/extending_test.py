@@ -11,7 +11,8 @@ from docs_test import python_blocks
 
 import lorap_jax
 from lorap_jax.models import factory
-from lorap_jax.runs import fields
+from lorap_jax.nn.prompts import spec
+from lorap_jax.runs import cells, datasets
 
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
 
@@ -23,7 +24,9 @@ def names(tmp_path, monkeypatch):
   for module, table in (
     (factory, 'SCHEMES'),
     (factory, 'NODE_SCHEMES'),
-    (fields, 'NAMES'),
+    (cells, 'QUANTIZERS'),
+    (datasets, 'DATASETS'),
+    (spec, 'FORMS'),
   ):
     monkeypatch.setattr(module, table, dict(getattr(module, table)))
   found = {'__name__': 'extending'}
@@ -61,3 +64,12 @@ def test_a_quantizer_from_its_module_to_its_report(names, tmp_path):
     np.array([1]),
   )
   assert run.predict(graph).shape == (2, 4)
+
+
+def test_a_prompt_and_a_data_set(names):
+  report = names['rings']
+  assert report['config']['prompt']['form'] == 'scalar'
+  assert report['config']['data']['name'] == 'rings'
+  assert report['cost']['bit_ops_per_graph']['prompts'] > 0
+  run = lorap_jax.load_run('runs/rings')
+  assert run.predict(names['load_rings']().test).shape == (10, 2)

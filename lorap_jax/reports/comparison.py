@@ -8,15 +8,13 @@ import numpy as np
 
 from lorap_jax.reports import published
 from lorap_jax.reports.collect import FinishedRun
+from lorap_jax.runs import cells
 from lorap_jax.runs.fields import FREE
 
 # Settings of one repetition.
 _REPEATED = ('seed', 'seeds', 'folds', 'data.fold')
 # Settings that a run without prompts does not have.
 _OF_PROMPTS = ('prompt.', 'optim.prompt_')
-# Order of the rows.
-_QUANTIZERS = ('fp32', 'qat8', 'qat4', 'dq8', 'dq4', 'a2q', 'mixq')
-_PROMPTS = ('none', 'gpf', 'gpf_plus', 'lorap', 'gpf_lorap', 'gpf_plus_lorap')
 
 
 class Gain(NamedTuple):
@@ -88,8 +86,8 @@ def _order(run: FinishedRun) -> tuple[Any, ...]:
     run.dataset,
     run.data_name,
     run.backbone,
-    place(_QUANTIZERS, run.quantizer),
-    place(_PROMPTS, run.prompt),
+    place(tuple(cells.QUANTIZERS), run.quantizer),
+    place(cells.PROMPTS, run.prompt),
     run.placement,
   )
 

@@ -10,6 +10,7 @@ from matplotlib import axes as axes_lib
 from matplotlib import figure, lines, ticker
 
 from lorap_jax.reports.comparison import Row
+from lorap_jax.runs import cells
 from lorap_jax.training import xray
 
 FULL_BITS = 32
@@ -32,23 +33,15 @@ _SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
   'test': ('test', {'color': '#009E73', 'linestyle': ':'}),
 }
 
-_MARKERS = {
-  'fp32': '*',
-  'qat8': 's',
-  'qat4': 'D',
-  'dq8': '^',
-  'dq4': 'v',
-  'a2q': 'o',
-  'mixq': 'P',
-}
-_COLORS = {
-  'none': '#000000',
-  'gpf': '#0072B2',
-  'gpf_plus': '#56B4E9',
-  'lorap': '#E69F00',
-  'gpf_lorap': '#D55E00',
-  'gpf_plus_lorap': '#CC79A7',
-}
+# In the order of their tables; those behind the last are drawn as others are.
+_MARKERS = dict(zip(cells.QUANTIZERS, '*sD^voP<>pX', strict=False))
+_COLORS = dict(
+  zip(
+    cells.PROMPTS,
+    ('#000000', '#0072B2', '#56B4E9', '#E69F00', '#D55E00', '#CC79A7'),
+    strict=False,
+  )
+)
 _OTHER = '#999999'
 
 

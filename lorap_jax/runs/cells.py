@@ -1,4 +1,4 @@
-"""Cells of the matrix: what a backbone, a quantizer and a prompt set.
+"""The names of backbones, quantizers and prompts, and what each sets.
 
 A data set's configuration takes `BACKBONE,QUANTIZER,PROMPT` after a colon:
 
@@ -20,8 +20,29 @@ from typing import Any
 from ml_collections import config_dict
 
 BACKBONES = ('gcn', 'gin', 'gat')
-QUANTIZERS = ('fp32', 'qat8', 'qat4', 'dq8', 'dq4', 'a2q', 'mixq')
+# The fields of config.scheme that each sets. Of sums by percentile: hubs make
+# the largest ones, and minimum and maximum would spend the range on them.
+QUANTIZERS: dict[str, dict[str, Any]] = {
+  'fp32': {'name': 'fp32'},
+  'qat8': {'name': 'qat', 'bits': 8, 'sum_percentile': 0.001},
+  'qat4': {'name': 'qat', 'sum_percentile': 0.01},
+  'dq8': {'name': 'dq', 'bits': 8, 'percentile': 0.001},
+  'dq4': {'name': 'dq', 'percentile': 0.01},
+  'a2q': {'name': 'a2q'},
+  'mixq': {'name': 'mixq'},
+}
 PROMPTS = ('none', 'gpf', 'gpf_plus', 'lorap', 'gpf_lorap', 'gpf_plus_lorap')
+
+
+def names() -> dict[str, tuple[str, ...]]:
+  """What the `name` of config.model, config.scheme and config.prompt may be."""
+  schemes = dict.fromkeys(row['name'] for row in QUANTIZERS.values())
+  return {
+    'model': BACKBONES,
+    # A phase of MixQ, which may also run alone.
+    'scheme': (*schemes, 'mixq_search'),
+    'prompt': PROMPTS,
+  }
 
 
 def parse(cell: str) -> tuple[str, str, str]:
@@ -96,29 +117,25 @@ def apply(config: config_dict.ConfigDict, cell: str) -> str:
   backbone, quantizer, prompt = parse(cell)
   config.model.name = backbone
   config.prompt.name = prompt
-  scheme = config.scheme
-  scheme.name = quantizer.rstrip('48') if quantizer[-1] in '48' else quantizer
-  if quantizer in ('qat8', 'dq8'):
-    scheme.bits = 8
-  if quantizer.startswith('qat'):
-    # Hubs make the largest sums: minimum and maximum would spend the range.
-    scheme.sum_percentile = 0.001 if quantizer == 'qat8' else 0.01
-  if quantizer.startswith('dq'):
-    scheme.percentile = 0.001 if quantizer == 'dq8' else 0.01
+  config.scheme.update(QUANTIZERS[quantizer])
   return quantizer
 
 
 def cell_text(config: Mapping[str, Any]) -> str:
   """Backbone, quantizer and prompt of a configuration, as text."""
+  prompt = config['prompt']
+  form = prompt.get('form')
+  other = f' ({form})' if form not in (None, 'lorap') else ''
   return (
     f'{config["model"]["name"]}, {quantizer_text(config["scheme"])}, '
-    f'prompt {config["prompt"]["name"]}'
+    f'prompt {prompt["name"]}{other}'
   )
 
 
 def quantizer_text(scheme: Mapping[str, Any]) -> str:
   """A quantizer as configurations name it, such as `dq4`."""
   name = scheme['name']
-  if name in ('qat', 'dq'):
+  same = [row for row in QUANTIZERS.values() if row['name'] == name]
+  if len(same) > 1:  # The bits tell them apart.
     return f'{name}{scheme["bits"]}'
   return 'a2q' if name == 'a2q_node' else name

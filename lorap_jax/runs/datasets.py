@@ -196,9 +196,11 @@ def load(
   if values['name'] == 'custom':
     return _own(values['path'])
   values = {**FIELDS, **defaults(values)}
-  given = {_RENAMED.get(name, name): values[name] for name in row.fields}
+  given = {name: values[name] for name in row.fields}
+  if 'dir' in given:
+    given['dir'] = folder(values)
   try:
-    return row.load(**{**given, 'data_dir': folder(values)})
+    return row.load(**{_RENAMED.get(n, n): v for n, v in given.items()})
   except ValueError as error:
     # The loaders say what their argument is called.
     text = re.sub(r"(?<!')\bdata_dir\b(?!')", '--config.data.dir', str(error))

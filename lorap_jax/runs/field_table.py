@@ -22,6 +22,8 @@ def page() -> str:
     '|---|---|---|---|',
   ]
   for path, needs in fields.NEEDS.items():
+    if path not in ranges.RANGES:
+      raise ValueError(f'{path} has no row in lorap_jax/runs/ranges.py')
     default = '' if defaults[path] is None else f'`{defaults[path]!r}`'
     words = '; '.join(need.words for need in needs)
     lines.append(

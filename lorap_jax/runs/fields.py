@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import config_dict
 
-from lorap_jax.runs import datasets, ranges
+from lorap_jax.runs import cells, datasets, ranges
 from lorap_jax.training.train_config import TrainConfig
 
 Values = Mapping[str, Any]
@@ -98,10 +98,11 @@ _SEARCH = Need(
   lambda c: _search_comes(c) or c.scheme.name == 'mixq_search',
 )
 _PHASES = Need('scheme.name mixq without scheme.assignment', _search_comes)
+_WITH_BITS = ('qat', 'dq', 'a2q')
 _FIXED_BITS = Need(
-  'scheme.name qat or dq or a2q, or mixq with scheme.assignment',
+  f'scheme.name {" or ".join(_WITH_BITS)}, or mixq with scheme.assignment',
   lambda c: (
-    c.scheme.name in ('qat', 'dq', 'a2q')
+    c.scheme.name in _WITH_BITS
     or (c.scheme.name == 'mixq' and c.scheme.assignment is not None)
   ),
 )
@@ -117,8 +118,12 @@ _LOOPS = (_is('model.name', 'gcn'), _is('model.self_loops', True, unset=True))
 _RAW = _is('model.encoder', 'none')
 
 _PROMPT = Need('a prompt', lambda c: c.prompt.name != 'none')
-_ON_NODES = _is('prompt.name', 'gpf', 'gpf_plus', 'gpf_lorap', 'gpf_plus_lorap')
-_ON_SUMS = _is('prompt.name', 'lorap', 'gpf_lorap', 'gpf_plus_lorap')
+_ON_NODES = _is(
+  'prompt.name', *(p for p in cells.PROMPTS if p not in ('none', 'lorap'))
+)
+_ON_SUMS = _is(
+  'prompt.name', *(p for p in cells.PROMPTS if p.endswith('lorap'))
+)
 _LORAP = (_ON_SUMS, _is('prompt.form', 'lorap', unset=True))
 _SIZED = (_ON_SUMS, _is('prompt.form', 'lorap', 'adapter', unset=True))
 _MIXES = Need(
@@ -225,18 +230,6 @@ NEEDS: dict[str, tuple[Need, ...]] = {
   }.items()
   for names, needs in rows.items()
   for name in names.split()
-}
-NAMES = {
-  'model.name': ('gcn', 'gin', 'gat'),
-  'scheme.name': ('fp32', 'qat', 'dq', 'a2q', 'mixq', 'mixq_search'),
-  'prompt.name': (
-    'none',
-    'gpf',
-    'gpf_plus',
-    'lorap',
-    'gpf_lorap',
-    'gpf_plus_lorap',
-  ),
 }
 
 
@@ -468,9 +461,8 @@ def check_values(values: Values) -> None:
   """
   ranges.check(flat(values))
   datasets.check_name(values['data']['name'])
-  for path, allowed in NAMES.items():
-    group, name = path.split('.')
-    value = values[group][name]
+  for group, allowed in cells.names().items():
+    value = values[group]['name']
     if value == 'a2q_node':
       raise ValueError(
         "config.scheme: `name` 'a2q_node' is 'a2q' now; whether nodes or "
@@ -478,6 +470,6 @@ def check_values(values: Values) -> None:
       )
     if value not in allowed:
       raise ValueError(
-        f'config.{group}: `{name}` must be one of {sorted(allowed)}, got '
+        f'config.{group}: `name` must be one of {sorted(allowed)}, got '
         f'{value!r}'
       )

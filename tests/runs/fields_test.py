@@ -100,9 +100,10 @@ class TestTable:
     assert own == names_of(kind)
 
   def test_names(self):
-    assert set(fields.NAMES['scheme.name']) == set(factory.SCHEMES)
-    assert set(fields.NAMES['model.name']) == set(factory.BACKBONES)
-    assert set(fields.NAMES['prompt.name']) == set(prompts.PROMPTS)
+    names = cells.names()
+    assert set(names['scheme']) == set(factory.SCHEMES)
+    assert set(names['model']) == set(factory.BACKBONES)
+    assert names['prompt'] == tuple(prompts.PROMPTS)
 
   def test_free_fields_exist(self):
     assert set(fields.FREE) <= set(fields.NEEDS)

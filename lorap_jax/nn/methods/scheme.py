@@ -203,7 +203,8 @@ def run_quantizer(
     The tensor and its bits.
 
   Raises:
-    TypeError: a quantizer that does not declare its parameter groups.
+    TypeError: a quantizer that does not declare its parameter groups, or that
+      returns anything but `Quantized`.
   """
   if module is None:
     return Quantized(x)  # pyrefly: ignore
@@ -214,6 +215,11 @@ def run_quantizer(
       'without parameters has {})'
     )
   y = module(x, rows=rows)
+  if not isinstance(y, Quantized):
+    raise TypeError(
+      f'the quantizer {type(module).__name__} returned a {type(y).__name__}; '
+      'return Quantized(values, bits), see `nn.quantized`'
+    )
   if point not in PARAMETERS:
     telemetry.record_feature(module, point, x, y, rows)
     if y.usage is not None:

@@ -72,7 +72,10 @@ def prompted(
       jnp.sum(target**2), 1e-12
     )
     telemetry.sow(prompt, LOCAL_LOSS, 'share', share)
-  row_bits = jnp.float32(FULL_BITS * prompt.side_width())
+  # A prompt that does not say how little suffices carries all of its vector.
+  of_prompt = getattr(prompt, 'side_width', None)
+  width = s.shape[1] if of_prompt is None else of_prompt()
+  row_bits = jnp.float32(FULL_BITS * width)
   report = telemetry.SideRecord(row_bits, mask[:, 0])
   telemetry.sow(prompt, telemetry.COLLECTION, 'side_path', report)
   return y._replace(values=y.values + delta)

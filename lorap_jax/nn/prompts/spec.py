@@ -1,6 +1,7 @@
 """Which prompts a model has."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -17,14 +18,35 @@ from lorap_jax.prompts import lorap as lorap_lib
 Placement = Literal['pre', 'post', 'bypass']
 PLACEMENTS = ('pre', 'post', 'bypass')
 
-# name -> (prompt on node features, LoRAP on aggregates)
-PROMPTS = {
+# On node features: from the spec to a module.
+NODE_PROMPTS: dict[str, Callable[['PromptSpec'], nn.Module]] = {
+  'gpf': lambda spec: GPFPrompt(start=spec.node_init, name='node_prompt'),
+  'gpf_plus': lambda spec: GPFPlusPrompt(
+    num_prompts=spec.num_prompts, start=spec.node_init, name='node_prompt'
+  ),
+}
+# On aggregates: LoRAP, and forms to compare it with.
+FORMS: dict[str, Callable[['PromptSpec'], nn.Module]] = {
+  'lorap': lambda spec: LoRAPPrompt(
+    num_prompts=spec.num_prompts,
+    rank=spec.rank,
+    start=spec.init,
+    low_rank=spec.low_rank,
+    bits=spec.bits,
+    implementation=spec.implementation,
+    name='prompt',
+  ),
+  'bias': lambda spec: BiasPrompt(name='prompt'),
+  'adapter': lambda spec: AdapterPrompt(
+    num_prompts=spec.num_prompts, rank=spec.rank, name='prompt'
+  ),
+}
+# name -> (prompt on node features, whether aggregates have one)
+PROMPTS: dict[str, tuple[str | None, bool]] = {
   'none': (None, False),
-  'gpf': ('gpf', False),
-  'gpf_plus': ('gpf_plus', False),
+  **{name: (name, False) for name in NODE_PROMPTS},
   'lorap': (None, True),
-  'gpf_lorap': ('gpf', True),
-  'gpf_plus_lorap': ('gpf_plus', True),
+  **{f'{name}_lorap': (name, True) for name in NODE_PROMPTS},
 }
 
 
@@ -60,7 +82,7 @@ class PromptSpec:
   node_init: lorap_lib.Init = 'zero'
   low_rank: lorap_lib.LowRank = 'basis'
   bits: int = 32
-  form: Literal['lorap', 'bias', 'adapter'] = 'lorap'
+  form: str = 'lorap'
   objective: Literal['task', 'local', 'both'] = 'task'
   implementation: Literal['xla', 'pallas', 'pallas_interpret'] = 'xla'
 
@@ -76,7 +98,7 @@ class PromptSpec:
       ('placement', PLACEMENTS),
       ('node_init', ('zero', 'glorot')),
       ('bits', (2, 3, 4, 5, 6, 7, 8, 32)),
-      ('form', ('lorap', 'bias', 'adapter')),
+      ('form', tuple(FORMS)),
       ('objective', ('task', 'local', 'both')),
       ('implementation', ('xla', 'pallas', 'pallas_interpret')),
     )
@@ -112,31 +134,10 @@ class PromptSpec:
 
   def on_nodes(self) -> nn.Module | None:
     """A new node prompt, or None."""
-    kind = PROMPTS[self.name][0]
-    if kind == 'gpf':
-      return GPFPrompt(start=self.node_init, name='node_prompt')
-    if kind == 'gpf_plus':
-      return GPFPlusPrompt(
-        num_prompts=self.num_prompts, start=self.node_init, name='node_prompt'
-      )
-    return None
+    kind, _ = PROMPTS[self.name]
+    return None if kind is None else NODE_PROMPTS[kind](self)
 
   def on_aggregate(self) -> Any:
     """A new prompt on the aggregate, or None."""
-    if not PROMPTS[self.name][1]:
-      return None
-    if self.form == 'bias':
-      return BiasPrompt(name='prompt')
-    if self.form == 'adapter':
-      return AdapterPrompt(
-        num_prompts=self.num_prompts, rank=self.rank, name='prompt'
-      )
-    return LoRAPPrompt(
-      num_prompts=self.num_prompts,
-      rank=self.rank,
-      start=self.init,
-      low_rank=self.low_rank,
-      bits=self.bits,
-      implementation=self.implementation,
-      name='prompt',
-    )
+    _, on_sums = PROMPTS[self.name]
+    return FORMS[self.form](self) if on_sums else None
