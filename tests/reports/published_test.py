@@ -101,3 +101,82 @@ def test_papers_from_memory_are_marked():
     if f.source in recalled and f.certainty == 'KNOWN'
   ]
   assert {f.dataset for f in known} == {'reddit_binary'}
+
+
+HEADER = (
+  'dataset,backbone,quantizer,prompt,metric,value,deviation,bits,rule,source,'
+  'certainty,note\n'
+)
+LINE = 'cora,gcn,a2q,none,accuracy,80.9,0.6,1.70,best test epoch,A2Q,KNOWN,\n'
+
+
+class TestTable:
+  def test_sound_lines(self):
+    other = 'zinc,?,?,?,mae,0.361,,,not stated,"Degree-Quant, log",KNOWN,"a, b"'
+    first, second = published.parse(HEADER + LINE + other)
+    assert (first.value, first.deviation, first.bits) == (0.809, 0.006, 1.7)
+    assert second == published.Figure(
+      dataset='zinc',
+      backbone=None,
+      quantizer=None,
+      prompt=None,
+      metric='mae',
+      value=0.361,
+      deviation=None,
+      bits=None,
+      rule='not stated',
+      source=published.DQ_LOG,
+      certainty='KNOWN',
+      note='a, b',
+    )
+
+  @pytest.mark.parametrize(
+    ('old', 'new', 'reason'),
+    [
+      ('gcn', 'sage', "backbone 'sage'; choose one of .*'gin'"),
+      ('a2q', 'A2Q', "quantizer 'A2Q'; choose"),
+      ('none', 'lorap', "prompt 'lorap'; choose"),
+      ('accuracy', 'mse', "metric 'mse'; choose"),
+      ('best test', 'best', "rule 'best epoch'; choose one of .*'not stated'"),
+      ('A2Q', 'A3Q', "source 'A3Q'; choose one of .*'LoRAP'"),
+      ('KNOWN', 'GUESSED', "certainty 'GUESSED'; choose .*'RECALLED'"),
+      ('KNOWN', ' KNOWN', "certainty ' KNOWN'; choose"),
+      ('80.9', '', 'no value'),
+      ('80.9', '80.9 %', "value '80.9 %'; expected a number"),
+      ('80.9', 'nan', "value 'nan'; expected a number"),
+      ('0.6', '-0.6', "deviation '-0.6'; expected a number"),
+      ('1.70', 'few', "bits 'few'; expected a number"),
+      ('A2Q,', 'Degree-Quant, log,', '13 cells; expected 12'),
+      ('KNOWN,', 'KNOWN', '11 cells; expected 12'),
+      (LINE, '\n', '0 cells; expected 12'),
+      ('KNOWN,', 'KNOWN,"', 'unexpected end of data'),
+    ],
+  )
+  def test_wrong_lines_are_named(self, old, new, reason):
+    sound = LINE.replace('cora', 'citeseer')
+    assert old in LINE
+    with pytest.raises(ValueError, match=f'published.csv, line 3: .*{reason}'):
+      published.parse(HEADER + sound + LINE.replace(old, new))
+
+  @pytest.mark.parametrize(
+    'header', ['', LINE, HEADER.replace('rule', 'rules'), HEADER[5:]]
+  )
+  def test_columns(self, header):
+    with pytest.raises(
+      ValueError, match=r"line .: columns \[.*expected \['dataset', 'backbone'"
+    ):
+      published.parse(header)
+
+  @pytest.mark.parametrize(
+    ('old', 'new'),
+    [('', ''), ('80.9', '81'), ('0.6,1.70', ',2'), ('KNOWN', 'RECALLED')],
+  )
+  def test_a_figure_comes_once(self, old, new):
+    again = LINE.replace(old, new)
+    other = LINE.replace('cora', 'citeseer')
+    with pytest.raises(ValueError, match='line 4: the figure of line 2 again'):
+      published.parse(HEADER + LINE + other + again)
+
+  def test_notes_tell_figures_of_a_cell_apart(self):
+    again = LINE.replace('KNOWN,', 'KNOWN,cost weight 1')
+    assert len(published.parse(HEADER + LINE + again)) == 2

@@ -176,11 +176,7 @@ def _record(
 def _from_files(paths: list[pathlib.Path], name: str) -> _Parts:
   """Puts the eight files together."""
   published = PUBLISHED[name]
-  *pickles, test_ids = planetoid_files.read(paths, name)
-  values = [
-    unpickle.load(content, str(path))
-    for content, path in zip(pickles, paths[:-1], strict=True)
-  ]
+  *values, test_ids = planetoid_files.read(paths, name)
   n = published.nodes
   nodes = np.zeros((n, published.features), np.float32)
   labels = np.full(n, -1, np.int32)

@@ -8,9 +8,9 @@ those of the files of github.com/kimiyoung/planetoid (MIT) at commit af6abf4.
 from __future__ import annotations
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lorap_jax.data.files import store
+from lorap_jax.data.files import store, unpickle
 from lorap_jax.data.files.store import AbsentDataError, DataError
 
 _REPOSITORY = 'kimiyoung/planetoid'
@@ -203,18 +203,25 @@ def from_download(
   return paths
 
 
-def read(paths: list[pathlib.Path], name: str) -> list[bytes]:
-  """Returns the contents of the eight files.
+def read(paths: list[pathlib.Path], name: str) -> list[Any]:
+  """Returns what the eight files hold: seven unpickled values, and a text.
 
   Raises:
     DataError: a file cannot be read or has not the pinned digest.
   """
-  contents = []
+  values: list[Any] = []
   for path, file in zip(paths, FILES[name], strict=True):
     content = store.read_file(path, max_size=file.size)
-    store.check_content(content, str(path), sha256=file.sha256, size=file.size)
-    contents.append(content)
-  return contents
+    if file.name.endswith('.test.index'):
+      store.check_content(
+        content, str(path), sha256=file.sha256, size=file.size
+      )
+      values.append(content)
+    else:
+      values.append(
+        unpickle.load(content, str(path), sha256=file.sha256, size=file.size)
+      )
+  return values
 
 
 def _wanted(name: str) -> str:
