@@ -82,6 +82,7 @@ LIBRARIES = {
   'data': {
     'PIL',
     'absl',
+    'filelock',
     'jax',
     'numpy',
     'rich',

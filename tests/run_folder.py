@@ -32,3 +32,8 @@ def contents(folder: pathlib.Path) -> dict[pathlib.Path, tuple[int, bytes]]:
 def plain(value: Any) -> Any:
   """As a value reads back: tuples become lists."""
   return json.loads(json.dumps(value))
+
+
+def made_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """What lies in a folder of the cache, but for the locks, which stay."""
+  return [p for p in sorted(folder.iterdir()) if p.suffix != '.lock']

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import gzip
 import hashlib
@@ -24,6 +23,7 @@ import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+import filelock
 import numpy as np
 from absl import logging
 
@@ -296,47 +296,32 @@ def _fetch(url: str, size: int) -> bytes:
 
 @contextlib.contextmanager
 def lock(path: PathLike) -> Generator[None]:
-  """Holds the exclusive lock of `path` across processes (POSIX flock).
+  """Holds the exclusive lock of `path` across processes.
 
-  The lock is on a file beside `path` that the holder removes in the end. The
-  empty file of a killed holder is not locked and does not matter.
+  The lock is on a hidden empty file beside `path`, which stays: to remove it
+  would part those that wait for it. A killed holder holds nothing.
 
   Raises:
     DataError: the folder cannot be written.
   """
-  guard = pathlib.Path(f'{os.fspath(path)}.lock')
-  handle = _acquire(guard)
+  path = pathlib.Path(path)
+  guard = filelock.FileLock(path.with_name(f'.{path.name}.lock'))
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      guard.acquire(timeout=0)
+    except filelock.Timeout:
+      logging.info('Waiting for another process that makes %s', path.name)
+      guard.acquire()
+  except (OSError, NotImplementedError) as error:
+    raise DataError(
+      f'{path.parent}: cannot be written ({error}); point LORAP_JAX_CACHE to '
+      'a folder that can.'
+    ) from error
   try:
     yield
   finally:
-    guard.unlink(missing_ok=True)
-    os.close(handle)
-
-
-def _acquire(guard: pathlib.Path) -> int:
-  while True:
-    try:
-      guard.parent.mkdir(parents=True, exist_ok=True)
-      handle = os.open(guard, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-      raise DataError(
-        f'{guard.parent}: cannot be written ({error.strerror}); point '
-        'LORAP_JAX_CACHE to a folder that can.'
-      ) from error
-    try:
-      try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        logging.info('Waiting for another process that makes %s', guard.stem)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-      # The holder before us removed the file: the lock we got guards nothing.
-      with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(handle), os.stat(guard)):
-          return handle
-    except BaseException:
-      os.close(handle)
-      raise
-    os.close(handle)
+    guard.release()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_folder import made_in
 
 from lorap_jax.data.files import store
 from lorap_jax.data.files.store import DataError
@@ -215,7 +216,7 @@ def cached(tables, tmp_path, cache):
   """A folder with files that were parsed, and the file of their arrays."""
   folder = write(tmp_path / 'given', 'ARXIV', tables)
   ogb.load_ogbn_arxiv(data_dir=folder, expect=None)
-  (path,) = (cache / 'ogb').iterdir()
+  (path,) = made_in(cache / 'ogb')
   return folder, path
 
 
@@ -245,7 +246,7 @@ def test_cache_key_knows_what_matters(cached, tables, monkeypatch, change):
   else:
     monkeypatch.setattr(ogb, '_CODE_VERSION', -1)
   ogb.load_ogbn_arxiv(data_dir=folder, expect=None)
-  assert len(list(path.parent.iterdir())) == 2
+  assert len(made_in(path.parent)) == 2
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def test_bad_downloads_say_what_to_put_where(mirror, cache, page, reason):
     match=f'{reason}.*put arxiv.zip or the files raw/num-node.*data_d',
   ):
     ogb.load_ogbn_arxiv(expect=None)
-  assert not list((cache / 'ogb').iterdir())
+  assert not made_in(cache / 'ogb')
 
 
 def test_offline_asks_no_server(mirror):

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from run_folder import made_in
 
 from lorap_jax.data.containers import node_dataset
 from lorap_jax.data.files import store, unpickle
@@ -371,7 +372,7 @@ def test_bad_downloads_say_what_to_put_where(mirror, cache, page, reason):
     DataError, match=f'ind.citeseer.graph .*{reason}.*put citeseer.npz or the'
   ):
     planetoid.load_planetoid(NAME)
-  left = sorted(path.name for path in (cache / 'planetoid').iterdir())
+  left = sorted(path.name for path in made_in(cache / 'planetoid'))
   assert left == sorted(f'ind.{NAME}.{part}' for part in PARTS[:6])
 
 

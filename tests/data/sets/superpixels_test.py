@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from run_folder import made_in
 
 from lorap_jax.data import load_mnist_superpixels
 from lorap_jax.data.images.slic_graphs import MNIST_RECIPE
@@ -76,7 +77,7 @@ def cached(images, tmp_path):
   graphs = superpixels.cached_graphs(
     images[:5], MNIST_RECIPE, tmp_path, workers=1
   )
-  (path,) = tmp_path.iterdir()
+  (path,) = made_in(tmp_path)
   return graphs, path
 
 
@@ -114,7 +115,7 @@ def test_cache_key_knows_what_matters(cached, images, monkeypatch, change):
   else:
     monkeypatch.setattr(superpixels, '_CODE_VERSION', -1)
   superpixels.cached_graphs(use, recipe, path.parent, workers=1)
-  assert len(list(path.parent.iterdir())) == 2
+  assert len(made_in(path.parent)) == 2
 
 
 def test_interrupted_build_leaves_nothing(images, tmp_path, monkeypatch):
@@ -124,7 +125,7 @@ def test_interrupted_build_leaves_nothing(images, tmp_path, monkeypatch):
   monkeypatch.setattr(superpixels, 'chunk_graphs', interrupt)
   with pytest.raises(KeyboardInterrupt):
     superpixels.cached_graphs(images, MNIST_RECIPE, tmp_path, workers=1)
-  assert not list(tmp_path.iterdir())
+  assert not made_in(tmp_path)
 
 
 def test_workers_must_be_positive():

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_folder import made_in
 
 from lorap_jax.data.files import store
 from lorap_jax.data.files.store import DataError
@@ -142,13 +143,13 @@ def test_parsed_graphs_are_kept(given, tmp_path, monkeypatch):
   first = read(given, tmp_path)
   monkeypatch.setattr(tu_text, 'parse', None)
   assert same(read(given, tmp_path).graphs, first.graphs)
-  (kept,) = (tmp_path / 'cache').iterdir()
+  (kept,) = made_in(tmp_path / 'cache')
   monkeypatch.undo()
   kept.write_bytes(kept.read_bytes()[:-9])  # Damaged: parsed again.
   assert same(read(given, tmp_path).graphs, first.graphs)
   path.write_bytes(zipped({**TEXTS, 'graph_labels': b'1\n1\n2\n'}))
   assert read(given, tmp_path).graphs.labels.tolist() == [0, 0, 1]
-  assert len(list((tmp_path / 'cache').iterdir())) == 2
+  assert len(made_in(tmp_path / 'cache')) == 2
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_bad_downloads_leave_nothing(mirror, tmp_path, content, reason):
   mirror.add(f'/tu/{NAME}.zip', content)
   with pytest.raises(DataError, match=f'{reason}.*put {NAME}.zip.* data_dir'):
     download(tmp_path)
-  assert not list((tmp_path / 'tu').iterdir())
+  assert not made_in(tmp_path / 'tu')
 
 
 def test_known_archives_are_pinned(mirror, tmp_path, monkeypatch):
