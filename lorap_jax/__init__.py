@@ -5,13 +5,16 @@
 Quantization methods: `FP32`, `QAT`, `DegreeQuant`, `A2Q` (many graphs),
 `A2QNode` (one graph), `MixQSearch` and `MixQ`. Layers: `QuantDense`, `GCNConv`,
 `GINConv`, `GATConv`, and `Network` of them. Prompts: `PromptSpec` for a layer;
-the modules `GPF`, `GPFPlus`, `LoRAP`. In layers of one's own: `quantize`,
-`Quantized`, `Rows`, `node_mask`. For loops of one's own: `init`, `apply`,
-`average_bits`, `param_labels`. Runs: `train_and_evaluate`, `load_run`,
-`default_config`, `own_data_config`, `from_pyg`.
+the modules `GPF`, `GPFPlus`, `LoRAP`. Pure quantizers with their gradients:
+`affine.fake_quant`, `a2q.fake_quant`, `mixq.fake_quant`, and Degree-Quant's
+`degree_quant.protective_mask`; pure prompts: `init_lorap`, `lorap_prompt`. In
+layers of one's own: `quantize`, `Quantized`, `Rows`, `node_mask`. For loops of
+one's own: `init`, `apply`, `average_bits`, `param_labels`. Runs:
+`train_and_evaluate`, `load_run`, `default_config`, `own_data_config`,
+`from_pyg`.
 
-Pure functions lie in `lorap_jax.quantization`, `prompts` and `graphs`, modules
-in `nn` and `models`, data sets in `data`, the steps of a training in
+All pure functions lie in `lorap_jax.quantization`, `prompts` and `graphs`,
+modules in `nn` and `models`, data sets in `data`, the steps of a training in
 `training`, whole runs in `runs`, what is said of finished ones in `reports`.
 """
 
@@ -42,15 +45,17 @@ if TYPE_CHECKING:
   from lorap_jax.nn.prompts import LoRAPPrompt as LoRAP
   from lorap_jax.nn.prompts import PromptSpec
   from lorap_jax.nn.quantized import Quantized, Rows
+  from lorap_jax.prompts import init_lorap, lorap_prompt
+  from lorap_jax.quantization import a2q, affine, degree_quant, mixq
   from lorap_jax.runs.default_config import get_config as default_config
   from lorap_jax.runs.default_config import own_data_config
   from lorap_jax.runs.loop import train_and_evaluate
   from lorap_jax.runs.restore import LoadedRun, load_run
   from lorap_jax.training.passes import Pass, apply, average_bits, init
 
-# Module, and its name there. Read late: worker processes of the data layer
-# import this package too, and have no use for JAX.
-_PLACES = {
+# Module, and its name there; None for the module. Read late: worker processes
+# of the data layer import this package too, and have no use for JAX.
+_PLACES: dict[str, tuple[str, str | None]] = {
   'A2Q': ('nn.methods', 'A2QGraph'),
   'A2QNode': ('nn.methods', 'A2QNode'),
   'DegreeQuant': ('nn.methods', 'DegreeQuant'),
@@ -71,12 +76,18 @@ _PLACES = {
   'QuantDense': ('nn.linear', 'QuantDense'),
   'Quantized': ('nn.quantized', 'Quantized'),
   'Rows': ('nn.quantized', 'Rows'),
+  'a2q': ('quantization.a2q', None),
+  'affine': ('quantization.affine', None),
   'apply': ('training.passes', 'apply'),
   'average_bits': ('training.passes', 'average_bits'),
   'default_config': ('runs.default_config', 'get_config'),
+  'degree_quant': ('quantization.degree_quant', None),
   'from_pyg': ('data.sets.pyg', 'from_pyg'),
   'init': ('training.passes', 'init'),
+  'init_lorap': ('prompts', 'init_lorap'),
   'load_run': ('runs.restore', 'load_run'),
+  'lorap_prompt': ('prompts', 'lorap_prompt'),
+  'mixq': ('quantization.mixq', None),
   'node_mask': ('graphs', 'node_mask'),
   'own_data_config': ('runs.default_config', 'own_data_config'),
   'param_labels': ('nn.groups', 'param_labels'),
@@ -106,12 +117,18 @@ __all__ = [
   'Quantized',
   'Rows',
   '__version__',
+  'a2q',
+  'affine',
   'apply',
   'average_bits',
   'default_config',
+  'degree_quant',
   'from_pyg',
   'init',
+  'init_lorap',
   'load_run',
+  'lorap_prompt',
+  'mixq',
   'node_mask',
   'own_data_config',
   'param_labels',
@@ -123,8 +140,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
   if name not in _PLACES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  module, there = _PLACES[name]
-  return getattr(importlib.import_module(f'{__name__}.{module}'), there)
+  place, there = _PLACES[name]
+  module = importlib.import_module(f'{__name__}.{place}')
+  return module if there is None else getattr(module, there)
 
 
 def __dir__() -> list[str]:
