@@ -8,6 +8,7 @@ from typing import Any, ClassVar, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
@@ -23,7 +24,7 @@ from lorap_jax.nn.methods.scheme import (
   name_of,
 )
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
-from lorap_jax.quantization import affine, observers
+from lorap_jax.quantization import affine, grids, observers
 
 _METADATA_BYTES = 8  # float32 scale and int32 zero point.
 
@@ -121,6 +122,27 @@ class AffineQuantizer(nn.Module):
     codes = affine.code_range(self.bits, signed=self.signed)
     low, high = ((c - qparams.zero_point) * qparams.scale for c in codes)
     return Quantized(y, float(self.bits), _METADATA_BYTES, bounds=(low, high))
+
+  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+    """The grid of the observed range; a network without one is refused."""
+    del params
+    seen = statistics['range']
+    if not seen['initialized']:
+      raise ValueError('a quantizer has seen no data; train the run first')
+    qparams = affine.affine_qparams(
+      seen['min_val'],
+      seen['max_val'],
+      bits=self.bits,
+      signed=self.signed,
+      symmetric=self.symmetric,
+    )
+    low, high = affine.code_range(self.bits, signed=self.signed)
+    return grids.UniformGrid(
+      np.asarray(qparams.scale, np.float64),
+      np.asarray(qparams.zero_point).astype(np.int64),
+      low,
+      high,
+    )
 
   def _batch_range(
     self, x: Array | SparseRows, mask: Array

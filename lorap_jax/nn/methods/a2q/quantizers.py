@@ -1,16 +1,17 @@
 """Where A2Q's learned scales and bit-widths live."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
-from lorap_jax.quantization import a2q, a2q_groups, bit_budget, numerics
+from lorap_jax.quantization import a2q, a2q_groups, bit_budget, grids, numerics
 
 _START_MARGIN = 1.2  # Largest range at the start, over the first batch's max.
 _BITS_JITTER = 0.49  # Equal bits would cross a half all at once.
@@ -109,6 +110,15 @@ class GroupedQuantizer(_FeatureQuantizer, nn.Module):
       row_metadata_bits=math.ceil(math.log2(max(self.num_groups, 2))),
       usage=None if self.fixed_bits else usage,
       bounds=_bounds(scale[group][:, None], used_bits[group][:, None]),
+    )
+
+  def grid(self, params: Any, statistics: Any) -> grids.GroupGrid:
+    """The table of groups; a limit of 2**(b-1) - 1 for b bits."""
+    del statistics
+    rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
+    scale, bits, limit = _table(params, rule)
+    return grids.GroupGrid(
+      scale, limit, scale * 2.0 ** (bits - 1), self.non_negative
     )
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
@@ -211,6 +221,13 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
       bounds=_bounds(scale[:, None], used_bits[:, None]),
     )
 
+  def grid(self, params: Any, statistics: Any) -> grids.RowGrid:
+    """A grid for each node of the graph."""
+    del statistics
+    rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
+    scale, _, limit = _table(params, rule)
+    return grids.RowGrid(scale, limit)
+
   def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
     start = jnp.full((num_rows,), float(self.bits + sign_bit))
     if self.start != 'data' or self.fixed_bits:
@@ -269,6 +286,11 @@ class ColumnQuantizer(nn.Module):
       y, float(self.bits), 4 * width, bounds=_bounds(scale[None], bits[None])
     )
 
+  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+    """A symmetric grid for each column."""
+    del statistics
+    return _uniform(params, self.rule)
+
   def _init_scale(self, key: Array, x: Array, mask: Array) -> Array:
     if self.start != 'data':
       return _normal_start(key, (x.shape[1],), self.normal)
@@ -309,10 +331,33 @@ class ChannelQuantizer(nn.Module):
     y = a2q.fake_quant(kernel, scale[None], bits[None], rule=self.rule)
     return Quantized(y, float(self.bits), 4 * width)
 
+  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+    """A symmetric grid for each output channel."""
+    del statistics
+    return _uniform(params, self.rule)
+
   def _init_scale(self, key: Array, kernel: Array) -> Array:
     if self.start != 'data':
       return _normal_start(key, (kernel.shape[1],), self.normal)
     return _max_scale(kernel, axis=0, bits=self.bits)
+
+
+def _table(
+  params: Any, rule: a2q.Rule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Scales, bits in use and largest codes of a table."""
+  bits = a2q.round_bits(
+    jnp.asarray(params['bits']), min_bits=rule.min_bits, max_bits=rule.max_bits
+  )
+  limit = np.asarray(numerics.symmetric_qmax(bits)).astype(np.int64)
+  scale = np.abs(np.asarray(params['scale'], np.float64))
+  return scale, np.asarray(bits, np.float64), limit
+
+
+def _uniform(params: Any, rule: a2q.Rule) -> grids.UniformGrid:
+  scale, _, limit = _table(params, rule)
+  high = int(limit.max())
+  return grids.UniformGrid(scale, np.zeros(scale.shape, np.int64), -high, high)
 
 
 def _bounds(scale: Array, bits: Array) -> tuple[Array, Array]:

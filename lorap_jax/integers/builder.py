@@ -1,0 +1,509 @@
+"""Writes integer programs, and bounds every value on the way."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from lorap_jax.integers.program import EXACT, INT32, Node, Program
+from lorap_jax.quantization import grids
+
+WIDE_BITS = 22  # Of values between quantizers, unless a sum needs room.
+_OPERAND_BITS = 16  # Of operands that no quantizer acts on.
+_LOG2_UNIT = 64  # Logits of a softmax are counted in 1 / 64 of an octave.
+_LOG2_ENTRIES = 1024
+_POWER = 2**13
+_SHARE = 2**11
+
+
+class ExportError(ValueError):
+  """A network that has no integer program, and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide:
+  """Whole numbers v that stand for v unit, between two quantizers.
+
+  Attributes:
+    name: of the value.
+    unit: a power of two.
+    bound: largest |v|.
+    width: number of columns.
+    non_negative: v >= 0.
+  """
+
+  name: str
+  unit: float
+  bound: int
+  width: int
+  non_negative: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+  """Codes q that stand for s (q - z).
+
+  Attributes:
+    name: of the value.
+    scale: s, float64 [] or [f]; times the row's, if there is one.
+    zero: z, whole numbers [] or [f].
+    bound: largest |q|.
+    width: number of columns.
+    row: name of the float32 scale [n, 1] of each row, a power of two times a
+      whole number; None for none.
+    reach: largest value of a row's scale.
+  """
+
+  name: str
+  scale: np.ndarray
+  zero: np.ndarray
+  bound: int
+  width: int
+  row: str | None = None
+  reach: float = 1.0
+
+
+class Builder:
+  """Collects the nodes of a program.
+
+  Attributes:
+    max_degree: largest number of edges into a node.
+    max_nodes: largest number of nodes of a graph.
+  """
+
+  def __init__(self, *, max_degree: int, max_nodes: int):
+    self.max_degree = max(int(max_degree), 1)
+    self.max_nodes = max(int(max_nodes), 1)
+    self.nodes: list[Node] = []
+    self.bounds: dict[str, int] = {}
+    self._place: list[str] = []
+
+  def inside(self, name: str) -> 'Builder._Place':
+    """A context in which names of values begin with `name`."""
+    return Builder._Place(self, name)
+
+  class _Place:
+    def __init__(self, builder: 'Builder', name: str):
+      self._builder, self._name = builder, name
+
+    def __enter__(self) -> None:
+      self._builder._place.append(self._name)
+
+    def __exit__(self, *_: Any) -> None:
+      self._builder._place.pop()
+
+  def add(
+    self,
+    op: str,
+    label: str,
+    inputs: dict[str, str],
+    constants: dict[str, Any] | None = None,
+    *,
+    bound: float = 0,
+    **options: int,
+  ) -> str:
+    """Adds a node; `bound` is the largest |value|, 0 for float32 results."""
+    stem = '/'.join((*self._place, label))
+    name, tries = stem, 1
+    while name in self.bounds:
+      tries += 1
+      name = f'{stem}_{tries}'
+    if bound > INT32:
+      raise ExportError(
+        f'{name} could reach {bound:.3g}, more than 32 bits hold; the largest '
+        f'in-degree is {self.max_degree}, the largest graph has '
+        f'{self.max_nodes} nodes: give smaller ones if the data has them'
+      )
+    self.bounds[name] = math.ceil(bound)
+    self.nodes.append(Node(op, inputs, name, constants or {}, options))
+    return name
+
+  # Values between quantizers.
+
+  def fix(self, source: str, largest: float, width: int) -> Wide:
+    """Real numbers of the input, up to `largest`, as a wide value."""
+    unit = _unit(largest, WIDE_BITS)
+    limit = 2**WIDE_BITS
+    name = self.add(
+      'fix',
+      'fixed',
+      {'x': source},
+      {'factor': _f32(1 / unit)},
+      bound=limit,
+      limit=limit,
+    )
+    return Wide(name, unit, limit, width)
+
+  def widen(
+    self,
+    label: str,
+    codes: Codes,
+    *,
+    factor: Any = 1.0,
+    bias: Any = None,
+    bits: int = WIDE_BITS,
+  ) -> Wide:
+    """Codes scale factor + bias, a wide value; zero points must be 0."""
+    scale = np.asarray(codes.scale, np.float64) * factor
+    offset = np.zeros(()) if bias is None else np.asarray(bias, np.float64)
+    zero = np.asarray(codes.zero, np.float64)
+    offset = offset - zero * scale
+    # Of |codes| <= bound. Zero points are part of the offset.
+    largest = np.max(codes.bound * codes.reach * np.abs(scale) + np.abs(offset))
+    unit = _unit(float(largest), bits)
+    inputs = {'a': codes.name}
+    if codes.row is not None:
+      inputs['row'] = codes.row
+    constants = {'factor': _f32(scale / unit, columns=True)}
+    if np.any(offset):
+      shift = np.broadcast_to(np.rint(offset / unit), (codes.width,))
+      constants['bias'] = shift.astype(np.int32)[None]
+    limit = 2 ** (bits + 1)
+    name = self.add(
+      'scale', label, inputs, constants, bound=limit, low=-limit, high=limit
+    )
+    return Wide(name, unit, limit, codes.width)
+
+  def narrow(self, label: str, value: Wide, bits: int) -> Wide:
+    """The same in at most `bits` bits and a sign."""
+    if value.bound <= 2**bits:
+      return value
+    shift = math.ceil(math.log2(value.bound)) - bits
+    limit = 2**bits
+    name = self.add(
+      'scale',
+      label,
+      {'a': value.name},
+      {'factor': _f32(2.0**-shift)},
+      bound=limit,
+      low=-limit,
+      high=limit,
+    )
+    return dataclasses.replace(
+      value, name=name, unit=value.unit * 2.0**shift, bound=limit
+    )
+
+  def at_unit(self, label: str, value: Wide, unit: float) -> Wide:
+    """The same, counted in another, larger unit."""
+    if value.unit == unit:
+      return value
+    bound = math.ceil(value.bound * value.unit / unit)
+    name = self.add(
+      'scale',
+      label,
+      {'a': value.name},
+      {'factor': _f32(value.unit / unit)},
+      bound=bound,
+      low=-bound,
+      high=bound,
+    )
+    return dataclasses.replace(value, name=name, unit=unit, bound=bound)
+
+  def plus(self, label: str, a: Wide, b: Wide) -> Wide:
+    """A + b in the larger unit."""
+    unit = max(a.unit, b.unit)
+    a, b = (
+      self.at_unit(f'{label}_a', a, unit),
+      self.at_unit(f'{label}_b', b, unit),
+    )
+    bound = a.bound + b.bound
+    name = self.add('add', label, {'a': a.name, 'b': b.name}, bound=bound)
+    both = a.non_negative and b.non_negative
+    return Wide(name, unit, bound, max(a.width, b.width), both)
+
+  def shifted(self, label: str, value: Wide, vector: np.ndarray) -> Wide:
+    """Value + vector, a constant row."""
+    shift = np.rint(np.asarray(vector, np.float64) / value.unit)
+    bound = value.bound + int(np.max(np.abs(shift), initial=0))
+    name = self.add(
+      'scale',
+      label,
+      {'a': value.name},
+      {'factor': _f32(1.0), 'bias': shift.astype(np.int32).reshape(1, -1)},
+      bound=bound,
+      low=-bound,
+      high=bound,
+    )
+    return dataclasses.replace(
+      value, name=name, bound=bound, non_negative=False
+    )
+
+  def relu(self, label: str, value: Wide) -> Wide:
+    """max(value, 0)."""
+    name = self.add('relu', label, {'a': value.name}, bound=value.bound)
+    return dataclasses.replace(value, name=name, non_negative=True)
+
+  # Quantizers.
+
+  def quantize(self, label: str, value: Wide, grid: grids.Grid | None) -> Codes:
+    """The codes of a wide value; 16 bits where no quantizer acts."""
+    with self.inside(label):
+      if grid is None:
+        return self._as_operand(value)
+      if isinstance(grid, grids.UniformGrid):
+        return self._uniform(value, grid)
+      if isinstance(grid, grids.GroupGrid):
+        return self._grouped(value, grid)
+      return self._by_row(value, grid)
+
+  def _as_operand(self, value: Wide) -> Codes:
+    narrow = self.narrow('codes', value, _OPERAND_BITS - 1)
+    return Codes(
+      narrow.name,
+      np.float64(narrow.unit),
+      np.zeros(()),
+      narrow.bound,
+      narrow.width,
+    )
+
+  def _uniform(self, value: Wide, grid: grids.UniformGrid) -> Codes:
+    constants = {'factor': _f32(value.unit / grid.scale, columns=True)}
+    if np.any(grid.zero_point):
+      bias = np.broadcast_to(grid.zero_point, (value.width,))
+      constants['bias'] = bias.astype(np.int32)[None]
+    bound = max(abs(grid.low), abs(grid.high))
+    name = self.add(
+      'scale',
+      'codes',
+      {'a': value.name},
+      constants,
+      bound=bound,
+      low=grid.low,
+      high=grid.high,
+    )
+    zero = np.asarray(grid.zero_point, np.float64)
+    return Codes(name, np.asarray(grid.scale), zero, bound, value.width)
+
+  def _grouped(self, value: Wide, grid: grids.GroupGrid) -> Codes:
+    reach, limit = _groups(grid, value.unit)
+    thresholds = -(-(reach[:-1] + reach[1:]) // 2)  # Ties go to the larger.
+    largest = self.add(
+      'row_max', 'largest', {'a': value.name}, bound=value.bound
+    )
+    group = self.add(
+      'search',
+      'group',
+      {'a': largest},
+      {'thresholds': thresholds.astype(np.int32)},
+      bound=len(reach) - 1,
+    )
+    # reach = s 2**(b-1) in units: s is a whole number times a power of two.
+    power = (limit + 1).astype(np.float64)
+    lookup = lambda label, table, bound=0: self.add(
+      'lookup', label, {'a': group}, {'table': table}, bound=bound
+    )
+    inverse = lookup('inverse', _f32(power / reach))
+    step = lookup('step', _f32(reach / power * value.unit))
+    bound = int(limit.max())
+    most = lookup('limit', limit.astype(np.int32), bound)
+    name = self.add(
+      'scale',
+      'codes',
+      {'a': value.name, 'row': inverse, 'limit': most},
+      {'factor': _f32(1.0)},
+      bound=bound,
+      low=-bound,
+      high=bound,
+    )
+    return Codes(
+      name,
+      np.ones(()),
+      np.zeros(()),
+      bound,
+      value.width,
+      row=step,
+      reach=float(np.max(reach / power * value.unit * limit)) / bound,
+    )
+
+  def _by_row(self, value: Wide, grid: grids.RowGrid) -> Codes:
+    index = self.add('row_index', 'node', {'a': value.name}, bound=INT32)
+    lookup = lambda label, table, bound=0: self.add(
+      'lookup', label, {'a': index}, {'table': table}, bound=bound
+    )
+    scale = np.maximum(grid.scale, 1e-20)
+    inverse = lookup('inverse', _f32(value.unit / scale))
+    step = lookup('step', _f32(scale))
+    bound = int(grid.limit.max())
+    most = lookup('limit', grid.limit.astype(np.int32), bound)
+    name = self.add(
+      'scale',
+      'codes',
+      {'a': value.name, 'row': inverse, 'limit': most},
+      {'factor': _f32(1.0)},
+      bound=bound,
+      low=-bound,
+      high=bound,
+    )
+    return Codes(
+      name,
+      np.ones(()),
+      np.zeros(()),
+      bound,
+      value.width,
+      row=step,
+      reach=float(np.max(scale * grid.limit)) / bound,
+    )
+
+  # Sums and products.
+
+  def product(
+    self, label: str, a: Codes, weight: np.ndarray, scale: np.ndarray
+  ) -> Codes:
+    """A W, for the integer weights W [f, c] with one scale for each column."""
+    weight = np.asarray(weight)
+    size = np.abs(weight.astype(np.int64)).sum(0)
+    if np.ndim(a.scale):
+      raise ExportError(
+        f'{a.name} has a scale for each column, which no integer product can '
+        'factor out'
+      )
+    zero = np.broadcast_to(np.asarray(a.zero, np.int64), (a.width,))
+    constants: dict[str, Any] = {'weight': weight.astype(np.int8)}
+    if np.any(zero):
+      constants['bias'] = -(zero @ weight.astype(np.int64))[None].astype(
+        np.int32
+      )
+    bound = int(np.max((a.bound + np.max(np.abs(zero))) * size, initial=0))
+    name = self.add(
+      'product', label, {'a': a.name}, constants, bound=max(bound, 1)
+    )
+    return Codes(
+      name,
+      np.asarray(scale, np.float64) * a.scale,
+      np.zeros(()),
+      max(bound, 1),
+      weight.shape[1],
+      row=a.row,
+      reach=a.reach,
+    )
+
+  def centered(self, label: str, a: Codes) -> Codes:
+    """Q - z, whose zero point is 0."""
+    if not np.any(a.zero):
+      return a
+    zero = np.broadcast_to(a.zero, (a.width,))
+    bound = a.bound + int(np.max(np.abs(zero)))
+    name = self.add(
+      'scale',
+      label,
+      {'a': a.name},
+      {'factor': _f32(1.0), 'bias': -zero.astype(np.int32)[None]},
+      bound=bound,
+      low=-bound,
+      high=bound,
+    )
+    return dataclasses.replace(a, name=name, zero=np.zeros(()), bound=bound)
+
+  def neighbor_sum(
+    self, label: str, a: Codes, *, drop_loops: bool = False
+  ) -> Codes:
+    """The sum of the codes over the edges into each row; zero point 0."""
+    if a.row is not None:
+      raise ExportError(f'{a.name} has a scale for each row, which no sum has')
+    a = self.centered(f'{label}_centered', a)
+    bound = a.bound * self.max_degree
+    name = self.add(
+      'sum_edges',
+      label,
+      {'a': a.name},
+      bound=bound,
+      drop_loops=int(drop_loops),
+    )
+    return dataclasses.replace(a, name=name, bound=bound)
+
+  def pool(self, kind: str, value: Wide) -> Wide:
+    """Mean, sum or maximum over the nodes of each graph."""
+    if kind == 'max':
+      name = self.add(
+        'pool_max', 'pooled', {'a': value.name}, bound=value.bound
+      )
+      return dataclasses.replace(value, name=name)
+    room = 31 - math.ceil(math.log2(self.max_nodes + 1)) - 1
+    value = self.narrow('narrow', value, min(WIDE_BITS, room))
+    bound = value.bound * self.max_nodes
+    name = self.add('pool_sum', 'sum', {'a': value.name}, bound=bound)
+    if kind == 'sum':
+      return dataclasses.replace(value, name=name, bound=bound)
+    share = self.add('pool_share', 'share', {})
+    name = self.add(
+      'scale',
+      'pooled',
+      {'a': name, 'row': share},
+      {'factor': _f32(1.0)},
+      bound=value.bound,
+      low=-value.bound,
+      high=value.bound,
+    )
+    return dataclasses.replace(value, name=name)
+
+  def soften(self, label: str, logits: Codes, bias: np.ndarray) -> Codes:
+    """Softmax over the columns, as whole numbers that add up to about 2048."""
+    unit = math.log(2) / _LOG2_UNIT
+    limit = 2**20
+    inputs = {'a': logits.name}
+    if logits.row is not None:
+      inputs['row'] = logits.row
+    shift = np.clip(np.rint(bias / unit), -limit, limit)
+    scaled = self.add(
+      'scale',
+      f'{label}_logits',
+      inputs,
+      {
+        'factor': _f32(logits.scale / unit, columns=True),
+        'bias': shift.astype(np.int32).reshape(1, -1),
+      },
+      bound=limit,
+      low=-limit,
+      high=limit,
+    )
+    table = np.rint(_POWER * 2.0 ** -(np.arange(_LOG2_ENTRIES) / _LOG2_UNIT))
+    name = self.add(
+      'soften',
+      label,
+      {'a': scaled},
+      {'table': table.astype(np.int32)},
+      bound=_SHARE,
+      share=_SHARE,
+    )
+    return Codes(
+      name, np.float64(1 / _SHARE), np.zeros(()), _SHARE, logits.width
+    )
+
+  def program(self, output: Wide, *, per_graph: bool, num_features: int):
+    """The finished program."""
+    return Program(
+      tuple(self.nodes),
+      output.name,
+      np.float32(output.unit).reshape(1),
+      per_graph,
+      num_features,
+      dict(self.bounds),
+    )
+
+
+def _groups(
+  grid: grids.GroupGrid, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reaches in whole units, in order and each once, and their largest codes."""
+  reach = np.clip(np.rint(grid.reach / unit), 1, EXACT).astype(np.int64)
+  # Of equal reaches the first counts, as in training.
+  reach, first = np.unique(reach, return_index=True)
+  return reach, np.asarray(grid.limit)[first]
+
+
+def _unit(largest: float, bits: int) -> float:
+  """The power of two in which `largest` takes `bits` bits."""
+  if not math.isfinite(largest):
+    raise ExportError('a value has no bound: a parameter is not finite')
+  if largest <= 0:
+    return 1.0
+  return 2.0 ** (math.ceil(math.log2(largest)) - bits)
+
+
+def _f32(value: Any, *, columns: bool = False) -> np.ndarray:
+  """As float32; with `columns` a row [1, f], or a number."""
+  array = np.asarray(value, np.float64).astype(np.float32)
+  if not np.all(np.isfinite(array)):
+    raise ExportError('a multiplier is not finite in float32')
+  return array[None] if columns and array.ndim == 1 else array

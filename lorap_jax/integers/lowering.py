@@ -1,0 +1,439 @@
+"""From a trained network to its integer program, layer by layer.
+
+What a quantizer becomes is the quantizer's business (its method `grid`); what a
+layer becomes stands here, in the order of the layer's own call.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lorap_jax.integers.builder import Builder, Codes, ExportError, Wide
+from lorap_jax.integers.program import Program
+from lorap_jax.models import backbones, network
+from lorap_jax.nn import conv, methods, prompts
+from lorap_jax.nn.quantized import Rows
+from lorap_jax.prompts import lorap as lorap_lib
+from lorap_jax.quantization import grids
+
+_EPSILON = 1e-5  # Of batch norm.
+_OWN_BITS = 14  # Of 1 + eps of GIN.
+
+
+class Place:
+  """The variables of a module, by the names of its children."""
+
+  def __init__(self, params: Any, batch_stats: Any, quant_stats: Any):
+    self.params = params or {}
+    self.batch_stats = batch_stats or {}
+    self.quant_stats = quant_stats or {}
+
+  def child(self, name: str) -> 'Place':
+    """The variables of a child; empty if it has none."""
+    return Place(
+      self.params.get(name),
+      self.batch_stats.get(name),
+      self.quant_stats.get(name),
+    )
+
+  def array(self, name: str) -> np.ndarray:
+    """A parameter, float64."""
+    return np.asarray(self.params[name], np.float64)
+
+
+def lower(
+  model: network.Network,
+  variables: Mapping[str, Any],
+  *,
+  num_features: int,
+  largest_input: float,
+  max_degree: int,
+  max_nodes: int,
+) -> Program:
+  """The integer program of a trained network.
+
+  Args:
+    model: the network.
+    variables: `params`, `batch_stats`, `quant_stats`.
+    num_features: columns of the raw features.
+    largest_input: largest magnitude of a raw feature; others are clipped.
+    max_degree: largest number of edges into a node.
+    max_nodes: largest number of nodes of a graph.
+
+  Returns:
+    The program.
+
+  Raises:
+    ExportError: a network that has none, and why.
+  """
+  _refuse(model)
+  variables = jax.tree.map(np.asarray, dict(variables))
+  place = Place(
+    variables['params'],
+    variables.get('batch_stats'),
+    variables.get('quant_stats'),
+  )
+  builder = Builder(max_degree=max_degree, max_nodes=max_nodes)
+  x: Any = builder.fix('nodes', largest_input, num_features)
+  x = _encode(builder, model, place, x)
+  for i in range(model.num_layers):
+    x = _convolve(builder, model, place, i, x)
+  if model.pool == 'none':
+    return builder.program(x, per_graph=False, num_features=num_features)
+  with builder.inside('pool'):
+    x = builder.pool(model.pool, x)
+  x = _read_out(builder, model, place, x)
+  return builder.program(x, per_graph=True, num_features=num_features)
+
+
+def _refuse(model: network.Network) -> None:
+  scheme = model.scheme
+  name = type(scheme).__name__
+  if isinstance(scheme, methods.FP32):
+    raise ExportError(
+      'a network in full precision (scheme fp32) has no integers; train one '
+      'with qat, dq or a2q'
+    )
+  if getattr(scheme, 'published', False):
+    raise ExportError(
+      f'{name} with published=True has the arithmetic of the published code, '
+      'which has no integer form; train with published=False'
+    )
+  if isinstance(scheme, methods.MixQ | methods.MixQSearch):
+    raise ExportError(
+      f'{name} has a scale for each input feature of its products, which no '
+      'integer product can factor out'
+    )
+  if model.encoder == 'embedding':
+    raise ExportError(
+      "the encoder 'embedding' is in full precision; it is not exported yet"
+    )
+  if isinstance(model.backbone, backbones.GAT):
+    raise ExportError('GAT is not exported yet')
+  if model.prompt.placement != 'pre' and 'lorap' in model.prompt.name:
+    raise ExportError(
+      f'a prompt with placement {model.prompt.placement!r} travels beside the '
+      "integers in full precision; train with 'pre'"
+    )
+  if model.prompt.form != 'lorap' and 'lorap' in model.prompt.name:
+    raise ExportError(
+      f'the prompt form {model.prompt.form!r} is a control and not exported'
+    )
+
+
+def _grid(
+  scheme: methods.Scheme,
+  point: methods.Point,
+  place: Place,
+  *,
+  non_negative: bool = False,
+) -> grids.Grid | None:
+  """The grid at a point; None where the scheme has no quantizer."""
+  module: Any = scheme.quantizer(point, non_negative=non_negative)
+  if module is None or not hasattr(module, 'grid'):
+    return None
+  own = place.child(methods.name_of(point))
+  return module.grid(own.params, own.quant_stats)
+
+
+def _point(
+  builder: Builder, scheme: Any, point: Any, place: Place, value: Wide
+) -> Wide:
+  """What passes a point that feeds no product: codes, and wide again."""
+  grid = _grid(scheme, point, place)
+  if grid is None:
+    return value
+  return builder.widen(f'{point}_values', builder.quantize(point, value, grid))
+
+
+def _dense(
+  builder: Builder,
+  scheme: methods.Scheme,
+  place: Place,
+  x: Wide | Codes,
+  *,
+  point: methods.Point = 'input',
+  non_negative: bool = False,
+  norm: Place | None = None,
+) -> Wide:
+  """`QuantDense`, and the batch norm behind it."""
+  if isinstance(x, Wide):
+    grid = _grid(scheme, point, place, non_negative=non_negative)
+    x = builder.quantize(methods.name_of(point), x, grid)
+  weight, scale = _weight(scheme, place)
+  total = builder.product('product', x, weight, scale)
+  bias = place.array('bias') if 'bias' in place.params else None
+  gain, shift = _affine_of(norm, weight.shape[1])
+  if _grid(scheme, 'output', place) is None:
+    bias = shift if bias is None else gain * bias + shift
+    return builder.widen('result', total, factor=gain, bias=bias)
+  y = builder.widen('result', total, bias=bias)
+  codes = builder.quantize('output', y, _grid(scheme, 'output', place))
+  return builder.widen('output_values', codes, factor=gain, bias=shift)
+
+
+def _affine_of(norm: Place | None, width: int) -> tuple[np.ndarray, np.ndarray]:
+  """Gain and shift of a batch norm at evaluation."""
+  if norm is None:
+    return np.ones(width), np.zeros(width)
+  norm = norm.child('bn')
+  mean, var = (
+    np.asarray(norm.batch_stats[k], np.float64) for k in ('mean', 'var')
+  )
+  gain = norm.array('scale') / np.sqrt(var + _EPSILON)
+  return gain, norm.array('bias') - mean * gain
+
+
+def _weight(
+  scheme: methods.Scheme, place: Place
+) -> tuple[np.ndarray, np.ndarray]:
+  """Integer weights with zero point 0, and the scale of each column."""
+  module: Any = scheme.quantizer('weight', non_negative=False)
+  if module is None or not hasattr(module, 'grid'):
+    raise ExportError(
+      'a weight is in full precision: the scheme leaves out the point '
+      "'weight'; train with it"
+    )
+  own = place.child('weight')
+  grid = module.grid(own.params, own.quant_stats)
+  collections = {'params': own.params, 'quant_stats': own.quant_stats}
+  kernel = jnp.asarray(place.params['kernel'])
+  # By the quantizer's own arithmetic: its rounding is what was trained.
+  values = module.apply(
+    {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
+  ).values
+  scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
+  return np.rint(np.asarray(values, np.float64) / scale), scale
+
+
+def _prompt(
+  builder: Builder, spec: prompts.PromptSpec, place: Place, s: Wide
+) -> Wide:
+  """S + softmax(s W + c) P, the prompt folded and in integers."""
+  if 'lorap' not in spec.name:
+    return s
+  own = place.child('prompt')
+  params = lorap_lib.LoRAPParams(
+    **{
+      name: jnp.asarray(own.params[name]) if name in own.params else None
+      for name in lorap_lib.LoRAPParams._fields
+    }
+  )
+  folded = lorap_lib.quantize_prompt(params, bits=min(spec.bits, 8))
+  with builder.inside('prompt'):
+    return builder.plus(
+      'prompted',
+      s,
+      _mixture(
+        builder,
+        s,
+        kernel=_folded_kernel(folded),
+        bias=np.asarray(folded.bias, np.float64),
+        basis=np.asarray(folded.up, np.float64),
+      ),
+    )
+
+
+def _folded_kernel(params: lorap_lib.LoRAPParams) -> np.ndarray:
+  kernel = np.asarray(params.kernel, np.float64)
+  if params.score_down is None:
+    return kernel
+  return np.asarray(params.score_down, np.float64) @ kernel
+
+
+def _mixture(
+  builder: Builder,
+  x: Wide,
+  *,
+  kernel: np.ndarray,
+  bias: np.ndarray,
+  basis: np.ndarray,
+) -> Wide:
+  """softmax(x W + c) P with W and P on grids of 8 bits."""
+  codes = builder.quantize('input', x, None)
+  weights, scale = _on_grid(kernel)
+  logits = builder.product('scores', codes, weights, scale)
+  shares = builder.soften('shares', logits, bias)
+  return builder.widen(
+    'values', builder.product('mixed', shares, *_on_grid(basis))
+  )
+
+
+def _on_grid(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Codes in -127..127 and one scale, repeated for each column."""
+  scale = np.max(np.abs(matrix), initial=0) / 127 or 1.0
+  return np.rint(matrix / scale), np.full(matrix.shape[1], scale)
+
+
+def _encode(
+  builder: Builder, model: network.Network, place: Place, x: Wide
+) -> Wide | Codes:
+  spec = model.prompt
+  node, _ = prompts.PROMPTS[spec.name]
+  own = place.child('node_prompt')
+  if node == 'gpf':
+    x = builder.shifted('node_prompt', x, own.array('prompt').reshape(-1))
+  elif node == 'gpf_plus':
+    with builder.inside('node_prompt'):
+      mixed = _mixture(
+        builder,
+        x,
+        kernel=own.array('kernel'),
+        bias=own.array('bias'),
+        basis=own.array('prompt'),
+      )
+      x = builder.plus('prompted', x, mixed)
+  if model.encoder == 'none':
+    if model.scheme.edge_messages and model.backbone.sums_first:
+      return x
+    grid = _grid(model.scheme, 'features', place)
+    return builder.quantize('features', x, grid) if grid is not None else x
+  own = place.child('embedding')
+  operand: Any = x
+  if model.encoder_operand == 'int8':
+    observed = _grid(methods.QAT(bits=8), 'input', place)
+    operand = builder.quantize('input', x, observed)
+  with builder.inside('embedding'):
+    return _dense(
+      builder,
+      model.scheme,
+      own,
+      operand,
+      non_negative=model.encoder_operand == 'non_negative',
+    )
+
+
+def _convolve(
+  builder: Builder,
+  model: network.Network,
+  place: Place,
+  i: int,
+  x: Wide | Codes,
+) -> Wide:
+  logits = model.pool == 'none' and i == model.num_layers - 1
+  layer: Any = model.backbone.layer(
+    index=i,
+    last=logits,
+    features=model.outputs if logits else model.features,
+    scheme=model.scheme,
+    prompt=model.prompt,
+    non_negative=i > 0 and not model.residual,
+  )
+  name = f'conv_{i}'
+  with builder.inside(name):
+    y = _LAYERS[type(layer)](builder, layer, place.child(name), x)
+    if logits:
+      return y
+    if not model.backbone.activates:
+      if model.norm:
+        gain, shift = _affine_of(place.child(f'norm_{i}'), y.width)
+        y = _times(builder, 'norm', y, gain, shift)
+      y = builder.relu('relu', y)
+    if model.residual and isinstance(x, Wide) and x.width == y.width:
+      y = builder.plus('residual', x, y)
+  return y
+
+
+def _times(
+  builder: Builder, label: str, value: Wide, gain: Any, shift: Any = None
+) -> Wide:
+  """Value gain + shift, column by column."""
+  as_codes = Codes(
+    value.name,
+    np.float64(value.unit),
+    np.zeros(()),
+    value.bound,
+    value.width,
+  )
+  return builder.widen(label, as_codes, factor=gain, bias=shift)
+
+
+def _values(builder: Builder, x: Wide | Codes) -> Wide:
+  return x if isinstance(x, Wide) else builder.widen('values', x)
+
+
+def _gin(
+  builder: Builder, layer: conv.GINConv, place: Place, x: Wide | Codes
+) -> Wide:
+  scheme = layer.scheme
+  message = x
+  if isinstance(x, Wide):
+    message = builder.quantize('message', x, _grid(scheme, 'message', place))
+  assert isinstance(message, Codes)
+  if message.row is not None:
+    # Rows of different scales have no common sum.
+    message = builder.quantize(
+      'rows', builder.widen('row_values', message), None
+    )
+  total = builder.neighbor_sum('neighbors', message)
+  s = _point(
+    builder, scheme, 'neighbor_sum', place, builder.widen('sum', total)
+  )
+  if layer.own_term:
+    # A layer that quantizes the messages of edges keeps the node as it is.
+    node = x if scheme.edge_messages and isinstance(x, Wide) else message
+    own = 1 + float(place.params['eps'])
+    if isinstance(node, Wide):
+      term = _times(builder, 'own', node, own)
+    else:
+      term = builder.widen('own', node, factor=own)
+    s = builder.plus('with_own', s, term)
+  s = _prompt(builder, layer.prompt, place, s)
+  h: Any = builder.quantize('aggregate', s, _grid(scheme, 'aggregate', place))
+  for i in range(layer.num_dense):
+    if layer.full_precision_dense and i == 0:
+      raise ExportError(
+        'the first Dense layer is in full precision '
+        '(full_precision_first); train without it'
+      )
+    norm = None
+    last = i == layer.num_dense - 1
+    if layer.norm == 'each':
+      norm = place.child(f'norm_{i}')
+    elif layer.norm == 'last' and last and layer.last:
+      norm = place.child('norm')
+    name = f'dense_{i}'
+    with builder.inside(name):
+      h = _dense(
+        builder,
+        scheme.in_convolution(),
+        place.child(name),
+        h,
+        non_negative=i > 0,
+        norm=norm,
+      )
+      if not (layer.last and last):
+        h = builder.relu('relu', h)
+  if layer.norm == 'last' and not layer.last:
+    gain, shift = _affine_of(place.child('norm'), h.width)
+    h = _times(builder, 'norm', h, gain, shift)
+  return _point(builder, scheme, 'update', place, h)
+
+
+_LAYERS = {conv.GINConv: _gin}
+
+
+def _read_out(
+  builder: Builder, model: network.Network, place: Place, z: Wide
+) -> Wide:
+  if model.normalize_pooled:
+    gain, shift = _affine_of(place.child('norm_pooled'), z.width)
+    with builder.inside('pool'):
+      z = _times(builder, 'norm', z, gain, shift)
+  for i in range(model.readout):
+    name = f'readout_{i}'
+    with builder.inside(name):
+      if i:
+        z = builder.relu('relu', z)
+      z = _dense(
+        builder,
+        model.scheme,
+        place.child(name),
+        z,
+        point='readout',
+        non_negative=i > 0,
+      )
+  return z

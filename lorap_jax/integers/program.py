@@ -1,0 +1,269 @@
+"""Integer programs: a few operations whose results are the same in any engine.
+
+docs/integers.md defines them. A program is a list of nodes in the order of
+their execution; every value is an array with rows (nodes of the graph, or
+graphs) and columns. `execute` is the reference: NumPy, or JAX inside of `jit`.
+
+| operation    | inputs              | result                                 |
+|--------------|---------------------|----------------------------------------|
+| `fix`        | x f32               | clip(rint(x c))                        |
+| `scale`      | a, row, limit, zero | clip(rint((f32(a) row) c) + b)         |
+| `product`    | a                   | a W + b                                |
+| `sum_edges`  | a, loop             | sum over the edges into a row, of a    |
+| `weigh`      | a, row              | a row, whole numbers                   |
+| `add`        | a, b                | a + b                                  |
+| `relu`       | a                   | max(a, 0)                              |
+| `row_max`    | a                   | max over the columns of abs(a)         |
+| `search`     | a                   | number of thresholds <= a              |
+| `lookup`     | a                   | table[a]                               |
+| `pool_sum`   | a                   | sum over the nodes of each graph       |
+| `pool_max`   | a                   | the largest of the nodes of each graph |
+| `pool_share` |                     | f32(1) / f32(nodes) of each graph      |
+| `soften`     | a                   | powers of two over their sum           |
+| `degrees`    | loop                | edges into each row, plus loops        |
+| `loops`      |                     | how many self loops a row needs        |
+
+All are in int32 but for the float32 numbers row, c and `pool_share`. f32(a) is
+exact, as |a| < 2**24; each product of two float32 numbers rounds once, to
+nearest, ties to even; rint rounds ties to even. Nothing else rounds.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+EXACT = 2**24 - 1  # Whole numbers that float32 holds.
+INT32 = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+  """One operation.
+
+  Attributes:
+    op: its name.
+    inputs: names of values by the names of its arguments.
+    output: name of the result.
+    constants: arrays by the names of its arguments.
+    options: whole numbers and switches.
+  """
+
+  op: str
+  inputs: Mapping[str, str]
+  output: str
+  constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  options: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """An integer network.
+
+  Attributes:
+    nodes: in the order of their execution.
+    output: name of the result.
+    output_scale: what a unit of the result is worth, f32 [outputs] or [1].
+    per_graph: the rows of the result are graphs, else nodes.
+    num_features: columns of the input.
+    bounds: largest magnitude that each value can have, by name.
+  """
+
+  nodes: tuple[Node, ...]
+  output: str
+  output_scale: np.ndarray
+  per_graph: bool
+  num_features: int
+  bounds: Mapping[str, int]
+
+
+class Graph(NamedTuple):
+  """What a program runs on.
+
+  Attributes:
+    nodes: f32 [n, num_features].
+    senders: int32 [e].
+    receivers: int32 [e].
+    graph_of: int32 [n], the graph of each node, in order.
+    num_graphs: g.
+  """
+
+  nodes: Any
+  senders: Any
+  receivers: Any
+  graph_of: Any
+  num_graphs: int
+
+
+def execute(
+  program: Program, graph: Graph, *, xp: Any = np, keep: bool = False
+) -> Any:
+  """Runs a program.
+
+  Args:
+    program: what to run.
+    graph: on which graphs.
+    xp: `numpy`, or `jax.numpy` inside of a jitted function.
+    keep: return the values of all nodes, not of the last alone.
+
+  Returns:
+    int32 [rows, outputs], or a dict of all values by name.
+  """
+  values: dict[str, Any] = {'nodes': graph.nodes}
+  for node in program.nodes:
+    given = {name: values[value] for name, value in node.inputs.items()}
+    constants = {
+      name: xp.asarray(value) for name, value in node.constants.items()
+    }
+    function = OPERATIONS[node.op]
+    values[node.output] = function(
+      xp, graph, **given, **constants, **node.options
+    )
+  return values if keep else values[program.output]
+
+
+def _rounded(xp: Any, value: Any, low: int, high: int) -> Any:
+  """clip(rint(value)) of float32, as int32."""
+  # Clipped as float32, which holds both ends: no engine agrees on the rest.
+  return xp.clip(xp.rint(value), np.float32(low), np.float32(high)).astype(
+    np.int32
+  )
+
+
+def _fix(xp, graph, x, factor, *, limit):
+  del graph
+  return _rounded(xp, x.astype(np.float32) * factor, -limit, limit)
+
+
+def _scale(xp, graph, a, factor, row=None, limit=None, bias=None, *, low, high):
+  del graph
+  value = a.astype(np.float32)
+  if row is not None:
+    value = value * row
+  value = _rounded(xp, value * factor, -EXACT, EXACT)
+  if bias is not None:
+    value = value + bias
+  value = xp.clip(value, np.int32(low), np.int32(high))
+  if limit is not None:
+    value = xp.clip(value, -limit, limit)
+  return value
+
+
+def _product(xp, graph, a, weight, bias=None):
+  del graph
+  if xp is np:
+    # Whole numbers below 2**53 are exact in float64, and BLAS is faster.
+    total = (a.astype(np.float64) @ weight.astype(np.float64)).astype(np.int32)
+  else:
+    total = xp.matmul(
+      a.astype(np.int32),
+      weight.astype(np.int32),
+      preferred_element_type=np.int32,
+    )
+  return total if bias is None else total + bias
+
+
+def _segment_sum(xp, values, segments, count):
+  if xp is np:
+    total = np.zeros((count, *values.shape[1:]), np.int32)
+    np.add.at(total, segments, values)
+    return total
+  return xp.zeros((count, *values.shape[1:]), np.int32).at[segments].add(values)
+
+
+def _sum_edges(xp, graph, a, weight=None, *, drop_loops=0):
+  sent = a[graph.senders]
+  if weight is not None:
+    sent = sent * weight
+  if drop_loops:
+    proper = (graph.senders != graph.receivers)[:, None]
+    sent = xp.where(proper, sent, 0)
+  return _segment_sum(xp, sent, graph.receivers, a.shape[0])
+
+
+def _weigh(xp, graph, a, row):
+  del xp, graph
+  return a * row
+
+
+def _add(xp, graph, a, b):
+  del xp, graph
+  return a + b
+
+
+def _relu(xp, graph, a):
+  del graph
+  return xp.maximum(a, np.int32(0))
+
+
+def _row_max(xp, graph, a):
+  del graph
+  return xp.max(xp.abs(a), axis=1, keepdims=True)
+
+
+def _search(xp, graph, a, thresholds):
+  del graph
+  return xp.searchsorted(thresholds, a[:, 0], side='right').astype(np.int32)[
+    :, None
+  ]
+
+
+def _lookup(xp, graph, a, table):
+  del graph
+  return xp.asarray(table)[a[:, 0]][:, None]
+
+
+def _pool_sum(xp, graph, a):
+  return _segment_sum(xp, a, graph.graph_of, graph.num_graphs)
+
+
+def _pool_max(xp, graph, a):
+  lowest = np.int32(-INT32)
+  start = xp.full((graph.num_graphs, a.shape[1]), lowest, np.int32)
+  if xp is np:
+    np.maximum.at(start, graph.graph_of, a)
+    found = start
+  else:
+    found = start.at[graph.graph_of].max(a)
+  return xp.where(found == lowest, np.int32(0), found)
+
+
+def _pool_share(xp, graph):
+  ones = xp.ones((graph.graph_of.shape[0], 1), np.int32)
+  count = _segment_sum(xp, ones, graph.graph_of, graph.num_graphs)
+  count = xp.maximum(count, np.int32(1)).astype(np.float32)
+  return np.float32(1) / count
+
+
+def _row_index(xp, graph, a):
+  del graph
+  return xp.arange(a.shape[0], dtype=np.int32)[:, None]
+
+
+def _soften(xp, graph, a, table, *, share):
+  del graph
+  below = xp.max(a, axis=1, keepdims=True) - a
+  power = xp.asarray(table)[xp.minimum(below, np.int32(len(table) - 1))]
+  total = xp.sum(power, axis=1, keepdims=True, dtype=np.int32)
+  part = (power * np.int32(share)).astype(np.float32)
+  return xp.rint(part / total.astype(np.float32)).astype(np.int32)
+
+
+OPERATIONS = {
+  'row_index': _row_index,
+  'soften': _soften,
+  'fix': _fix,
+  'scale': _scale,
+  'product': _product,
+  'sum_edges': _sum_edges,
+  'weigh': _weigh,
+  'add': _add,
+  'relu': _relu,
+  'row_max': _row_max,
+  'search': _search,
+  'lookup': _lookup,
+  'pool_sum': _pool_sum,
+  'pool_max': _pool_max,
+  'pool_share': _pool_share,
+}
