@@ -14,6 +14,7 @@ _OPERAND_BITS = 16  # Of operands that no quantizer acts on.
 _LOG2_UNIT = 64  # Logits of a softmax are counted in 1 / 64 of an octave.
 _LOG2_ENTRIES = 1024
 _POWER = 2**13
+_NORM = 2**10
 _SHARE = 2**11
 
 
@@ -131,7 +132,8 @@ class Builder:
       {'x': source},
       {'factor': _f32(1 / unit)},
       bound=limit,
-      limit=limit,
+      low=-limit,
+      high=limit,
     )
     return Wide(name, unit, limit, width)
 
@@ -411,6 +413,122 @@ class Builder:
       drop_loops=int(drop_loops),
     )
     return dataclasses.replace(a, name=name, bound=bound)
+
+  def norms(self, *, self_loops: bool, keep: bool) -> tuple[str, str | None]:
+    """D^-1/2 of each node, float32, and the self loops that it is to get."""
+    degree = self.add('degrees', 'degrees', {}, bound=self.max_degree)
+    loops = None
+    if self_loops:
+      loops = self.add(
+        'add_loops', 'loops', {}, bound=self.max_degree + 1, keep=int(keep)
+      )
+      degree = self.add(
+        'add',
+        'degrees_with_loops',
+        {'a': degree, 'b': loops},
+        bound=self.max_degree + 1,
+      )
+    # Each degree up to 256, then steps of less than half a percent.
+    steps, largest = [0, *range(1, 257)], self.max_degree + 1
+    while steps[-1] < largest:
+      steps.append(steps[-1] + max(1, steps[-1] // 256))
+    steps = np.array([s for s in steps if s <= largest])
+    bins = self.add(
+      'search',
+      'degree_step',
+      {'a': degree},
+      {'thresholds': steps[1:].astype(np.int32)},
+      bound=len(steps),
+    )
+    table = np.where(steps > 0, 1 / np.sqrt(np.maximum(steps, 1)), 0)
+    norm = self.add('lookup', 'norm', {'a': bins}, {'table': _f32(table)})
+    return norm, loops
+
+  def normed_sum(
+    self, label: str, a: Codes, norm: str, loops: str | None
+  ) -> Codes:
+    """D (A + C) d of codes; the inner norms are whole numbers in 1 / 1024."""
+    if a.row is not None:
+      raise ExportError(f'{a.name} has a scale for each row, which no sum has')
+    a = self.centered(f'{label}_centered', a)
+    weight = self.add(
+      'fix',
+      f'{label}_norm',
+      {'x': norm},
+      {'factor': _f32(_NORM)},
+      bound=_NORM,
+      low=0,
+      high=_NORM,
+    )
+    scaled = self.add(
+      'weigh',
+      f'{label}_weighed',
+      {'a': a.name, 'row': weight},
+      bound=a.bound * _NORM,
+    )
+    # A node of degree d has a norm of 1 / sqrt(d), but its senders may have 1.
+    bound = a.bound * _NORM * (self.max_degree + 1)
+    total = self.add('sum_edges', label, {'a': scaled}, bound=bound)
+    if loops is not None:
+      own = self.add(
+        'weigh', f'{label}_own', {'a': scaled, 'row': loops}, bound=bound
+      )
+      total = self.add(
+        'add', f'{label}_all', {'a': total, 'b': own}, bound=bound
+      )
+    return dataclasses.replace(
+      a,
+      name=total,
+      scale=np.asarray(a.scale) / _NORM,
+      bound=bound,
+      row=norm,
+      reach=1.0,
+    )
+
+  def edge_sum(
+    self,
+    label: str,
+    a: Codes,
+    norm: str,
+    loops: str | None,
+    grid: grids.UniformGrid,
+  ) -> Codes:
+    """The sum over the edges with quantized weights of a normed adjacency."""
+    if a.row is not None:
+      raise ExportError(f'{a.name} has a scale for each row, which no sum has')
+    if np.any(grid.zero_point) or np.ndim(grid.scale):
+      raise ExportError('edge weights have a zero point or columns')
+    a = self.centered(f'{label}_centered', a)
+    weights = {'factor': _f32(1 / grid.scale)}
+    fix = lambda name, source: self.add(
+      'fix',
+      name,
+      {'x': source},
+      weights,
+      bound=grid.high,
+      low=grid.low,
+      high=grid.high,
+    )
+    edges = self.add('edge_norm', f'{label}_norms', {'row': norm})
+    weight = fix(f'{label}_weights', edges)
+    bound = a.bound * grid.high * (self.max_degree + 1)
+    total = self.add(
+      'sum_edges', label, {'a': a.name, 'weight': weight}, bound=bound
+    )
+    if loops is not None:
+      square = self.add(
+        'loop_norm', f'{label}_loop_norms', {'row': norm, 'a': loops}
+      )
+      own = fix(f'{label}_loop_weights', square)
+      own = self.add(
+        'weigh', f'{label}_own', {'a': a.name, 'row': own}, bound=bound
+      )
+      total = self.add(
+        'add', f'{label}_all', {'a': total, 'b': own}, bound=bound
+      )
+    return dataclasses.replace(
+      a, name=total, scale=np.asarray(a.scale) * grid.scale, bound=bound
+    )
 
   def pool(self, kind: str, value: Wide) -> Wide:
     """Mean, sum or maximum over the nodes of each graph."""

@@ -413,7 +413,44 @@ def _gin(
   return _point(builder, scheme, 'update', place, h)
 
 
-_LAYERS = {conv.GINConv: _gin}
+def _gcn(
+  builder: Builder, layer: conv.GCNConv, place: Place, x: Wide | Codes
+) -> Wide:
+  scheme = layer.scheme
+  if layer.self_loop_weight != 1:
+    raise ExportError(
+      f'self loops of weight {layer.self_loop_weight} are no whole numbers'
+    )
+  if scheme.edge_messages:
+    raise ExportError(
+      'messages that are quantized edge by edge are not exported; train with '
+      'edge_messages=False'
+    )
+  with builder.inside('dense'):
+    h = _dense(
+      builder,
+      scheme.in_convolution(),
+      place.child('dense'),
+      x,
+      non_negative=layer.non_negative,
+    )
+  norm, loops = builder.norms(
+    self_loops=layer.self_loops, keep=layer.existing_loops == 'keep'
+  )
+  message = builder.quantize('message', h, _grid(scheme, 'message', place))
+  grid = _grid(scheme, 'norm', place, non_negative=True)
+  if scheme.edge_weights and isinstance(grid, grids.UniformGrid):
+    total = builder.edge_sum('neighbors', message, norm, loops, grid)
+  else:
+    total = builder.normed_sum('neighbors', message, norm, loops)
+  s = builder.widen('sum', total)
+  s = _prompt(builder, layer.prompt, place, s)
+  s = _point(builder, scheme, 'neighbor_sum', place, s)
+  s = builder.shifted('with_bias', s, place.array('bias'))
+  return _point(builder, scheme, 'update', place, s)
+
+
+_LAYERS = {conv.GINConv: _gin, conv.GCNConv: _gcn}
 
 
 def _read_out(

@@ -1,15 +1,17 @@
 """Integer programs: a few operations whose results are the same in any engine.
 
 docs/integers.md defines them. A program is a list of nodes in the order of
-their execution; every value is an array with rows (nodes of the graph, or
-graphs) and columns. `execute` is the reference: NumPy, or JAX inside of `jit`.
+their execution; every value is an array with rows (nodes of the graph, its
+edges, or graphs) and columns. `execute` is the reference: NumPy, or JAX inside
+of `jit`.
 
 | operation    | inputs              | result                                 |
 |--------------|---------------------|----------------------------------------|
 | `fix`        | x f32               | clip(rint(x c))                        |
-| `scale`      | a, row, limit, zero | clip(rint((f32(a) row) c) + b)         |
+| `scale`      | a, row f32, limit   | clip(rint((f32(a) row) c) + b)         |
 | `product`    | a                   | a W + b                                |
-| `sum_edges`  | a, loop             | sum over the edges into a row, of a    |
+| `sum_edges`  | a, weight           | sum over the edges into a row, of      |
+|              |                     | their weight times a of the sender     |
 | `weigh`      | a, row              | a row, whole numbers                   |
 | `add`        | a, b                | a + b                                  |
 | `relu`       | a                   | max(a, 0)                              |
@@ -19,13 +21,18 @@ graphs) and columns. `execute` is the reference: NumPy, or JAX inside of `jit`.
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
 | `pool_share` |                     | f32(1) / f32(nodes) of each graph      |
-| `soften`     | a                   | powers of two over their sum           |
-| `degrees`    | loop                | edges into each row, plus loops        |
-| `loops`      |                     | how many self loops a row needs        |
+| `soften`     | a                   | rint(f32(p m) / f32(sum of p)) with    |
+|              |                     | p = table[min(row's max - a, last)]    |
+| `row_index`  | a                   | 0, 1, 2, ...                           |
+| `degrees`    |                     | edges into each node                   |
+| `add_loops`  |                     | self loops that a node is to get       |
+| `edge_norm`  | row f32             | row of the sender times the receiver's |
+| `loop_norm`  | row f32, a          | (row row) f32(a)                       |
 
-All are in int32 but for the float32 numbers row, c and `pool_share`. f32(a) is
-exact, as |a| < 2**24; each product of two float32 numbers rounds once, to
-nearest, ties to even; rint rounds ties to even. Nothing else rounds.
+All are in int32 but for the float32 numbers row, c, `pool_share`, `edge_norm`
+and tables of `lookup`. f32(a) rounds to nearest, ties to even, where it has to
+(|a| > 2**24); so does each product or quotient of two float32 numbers, once;
+rint rounds ties to even. Nothing else rounds, and no sum is in float32.
 """
 
 import dataclasses
@@ -131,9 +138,9 @@ def _rounded(xp: Any, value: Any, low: int, high: int) -> Any:
   )
 
 
-def _fix(xp, graph, x, factor, *, limit):
+def _fix(xp, graph, x, factor, *, low, high):
   del graph
-  return _rounded(xp, x.astype(np.float32) * factor, -limit, limit)
+  return _rounded(xp, x.astype(np.float32) * factor, low, high)
 
 
 def _scale(xp, graph, a, factor, row=None, limit=None, bias=None, *, low, high):
@@ -236,6 +243,30 @@ def _pool_share(xp, graph):
   return np.float32(1) / count
 
 
+def _degrees(xp, graph):
+  ones = xp.ones((graph.receivers.shape[0], 1), np.int32)
+  return _segment_sum(xp, ones, graph.receivers, graph.nodes.shape[0])
+
+
+def _add_loops(xp, graph, *, keep=0):
+  if keep:
+    return xp.ones((graph.nodes.shape[0], 1), np.int32)
+  loops = (graph.senders == graph.receivers).astype(np.int32)[:, None]
+  count = _segment_sum(xp, loops, graph.receivers, graph.nodes.shape[0])
+  # A node with several keeps the weight of one.
+  return np.int32(1) - count
+
+
+def _edge_norm(xp, graph, row):
+  del xp
+  return row[graph.senders] * row[graph.receivers]
+
+
+def _loop_norm(xp, graph, row, a):
+  del xp, graph
+  return (row * row) * a.astype(np.float32)
+
+
 def _row_index(xp, graph, a):
   del graph
   return xp.arange(a.shape[0], dtype=np.int32)[:, None]
@@ -252,6 +283,10 @@ def _soften(xp, graph, a, table, *, share):
 
 OPERATIONS = {
   'row_index': _row_index,
+  'degrees': _degrees,
+  'add_loops': _add_loops,
+  'edge_norm': _edge_norm,
+  'loop_norm': _loop_norm,
   'soften': _soften,
   'fix': _fix,
   'scale': _scale,
