@@ -50,8 +50,9 @@ def export_run(
   limits = _limits(data, max_degree, max_nodes)
   per_graph = isinstance(data, DataSplits)
   largest = max(float(np.abs(part.nodes).max()) for part in _parts(data))
+  model: Any = run.model
   lowered = lowering.lower(
-    run.model,
+    model,
     run.variables,
     num_features=run.data['num_features'],
     largest_input=largest,
