@@ -288,8 +288,10 @@ def _encode(
   if model.encoder == 'none':
     if model.scheme.edge_messages and model.backbone.sums_first:
       return x
-    grid = _grid(model.scheme, 'features', place)
-    return builder.quantize('features', x, grid) if grid is not None else x
+    # They count as quantized from here on, with a quantizer or without.
+    return builder.quantize(
+      'features', x, _grid(model.scheme, 'features', place)
+    )
   own = place.child('embedding')
   operand: Any = x
   if model.encoder_operand == 'int8':
