@@ -84,6 +84,10 @@ class Builder:
     """A context in which names of values begin with `name`."""
     return Builder._Place(self, name)
 
+  def path(self, name: str) -> str:
+    """The name of something at the present place."""
+    return '/'.join((*self._place, name))
+
   class _Place:
     def __init__(self, builder: 'Builder', name: str):
       self._builder, self._name = builder, name
@@ -105,7 +109,7 @@ class Builder:
     **options: int,
   ) -> str:
     """Adds a node; `bound` is the largest |value|, 0 for float32 results."""
-    stem = '/'.join((*self._place, label))
+    stem = self.path(label)
     name, tries = stem, 1
     while name in self.bounds:
       tries += 1
@@ -260,9 +264,16 @@ class Builder:
     )
 
   def _uniform(self, value: Wide, grid: grids.UniformGrid) -> Codes:
+    if np.any(grid.zero_point != np.rint(grid.zero_point)):
+      # A real zero point acts in front of the rounding.
+      offset = np.broadcast_to(grid.zero_point * grid.scale, (value.width,))
+      value = self.shifted('centered', value, offset)
+      shift = np.zeros(())
+    else:
+      shift = np.asarray(grid.zero_point)
     constants = {'factor': _f32(value.unit / grid.scale, columns=True)}
-    if np.any(grid.zero_point):
-      bias = np.broadcast_to(grid.zero_point, (value.width,))
+    if np.any(shift):
+      bias = np.broadcast_to(shift, (value.width,))
       constants['bias'] = bias.astype(np.int32)[None]
     bound = max(abs(grid.low), abs(grid.high))
     name = self.add(
@@ -384,7 +395,7 @@ class Builder:
     """Q - z, whose zero point is 0."""
     if not np.any(a.zero):
       return a
-    zero = np.broadcast_to(a.zero, (a.width,))
+    zero = np.rint(np.broadcast_to(a.zero, (a.width,)))
     bound = a.bound + int(np.max(np.abs(zero)))
     name = self.add(
       'scale',
@@ -492,43 +503,54 @@ class Builder:
     norm: str,
     loops: str | None,
     grid: grids.UniformGrid,
-  ) -> Codes:
+  ) -> Wide:
     """The sum over the edges with quantized weights of a normed adjacency."""
     if a.row is not None:
       raise ExportError(f'{a.name} has a scale for each row, which no sum has')
-    if np.any(grid.zero_point) or np.ndim(grid.scale):
-      raise ExportError('edge weights have a zero point or columns')
+    if np.size(grid.scale) > 1:
+      raise ExportError('edge weights have a scale for each column')
+    scale, zero = float(np.sum(grid.scale)), float(np.sum(grid.zero_point))
     a = self.centered(f'{label}_centered', a)
-    weights = {'factor': _f32(1 / grid.scale)}
+    # Weights are s (q - z) with q - rint(z) >= low - rint(z): z may be real.
+    shift = round(zero)
+    ends = {'low': grid.low - shift, 'high': grid.high - shift}
+    largest = max(abs(end) for end in ends.values())
     fix = lambda name, source: self.add(
       'fix',
       name,
       {'x': source},
-      weights,
-      bound=grid.high,
-      low=grid.low,
-      high=grid.high,
+      {'factor': _f32(1 / scale)},
+      bound=largest,
+      **ends,
     )
     edges = self.add('edge_norm', f'{label}_norms', {'row': norm})
-    weight = fix(f'{label}_weights', edges)
-    bound = a.bound * grid.high * (self.max_degree + 1)
-    total = self.add(
-      'sum_edges', label, {'a': a.name, 'weight': weight}, bound=bound
-    )
+    inputs = {'a': a.name, 'weight': fix(f'{label}_weights', edges)}
+    bound = a.bound * largest * (self.max_degree + 1)
+    total = self.add('sum_edges', label, inputs, bound=bound)
     if loops is not None:
-      square = self.add(
+      row = self.add(
         'loop_norm', f'{label}_loop_norms', {'row': norm, 'a': loops}
       )
-      own = fix(f'{label}_loop_weights', square)
-      own = self.add(
-        'weigh', f'{label}_own', {'a': a.name, 'row': own}, bound=bound
-      )
+      inputs = {'a': a.name, 'row': fix(f'{label}_loop_weights', row)}
+      own = self.add('weigh', f'{label}_own', inputs, bound=bound)
       total = self.add(
         'add', f'{label}_all', {'a': total, 'b': own}, bound=bound
       )
-    return dataclasses.replace(
-      a, name=total, scale=np.asarray(a.scale) * grid.scale, bound=bound
+    weighed = dataclasses.replace(
+      a, name=total, scale=np.asarray(a.scale) * scale, bound=bound
     )
+    s = self.widen(f'{label}_sum', weighed)
+    if zero == shift:
+      return s
+    rest = self.neighbor_sum(f'{label}_plain', a)
+    if loops is not None:
+      bound = rest.bound + a.bound
+      name = self.add(
+        'add', f'{label}_with_own', {'a': rest.name, 'b': a.name}, bound=bound
+      )
+      rest = dataclasses.replace(rest, name=name, bound=bound)
+    rest = self.widen(f'{label}_rest', rest, factor=(shift - zero) * scale)
+    return self.plus(f'{label}_whole', s, rest)
 
   def pool(self, kind: str, value: Wide) -> Wide:
     """Mean, sum or maximum over the nodes of each graph."""
