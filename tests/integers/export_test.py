@@ -171,7 +171,7 @@ def test_limits_below_the_data_and_runs_of_arrays(finished, tmp_path):
   folder, data = finished
   with pytest.raises(builder.ExportError, match='max_degree=2 is less than'):
     lorap_jax.export_run(folder, tmp_path / 'out', data=data, max_degree=2)
-  with pytest.raises(builder.ExportError, match='trained on arrays'):
+  with pytest.raises(builder.ExportError, match="trained on 'tiny'; give it"):
     lorap_jax.export_run(folder, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
