@@ -15,6 +15,7 @@ _LOG2_UNIT = 64  # Logits of a softmax are counted in 1 / 64 of an octave.
 _LOG2_ENTRIES = 1024
 _POWER = 2**13
 _NORM = 2**10
+_REACH_BITS = 6  # Of the range of a group of A2Q.
 _SHARE = 2**11
 
 
@@ -290,26 +291,26 @@ class Builder:
 
   def _grouped(self, value: Wide, grid: grids.GroupGrid) -> Codes:
     reach, limit = _groups(grid, value.unit)
-    thresholds = -(-(reach[:-1] + reach[1:]) // 2)  # Ties go to the larger.
     largest = self.add(
       'row_max', 'largest', {'a': value.name}, bound=value.bound
     )
     group = self.add(
-      'search',
+      'nearest',
       'group',
       {'a': largest},
-      {'thresholds': thresholds.astype(np.int32)},
+      {'reach': reach.astype(np.float32)},
       bound=len(reach) - 1,
     )
-    # reach = s 2**(b-1) in units: s is a whole number times a power of two.
-    power = (limit + 1).astype(np.float64)
-    lookup = lambda label, table, bound=0: self.add(
-      'lookup', label, {'a': group}, {'table': table}, bound=bound
+    lookup = lambda label, table: self.add(
+      'lookup', label, {'a': group}, {'table': table}, bound=int(table.max())
     )
-    inverse = lookup('inverse', _f32(power / reach))
-    step = lookup('step', _f32(reach / power * value.unit))
+    # reach = s 2**(b-1) in units, and the largest code is 2**(b-1) - 1.
+    ranges = lookup('range', reach.astype(np.int32))
+    power = lookup('power', (limit + 1).astype(np.int16))
+    most = lookup('limit', limit.astype(np.int8))
+    inverse = self.add('quotient', 'inverse', {'a': power, 'b': ranges})
+    step = self.add('quotient', 'step', {'a': ranges, 'b': power})
     bound = int(limit.max())
-    most = lookup('limit', limit.astype(np.int32), bound)
     name = self.add(
       'scale',
       'codes',
@@ -321,12 +322,12 @@ class Builder:
     )
     return Codes(
       name,
-      np.ones(()),
+      np.asarray(value.unit),
       np.zeros(()),
       bound,
       value.width,
       row=step,
-      reach=float(np.max(reach / power * value.unit * limit)) / bound,
+      reach=float(np.max(reach / (limit + 1) * limit)) / bound,
     )
 
   def _by_row(self, value: Wide, grid: grids.RowGrid) -> Codes:
@@ -625,11 +626,19 @@ class Builder:
 def _groups(
   grid: grids.GroupGrid, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reaches in whole units, in order and each once, and their largest codes."""
-  reach = np.clip(np.rint(grid.reach / unit), 1, EXACT).astype(np.int64)
-  # Of equal reaches the first counts, as in training.
-  reach, first = np.unique(reach, return_index=True)
-  return reach, np.asarray(grid.limit)[first]
+  """Ranges in whole units, in order and each once, and their largest codes.
+
+  Ranges are whole numbers of `_REACH_BITS` bits times a power of two, so that a
+  table has some two hundred groups in place of a thousand; of those that become
+  equal the one of most bits stays.
+  """
+  reach = np.clip(np.rint(grid.reach / unit), 1, EXACT)
+  power = np.maximum(np.floor(np.log2(reach)) - (_REACH_BITS - 1), 0)
+  reach = (np.rint(reach / 2**power) * 2**power).astype(np.int64)
+  ranges, place = np.unique(reach, return_inverse=True)
+  limit = np.zeros(len(ranges), np.int64)
+  np.maximum.at(limit, place, np.asarray(grid.limit))
+  return ranges, limit
 
 
 def _unit(largest: float, bits: int) -> float:

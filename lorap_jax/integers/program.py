@@ -17,6 +17,9 @@ of `jit`.
 | `relu`       | a                   | max(a, 0)                              |
 | `row_max`    | a                   | max over the columns of abs(a)         |
 | `search`     | a                   | number of thresholds <= a              |
+| `nearest`    | a                   | number of k with                       |
+|              |                     | reach[k] + reach[k + 1] <= 2 a         |
+| `quotient`   | a, b                | f32(a) / f32(b)                        |
 | `lookup`     | a                   | table[a]                               |
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
@@ -216,6 +219,16 @@ def _search(xp, graph, a, thresholds):
   ]
 
 
+def _nearest(xp, graph, a, reach):
+  reach = xp.asarray(reach).astype(np.int32)
+  return _search(xp, graph, a + a, reach[:-1] + reach[1:])
+
+
+def _quotient(xp, graph, a, b):
+  del xp, graph
+  return a.astype(np.float32) / b.astype(np.float32)
+
+
 def _lookup(xp, graph, a, table):
   del graph
   return xp.asarray(table)[a[:, 0]][:, None]
@@ -297,6 +310,8 @@ OPERATIONS = {
   'relu': _relu,
   'row_max': _row_max,
   'search': _search,
+  'nearest': _nearest,
+  'quotient': _quotient,
   'lookup': _lookup,
   'pool_sum': _pool_sum,
   'pool_max': _pool_max,
