@@ -19,7 +19,7 @@ of `jit`.
 | `search`     | a                   | number of thresholds <= a              |
 | `nearest`    | a                   | number of k with                       |
 |              |                     | reach[k] + reach[k + 1] <= 2 a         |
-| `quotient`   | a, b                | f32(a) / f32(b)                        |
+| `quotient`   | a, b                | f32(a) (f32(1) / f32(b))               |
 | `lookup`     | a                   | table[a]                               |
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
@@ -226,12 +226,13 @@ def _nearest(xp, graph, a, reach):
 
 def _quotient(xp, graph, a, b):
   del xp, graph
-  return a.astype(np.float32) / b.astype(np.float32)
+  return a.astype(np.float32) * (np.float32(1) / b.astype(np.float32))
 
 
 def _lookup(xp, graph, a, table):
   del graph
-  return xp.asarray(table)[a[:, 0]][:, None]
+  found = xp.asarray(table)[a[:, 0]][:, None]
+  return found if found.dtype == np.float32 else found.astype(np.int32)
 
 
 def _pool_sum(xp, graph, a):
