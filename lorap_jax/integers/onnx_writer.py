@@ -5,14 +5,17 @@ a CPU) and the reference evaluator of onnx. What the engines do differently, and
 how the model goes around it:
 
 - ONNX Runtime adds in ScatterND from several threads at once and loses terms:
-  sums of segments are ScatterElements in one dimension.
+  there is none; sums are running sums, or ScatterElements in one dimension.
 - It writes x * (1 / y) as x / y, and OpenVINO the other way round: an Abs
-  stands between.
-- OpenVINO divides int32 wrongly, and takes int32 products of matrices, sums and
-  maxima over columns, comparisons, Relu and Clip in float32. Where numbers may
-  exceed 2**24, the model splits them or keeps to operators that are exact.
-- OpenVINO multiplies float32 matrices in bfloat16 on some processors: there are
-  none.
+  stands between. It moves a factor behind a product of matrices into it: a
+  Cast stands between.
+- OpenVINO divides int32 wrongly, and takes int32 sums and maxima over columns,
+  comparisons and Clip in float32. Where numbers may exceed 2**24, the model
+  splits them or keeps to operators that are exact.
+- Products of matrices are in float32, split until no sum exceeds 2**24.
+
+OpenVINO computes float32 numbers in 16 bits on processors that are faster at
+it. Compile the model with `{'INFERENCE_PRECISION_HINT': 'f32'}`.
 """
 
 import json
@@ -43,9 +46,9 @@ _NARROW = ('int4', 'int8', 'uint8', 'int16', 'uint16')
 def write(program: Program, *, names: bool = False) -> Any:
   """The ONNX model of a program.
 
-  Its inputs are those of `Graph`: `nodes` float32 [n, num_features], `senders`,
-  `receivers` int32 [e], `graph_of` int32 [n] and `num_graphs` int32 [1]; n, e
-  and the number of graphs are free. Its outputs are `codes` int32
+  Its inputs are those of `Graph` that the program reads: `nodes` float32
+  [n, num_features], `senders`, `receivers` int32 [e], `graph_of` int32 [n] and
+  `num_graphs` int32 [1]; n, e and the number of graphs are free. Its outputs are `codes` int32
   [rows, outputs], the result of `execute`, and `values` float32, the codes
   times the output scale. A value may have 2**31 numbers at most.
 
@@ -119,7 +122,9 @@ class Writer:
     self._count += 1
     return np.base_repr(self._count, 36).lower()
 
-  def emit(self, op: str, *inputs: str, output: str = '', **options: Any) -> str:
+  def emit(
+    self, op: str, *inputs: str, output: str = '', **options: Any
+  ) -> str:
     """Adds an operator, unless there is the same already; its result."""
     key = (op, inputs, repr(sorted(options.items())))
     if not output and key in self._emitted:
@@ -129,8 +134,10 @@ class Writer:
     if 'value' in options:  # One int32, of ConstantOfShape.
       value = np.array([options['value']], np.int32)
       options['value'] = self._tensor('', value, 'int32')
+    # Of TopK the indices.
+    outputs = [self._name(), output] if op == 'TopK' else [output]
     self._nodes.append(
-      self._onnx.helper.make_node(op, list(inputs), [output], **options)
+      self._onnx.helper.make_node(op, list(inputs), outputs, **options)
     )
     return output
 
@@ -182,8 +189,14 @@ class Writer:
     """A cast to int32."""
     return self.emit('Cast', value, to=_TYPES['int32'])
 
+  def from_whole(self, value: str) -> str:
+    """Whole float32 numbers as int32."""
+    result = self.as_int(value)
+    self._real[result] = value
+    return result
+
   def as_float(self, value: str) -> str:
-    """A cast to float32; that of `rounded` needs none."""
+    """A cast to float32; that of `from_whole` needs none."""
     if value in self._real:
       return self._real[value]
     return self.emit('Cast', value, to=_TYPES['float32'])
@@ -207,36 +220,78 @@ class Writer:
     if reach > min(high, -low):
       ends = (self.constant(np.float32(end)) for end in (low, high))
       value = self.emit('Clip', value, *ends)
-    result = self.as_int(value)
-    self._real[result] = value
-    return result
+    return self.from_whole(value)
 
   def segments(
-    self,
-    values: str,
-    of: str,
-    rows: str,
-    width: int,
-    *,
-    start: int = 0,
-    reduction: str = 'add',
+    self, values: str, of: str, rows: str, width: int, *, reduction: str = 'add'
   ) -> str:
-    """Sums or maxima of the rows with the same number in `of`."""
+    """Sums or maxima of the rows with the same number in `of`.
+
+    Sums start at 0, maxima at -INT32.
+    """
     index, flat = of, self.whole(-1)
     if width > 1:
       index = self.emit('Unsqueeze', of, self.whole(1))
       index = self.emit('Mul', index, self.number(width))
       columns = self.constant(np.arange(width, dtype=np.int32)[None])
       index = self.emit('Reshape', self.emit('Add', index, columns), flat)
+    start = self.full(rows, width, -INT32 if reduction == 'max' else 0)
     total = self.emit(
       'ScatterElements',
-      self.emit('Reshape', self.full(rows, width, start), flat),
+      self.emit('Reshape', start, flat),
       index,
       self.emit('Reshape', values, flat),
       axis=0,
       reduction=reduction,
     )
     return self.emit('Reshape', total, self.whole(-1, width))
+
+  def order(self, keys: str) -> str:
+    """Indices, int64, that put keys [k] in order."""
+    count = self.emit('Shape', keys)
+    return self.emit('TopK', keys, count, axis=0, largest=0, sorted=1)
+
+  def edge_sums(self, a: str, weight: str | None) -> str:
+    """Sums over the edges into each node, of weight times a of the sender.
+
+    Differences of the running sum over all edges, in the order of their
+    receivers; it may wrap, which the differences undo. For several columns
+    this takes a third of the time of `segments`.
+    """
+    # A first edge, of weight 0 into the node -1.
+    join = lambda first, then: self.emit('Concat', first, then, axis=0)
+    ends = join(self.constant(np.array([-1], np.int32)), 'receivers')
+    none = self.constant(np.array([0], np.int32))
+    after = self.emit('Add', 'senders', self.number(1))
+    order = self.order(ends)
+    senders = self.emit('Gather', join(none, after), order, axis=0)
+    nothing = self.constant(np.zeros((1, self.width[a]), np.int32))
+    sent = self.emit('Gather', join(nothing, a), senders, axis=0)
+    if weight is not None:
+      padded = join(self.constant(np.zeros((1, 1), np.int32)), weight)
+      weight = self.emit('Gather', padded, order, axis=0)
+      sent = self.emit('Mul', sent, weight)
+    running = self.emit('CumSum', sent, self.number(0))
+    degrees = self.emit('Reshape', self.degrees(), self.whole(-1))
+    last = self.emit('CumSum', degrees, self.number(0))
+    first = self.emit('Sub', last, degrees)
+    return self.emit(
+      'Sub',
+      self.emit('Gather', running, last, axis=0),
+      self.emit('Gather', running, first, axis=0),
+    )
+
+  def degrees(self) -> str:
+    """The number of edges into each node, int32 [n, 1]."""
+    ones = self.full(self.emit('Shape', 'receivers'), 1, 1)
+    return self.segments(ones, 'receivers', self.num_nodes(), 1)
+
+  def matmul(self, a: str, weight: np.ndarray) -> str:
+    """A product all of whose sums are less than 2**24."""
+    # In float32: ONNX Runtime takes ten times as long in int32. It also puts
+    # the factor of a next product into this one, unless there is a Cast.
+    matrix = self.as_float(self.constant(weight.astype(np.int32)))
+    return self.as_int(self.emit('MatMul', self.as_float(a), matrix))
 
   def halves(self, a: str, bits: int) -> tuple[str, str]:
     """High and low with a = high 2**bits + low, |low| <= 2**(bits-1) + 128."""
@@ -295,16 +350,17 @@ class Writer:
       if read.intersection(node.output):
         nodes.append(node)
         read.update(node.input)
+    inputs = {
+      'nodes': ('float32', 'n', self._program.num_features),
+      'senders': ('int32', 'e'),
+      'receivers': ('int32', 'e'),
+      'graph_of': ('int32', 'n'),
+      'num_graphs': ('int32', 1),
+    }
     graph = helper.make_graph(
       nodes[::-1],
       'g',
-      [
-        tensor('nodes', 'float32', 'n', self._program.num_features),
-        tensor('senders', 'int32', 'e'),
-        tensor('receivers', 'int32', 'e'),
-        tensor('graph_of', 'int32', 'n'),
-        tensor('num_graphs', 'int32', 1),
-      ],
+      [tensor(name, *kind) for name, kind in inputs.items() if name in read],
       [
         tensor('codes', 'int32', rows, outputs),
         tensor('values', 'float32', rows, outputs),
@@ -393,7 +449,7 @@ def _product(w, a, weight, bias=None):
 def _exact_product(w, a, bound, weight, size):
   """A product whose parts are each below 2**24."""
   if bound * size <= _FLOAT32_WHOLE:
-    return w.emit('MatMul', a, w.constant(weight.astype(np.int32)))
+    return w.matmul(a, weight)
   bits = (_FLOAT32_WHOLE // size).bit_length()  # |low| <= 2**(bits-1).
   slack = 128 if bound > _FLOAT32_WHOLE else 0
   while bits > 1 and (2 ** (bits - 1) + slack) * size > _FLOAT32_WHOLE:
@@ -404,17 +460,20 @@ def _exact_product(w, a, bound, weight, size):
     )
   high, low = w.halves(a, bits)
   high = _exact_product(w, high, -(-bound // 2**bits) + 1, weight, size)
-  low = w.emit('MatMul', low, w.constant(weight.astype(np.int32)))
+  low = w.matmul(low, weight)
   return w.emit('Add', w.emit('Mul', high, w.number(2**bits)), low)
 
 
 def _sum_edges(w, a, weight=None, *, drop_loops=0):
+  if drop_loops:
+    proper = w.as_int(w.emit('Not', w.loops()))
+    weight = proper if weight is None else w.emit('Mul', weight, proper)
+  if w.width[a] > 1:
+    return w.edge_sums(a, weight)
   sent = w.edges_at(a, 'senders')
   if weight is not None:
     sent = w.emit('Mul', sent, weight)
-  if drop_loops:
-    sent = w.emit('Mul', sent, w.as_int(w.emit('Not', w.loops())))
-  return w.segments(sent, 'receivers', w.num_nodes(), w.width[a])
+  return w.segments(sent, 'receivers', w.num_nodes(), 1)
 
 
 def _weigh(w, a, row):
@@ -446,7 +505,8 @@ def _search(w, a, thresholds):
     return w.count(a, w.constant(thresholds[None]), direct=direct)
   # First the blocks that are full, then the next block alone.
   block = int(np.ceil(np.sqrt(thresholds.size)))
-  full = w.count(a, w.constant(thresholds[None, block - 1 :: block]), direct=direct)
+  last = w.constant(thresholds[None, block - 1 :: block])
+  full = w.count(a, last, direct=direct)
   rows = thresholds.size // block + 1
   table = np.full(rows * block, thresholds[-1])
   table[: thresholds.size] = thresholds
@@ -472,11 +532,11 @@ def _pool_max(w, a):
     'graph_of',
     w.num_graphs(),
     w.width[a],
-    start=-INT32,
     reduction='max',
   )
   above = w.emit('Add', w.emit('Min', found, w.number(0)), w.number(INT32))
-  return w.emit('Where', w.is_zero(above), w.number(0), found)
+  filled = w.as_int(w.emit('Not', w.is_zero(above)))
+  return w.emit('Mul', found, filled)  # Where is in float32 in OpenVINO.
 
 
 def _inverse(w, a):
@@ -493,8 +553,7 @@ def _pool_share(w):
 
 
 def _degrees(w):
-  ones = w.full(w.emit('Shape', 'receivers'), 1, 1)
-  return w.segments(ones, 'receivers', w.num_nodes(), 1)
+  return w.degrees()
 
 
 def _add_loops(w, *, keep=0):
