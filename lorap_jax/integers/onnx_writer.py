@@ -48,9 +48,10 @@ def write(program: Program, *, names: bool = False) -> Any:
 
   Its inputs are those of `Graph` that the program reads: `nodes` float32
   [n, num_features], `senders`, `receivers` int32 [e], `graph_of` int32 [n] and
-  `num_graphs` int32 [1]; n, e and the number of graphs are free. Its outputs are `codes` int32
-  [rows, outputs], the result of `execute`, and `values` float32, the codes
-  times the output scale. A value may have 2**31 numbers at most.
+  `num_graphs` int32 [1]; n, e and the number of graphs are free. Its outputs
+  are `codes` int32 [rows, outputs], the result of `execute`, and `values`
+  float32, the codes times the output scale. A value may have 2**31 numbers at
+  most.
 
   Args:
     program: what to write.
