@@ -269,6 +269,8 @@ class Writer:
     nothing = self.constant(np.zeros((1, self.width[a]), np.int32))
     sent = self.emit('Gather', join(nothing, a), senders, axis=0)
     if weight is not None:
+      # onnx before 1.23 takes no rows as no columns either.
+      weight = self.emit('Reshape', weight, self.whole(-1, 1))
       padded = join(self.constant(np.zeros((1, 1), np.int32)), weight)
       weight = self.emit('Gather', padded, order, axis=0)
       sent = self.emit('Mul', sent, weight)

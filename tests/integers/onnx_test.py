@@ -625,6 +625,12 @@ def softmax_with_ties():
   return soften_case(table=[1, 1, 2, 3, 1, 1], share=5, bits=4)
 
 
+@case
+def softmax_of_a_quotient_near_a_half():
+  # p m (1 / t) and (p m) / t round to different numbers.
+  return soften_case(table=[2771, 1843], share=2048, bits=20)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_operation(name, engine):
   check(engine, CASES[name](), small_graphs())
@@ -791,6 +797,18 @@ def test_scales_of_rows(engine):
   grid = grids.RowGrid(rng.uniform(0.01, 1, 37), limit)
   h = dense(b, rng, b.fix('nodes', 20.0, FEATURES), grid, 6)
   program = b.program(h, per_graph=False, num_features=FEATURES)
+  check(engine, program, [graph])
+
+
+def test_means_near_a_half(engine):
+  """With sum / 14 in place of sum (1 / 14) some would differ."""
+  b = start()
+  value = b.pool('mean', Wide(narrow(b, 10), 1.0, 2**10, FEATURES))
+  program = finish(b, value.name, value.bound, per_graph=True)
+  graph = make_graph(np.random.default_rng(14), [14] * 100, 0)
+  total = program_lib.execute(program, graph, keep=True)['sum']
+  by_product = np.rint(total.astype(np.float32) * (1 / np.float32(14)))
+  assert np.any(by_product != np.rint(total / np.float32(14)))
   check(engine, program, [graph])
 
 
