@@ -29,7 +29,7 @@ from lorap_jax.integers.program import EXACT, INT32, Graph, Program, execute
 _OPSET, _IR = 21, 10  # The first with int4.
 _FLOAT32_WHOLE = 2**24  # float32 holds all whole numbers up to here.
 _SPLIT_BITS = 12
-_FEW = 32  # Thresholds that one comparison takes.
+_FEW = 64  # Thresholds that one comparison takes.
 _TYPES = {
   'float32': 1,
   'uint8': 2,

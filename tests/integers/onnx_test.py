@@ -465,7 +465,7 @@ def search_of_many():
 
 @case
 def search_of_a_square():
-  return search_case(np.arange(64) * 20 - 600, 11)
+  return search_case(np.arange(100) * 12 - 600, 11)
 
 
 @case
@@ -728,9 +728,10 @@ def gcn(*, self_loops, keep, message, weights=None, pool=None):
       codes = b.quantize('message', h, uniform(4, scale=0.4, zero=2.0))
       if weights is None:
         total = b.normed_sum('neighbors', codes, norm, loops)
+        total = b.widen('sum', total)
       else:
         total = b.edge_sum('neighbors', codes, norm, loops, weights)
-      x = b.relu('relu', b.widen('sum', total))
+      x = b.relu('relu', total)
   if pool is not None:
     with b.inside('pool'):
       x = b.pool(pool, x)
