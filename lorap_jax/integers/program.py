@@ -24,7 +24,7 @@ of `jit`.
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
 | `pool_share` |                     | f32(1) / f32(nodes) of each graph      |
-| `soften`     | a                   | rint(f32(p m) / f32(sum of p)) with    |
+| `soften`     | a                   | rint(f32(p m) (f32(1) / f32(sum of p)))|
 |              |                     | p = table[min(row's max - a, last)]    |
 | `row_index`  | a                   | 0, 1, 2, ...                           |
 | `degrees`    |                     | edges into each node                   |
@@ -292,7 +292,9 @@ def _soften(xp, graph, a, table, *, share):
   power = xp.asarray(table)[xp.minimum(below, np.int32(len(table) - 1))]
   total = xp.sum(power, axis=1, keepdims=True, dtype=np.int32)
   part = (power * np.int32(share)).astype(np.float32)
-  return xp.rint(part / total.astype(np.float32)).astype(np.int32)
+  # Not part / total: OpenVINO has no such division, only reciprocals.
+  inverse = np.float32(1) / total.astype(np.float32)
+  return xp.rint(part * inverse).astype(np.int32)
 
 
 OPERATIONS = {
