@@ -4,7 +4,7 @@
 |---------------|-------------------------------------------------------------|
 | manifest.json | what was exported, from which run, its accuracy, digests    |
 | program.npz   | the integer program, for `load_artifact`                    |
-| model.onnx    | the same for ONNX Runtime and others (with the extra onnx)  |
+| model.onnx    | the same for ONNX Runtime and others (extra `export`)       |
 | model.h       | the same for a C99 compiler                                 |
 | parity.npz    | graphs with the codes of every value and the outputs        |
 | README.md     | how to run it                                               |
@@ -29,6 +29,7 @@ from lorap_jax.integers.program import Graph, Node, Program
 
 MANIFEST = 'manifest.json'
 PROGRAM = 'program.npz'
+ONNX = 'model.onnx'
 PARITY = 'parity.npz'
 _FORMAT = 1
 

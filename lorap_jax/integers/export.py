@@ -1,5 +1,6 @@
 """From a finished run to the folder of its integers."""
 
+import contextlib
 import io
 import pathlib
 from typing import Any
@@ -8,7 +9,13 @@ import numpy as np
 
 from lorap_jax._version import __version__
 from lorap_jax.data import DataSplits, NodeDataset
-from lorap_jax.integers import artifact, evaluate, lowering, program
+from lorap_jax.integers import (
+  artifact,
+  evaluate,
+  lowering,
+  onnx_writer,
+  program,
+)
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.runs import datasets, restore, workdir
 
@@ -72,6 +79,8 @@ def export_run(
     artifact.PARITY: _parity(lowered, graph),
     'README.md': _readme(per_graph).encode(),
   }
+  with contextlib.suppress(ImportError):  # An extra; the rest goes without.
+    files[artifact.ONNX] = onnx_writer.write(lowered).SerializeToString()
   manifest = {
     'lorap_jax': __version__,
     'config': run.config,

@@ -521,7 +521,21 @@ def _search(w, a, thresholds):
   return w.emit('Min', found, w.number(thresholds.size))
 
 
+def _nearest(w, a, reach):
+  reach = np.asarray(reach).astype(np.int32)
+  twice = w.emit('Add', a, a)
+  w.bound[twice] = 2 * w.bound[a]
+  return _search(w, twice, reach[:-1] + reach[1:])
+
+
+def _quotient(w, a, b):
+  return w.emit('Mul', w.as_float(a), _inverse(w, b))
+
+
 def _lookup(w, a, table):
+  table = np.asarray(table)
+  if table.dtype != np.float32:
+    table = table.astype(np.int32)
   return w.emit('Gather', w.constant(table), a, axis=0)
 
 
@@ -610,6 +624,8 @@ OPERATIONS: dict[str, Callable[..., str]] = {
   'relu': _relu,
   'row_max': _row_max,
   'search': _search,
+  'nearest': _nearest,
+  'quotient': _quotient,
   'lookup': _lookup,
   'pool_sum': _pool_sum,
   'pool_max': _pool_max,
