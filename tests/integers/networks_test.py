@@ -15,11 +15,14 @@ from lorap_jax.training import state
 CELLS = [
   ('gin', 'qat4', 'gpf_plus', 'graph'),
   ('gin', 'a2q', 'gpf_lorap', 'graph'),
-  ('gin', 'dq4', 'lorap', 'node'),
   ('gcn', 'a2q', 'gpf_plus_lorap', 'node'),
+  ('gcn', 'mixq', 'lorap', 'node'),
+]
+MORE = [
+  ('gin', 'dq4', 'lorap', 'node'),
   ('gcn', 'qat4', 'lorap', 'node'),
   ('gcn', 'dq4', 'none', 'graph'),
-  ('gcn', 'mixq', 'lorap', 'node'),
+  ('gin', 'mixq', 'gpf', 'graph'),
 ]
 ids = lambda cell: '-'.join(cell)
 
@@ -107,6 +110,12 @@ def outputs_of(model, variables, graph):
     globals=None,
   )
   return jax.jit(lambda v, g: model.apply(v, g, train=False))(variables, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cell', MORE, ids=ids)
+def test_more_networks_and_integers(cell):
+  test_network_and_integers(cell)
 
 
 @pytest.mark.parametrize('cell', CELLS, ids=ids)
