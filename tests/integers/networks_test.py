@@ -133,7 +133,8 @@ def test_network_and_integers(cell):
   assert found.shape == expected.shape and expected.std() > 1e-3
   # Codes flip where float32 sums round the other way, here in few rows.
   error = np.abs(found - expected).max(1) / expected.std()
-  assert np.median(error) < 0.05, error
+  # A2Q's ranges are shortened too.
+  assert np.median(error) < (0.2 if cell[1] == 'a2q' else 0.05), error
   # NumPy and JAX, compiled, agree in every bit.
   run = jax.jit(
     lambda *arrays: program.execute(
