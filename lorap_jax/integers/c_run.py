@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,25 +37,38 @@ def compiler() -> str | None:
 
 
 def build(
-  source: str,
+  headers: Mapping[str, str],
   target: pathlib.Path,
   flags: Sequence[str] = FAST,
   *,
   cc: str = 'cc',
+  more: str = '',
 ) -> None:
-  """Compiles C99 without a warning.
+  """Compiles headers as C99 without a warning, into a folder.
 
   Args:
-    source: the text.
+    headers: what `c_writer.write` made, by the names of the programs.
     target: file to write; a shared object if it ends in `.so`, else a program.
     flags: more of the compiler's, those of speed.
     cc: the compiler.
+    more: C to stand behind the headers.
 
   Raises:
-    RuntimeError: it refused, with what it said.
+    RuntimeError: the compiler refused, with what it said.
   """
+  lines = []
+  for name, text in headers.items():
+    target.with_name(f'{name}.h').write_text(text)
+    upper = name.upper()
+    lines += [
+      f'#define {upper}_IMPLEMENTATION',
+      f'#include "{name}.h"',
+      f'extern const int64_t {name}_sizes[3];',
+      f'const int64_t {name}_sizes[3] = {{',
+      f'  {upper}_OUTPUTS, {upper}_ARENA_BYTES, {upper}_TABLE_BYTES}};',
+    ]
   path = target.with_suffix('.c')
-  path.write_text(source)
+  path.write_text('\n'.join([*lines, more, '']))
   shared = ('-shared', '-fPIC') if target.suffix == '.so' else ()
   done = subprocess.run(
     [cc, *STRICT, *flags, *shared, '-o', str(target), str(path)],
@@ -92,7 +105,7 @@ class Compiled:
     )
     with tempfile.TemporaryDirectory(prefix='lorap_jax_c_') as folder:
       target = pathlib.Path(folder) / 'model.so'
-      build(implementation({'model': text}), target, flags, cc=cc)
+      build({'model': text}, target, flags, cc=cc)
       # What is loaded stays when its file is gone.
       library = ctypes.CDLL(str(target))
     self._program = program
@@ -113,21 +126,6 @@ class Compiled:
     if code:
       raise RunError(code)
     return out
-
-
-def implementation(headers: dict[str, str]) -> str:
-  """C of one file with programs by their names, and of what ctypes looks up."""
-  lines = []
-  for name, text in headers.items():
-    upper = name.upper()
-    lines += [
-      f'#define {upper}_IMPLEMENTATION',
-      text,
-      f'extern const int64_t {name}_sizes[3];',
-      f'const int64_t {name}_sizes[3] = {{',
-      f'  {upper}_OUTPUTS, {upper}_ARENA_BYTES, {upper}_TABLE_BYTES}};',
-    ]
-  return '\n'.join([*lines, ''])
 
 
 def arguments(graph: Graph) -> tuple:

@@ -292,19 +292,41 @@ class _Writer:
 
   def _arrange(self) -> int:
     """Gives each value its place; returns the size of the arena."""
+    # A result in the place of a wider one holds all of that: better or worse.
+    tries = [self._spans(narrower) for narrower in (False, True)]
+    sizes = [
+      _place(list({id(s): s for s in t.values()}.values())) for t in tries
+    ]
+    total = min(sizes)
+    for name, span in tries[sizes.index(total)].items():
+      self._values[name].at = f'(unsigned char *)arena + {span.offset}'
+    self._result.at = 'out'
+    if self._degree < self._most['e']:
+      total = max(total, 4 * self._most['n'])  # Degrees are counted there.
+    _require(total <= INT32, f'an arena of {total} bytes takes too much')
+    return max(total, 1)
+
+  def _spans(self, narrower: bool) -> dict[str, _Span]:
+    """How long each value is needed; those in one place share a span.
+
+    Args:
+      narrower: a result of fewer bytes may take the place of an argument.
+    """
     last = {
       v: i for i, node in enumerate(self._nodes) for v in node.inputs.values()
     }
     spans: dict[str, _Span] = {}
     for i, node in enumerate(self._nodes):
       value = self._values[node.output]
-      if node.output == self._program.output:
+      if value is self._result:
         continue
       end = last[node.output]
       for old in node.inputs.values() if node.op in _IN_PLACE else ():
         was = self._values[old]
-        same = (was.rows, was.width) == (value.rows, value.width)
-        if old in spans and last[old] == i and same and was.size >= value.size:
+        fits = (was.rows, was.width) == (value.rows, value.width) and (
+          was.size == value.size or (narrower and was.size > value.size)
+        )
+        if old in spans and last[old] == i and fits:
           spans[node.output] = spans[old]
           spans[old].last = end
           break
@@ -312,15 +334,7 @@ class _Writer:
         numbers = self._most[value.rows] * value.width
         size = -(-numbers * value.size // 4) * 4
         spans[node.output] = _Span(size, i, end)
-    unique = {id(span): span for span in spans.values()}
-    total = _place(list(unique.values()))
-    for name, span in spans.items():
-      self._values[name].at = f'(unsigned char *)arena + {span.offset}'
-    self._result.at = 'out'
-    if self._degree < self._most['e']:
-      total = max(total, 4 * self._most['n'])  # Degrees are counted there.
-    _require(total <= INT32, f'an arena of {total} bytes takes too much')
-    return max(total, 1)
+    return spans
 
   def text(self) -> str:
     """The header."""

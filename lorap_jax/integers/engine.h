@@ -38,7 +38,8 @@ enum {
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
 #define LORAP_COLUMNS 8  /* of a product, a multiple of 4 */
-#define LORAP_EXACT 16777215
+#define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
+#define LORAP_LARGEST 16777216.0f /* of one in `fix` */
 
 typedef struct {
   void *at;
@@ -78,21 +79,22 @@ static inline float lorap_f32(float x) {
   return stored;
 }
 
-/* rint(x), ties to even, in -2^24..2^24; what lies outside, at the ends. The
+/* rint(x), ties to even; what lies outside of -most..most, at those ends. The
  * bits of x are taken first: so x is a float32, and no compiler can contract
  * its product with the subtraction below. All the rest is exact. */
-static inline int32_t lorap_rint(float x) {
-  uint32_t bits, size;
+static inline int32_t lorap_rint(float x, float most) {
+  int32_t bits, size, end, sign, t;
   float a, rest;
-  int32_t t;
   memcpy(&bits, &x, sizeof bits);
-  size = bits & 0x7fffffffu;
-  size = size < 0x4b800000u ? size : 0x4b800000u; /* 2^24 */
+  memcpy(&end, &most, sizeof end);
+  size = bits & INT32_MAX;
+  size = size < end ? size : end; /* in the order of the numbers themselves */
   memcpy(&a, &size, sizeof a);
   t = (int32_t)a;
   rest = a - (float)t;
   t += (rest > 0.5f) | ((rest == 0.5f) & t);
-  return bits >> 31 ? -t : t;
+  sign = -(bits < 0);
+  return (t ^ sign) - sign;
 }
 
 static inline int32_t lorap_clip(int32_t x, int32_t low, int32_t high) {
@@ -116,6 +118,16 @@ static inline void lorap_load(lorap_value v, size_t first, int count,
   } else {
     memcpy(to, from, (size_t)count * sizeof *to);
   }
+}
+
+static inline void lorap_load16(lorap_value v, size_t first, int count,
+                                int16_t *to) {
+  const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
+  int i;
+  if (v.size == 2)
+    memcpy(to, from, (size_t)count * sizeof *to);
+  else
+    for (i = 0; i < count; i++) to[i] = from[i];
 }
 
 static inline void lorap_store(lorap_value v, size_t first, int count,
@@ -205,20 +217,24 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
-  int32_t q[LORAP_BLOCK];
-  float f[LORAP_BLOCK];
+  int32_t q[LORAP_BLOCK], zeros[LORAP_BLOCK];
+  float f[LORAP_BLOCK], same[LORAP_BLOCK];
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
   int j;
   if (!s->row && !s->bias && !limit && s->columns == 1) {
     width *= count; /* rows are all alike: one long row */
     count = count > 0;
   }
+  for (j = 0; j < LORAP_BLOCK; j++) zeros[j] = 0, same[j] = s->factor[0];
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
     int32_t low = lorap_clip(s->low, -most, most);
     int32_t high = lorap_clip(s->high, -most, most);
     for (c = 0; c < width; c += LORAP_BLOCK) {
+      const float *factor = s->columns > 1 ? s->factor + c : same;
+      const int32_t *bias = s->bias ? s->bias + c : zeros;
+      const float end = x ? LORAP_LARGEST : LORAP_EXACT;
       size_t first = i * width + c;
       int block = width - c < LORAP_BLOCK ? (int)(width - c) : LORAP_BLOCK;
       if (x) {
@@ -230,23 +246,10 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
       }
       if (s->row)
         for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * row);
-      if (s->columns > 1) {
-        const float *factor = s->factor + c;
-        for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * factor[j]);
-      } else {
-        float factor = s->factor[0];
-        for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * factor);
+      for (j = 0; j < block; j++) {
+        int32_t whole = lorap_rint(LORAP_F32(f[j] * factor[j]), end);
+        q[j] = lorap_clip(whole + bias[j], low, high);
       }
-      for (j = 0; j < block; j++) q[j] = lorap_rint(f[j]);
-      if (s->bias) {
-        const int32_t *bias = s->bias + c;
-        for (j = 0; j < block; j++)
-          q[j] = lorap_clip(q[j], -LORAP_EXACT, LORAP_EXACT) + bias[j];
-      } else if (!x) {
-        for (j = 0; j < block; j++)
-          q[j] = lorap_clip(q[j], -LORAP_EXACT, LORAP_EXACT);
-      }
-      for (j = 0; j < block; j++) q[j] = lorap_clip(q[j], low, high);
       lorap_store(y, first, block, q);
     }
   }
@@ -312,16 +315,6 @@ static inline void lorap_dot_wide(const int32_t *x, const int16_t *w,
   }
 }
 
-static inline void lorap_load16(lorap_value v, size_t first, int count,
-                                int16_t *to) {
-  const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 2)
-    memcpy(to, from, (size_t)count * sizeof *to);
-  else
-    for (i = 0; i < count; i++) to[i] = from[i];
-}
-
 /* a W + bias. A few columns of W at a time are unpacked for all rows. */
 static inline void lorap_product(int rows, lorap_value a, lorap_value y,
                                  const uint8_t *weight, int bits,
@@ -362,28 +355,50 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   }
 }
 
+/* Row `to` of y += row `from` of a, for sums of 16 bits. */
+static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
+                                size_t to) {
+  int16_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
+  int c, j;
+  for (c = 0; c < a.width; c += LORAP_BLOCK) {
+    int block = lorap_least(LORAP_BLOCK, a.width - c);
+    size_t place = to * (size_t)a.width + (size_t)c;
+    lorap_load16(a, from * (size_t)a.width + (size_t)c, block, sent);
+    lorap_load16(y, place, block, total);
+    for (j = 0; j < block; j++) total[j] = (int16_t)(total[j] + sent[j]);
+    memcpy((int8_t *)y.at + place * sizeof *total, total,
+           (size_t)block * sizeof *total);
+  }
+}
+
+/* Row `to` of y += w times row `from` of a. */
+static inline void lorap_plus(lorap_value a, size_t from, int32_t w,
+                              lorap_value y, size_t to) {
+  int32_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
+  int c, j;
+  for (c = 0; c < a.width; c += LORAP_BLOCK) {
+    int block = lorap_least(LORAP_BLOCK, a.width - c);
+    size_t place = to * (size_t)a.width + (size_t)c;
+    lorap_load(a, from * (size_t)a.width + (size_t)c, block, sent);
+    lorap_load(y, place, block, total);
+    for (j = 0; j < block; j++) total[j] += sent[j] * w;
+    lorap_store(y, place, block, total);
+  }
+}
+
 /* The sum over edges; `weight` [e] may be NULL. */
 static inline void lorap_sum_edges(const lorap_graph *graph, lorap_value a,
                                    const lorap_value *weight, lorap_value y,
                                    int drop_loops) {
-  int32_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
-  int i, c, j;
+  int half = !weight && y.size == 2 && a.size <= 2, i;
   lorap_zero(y, graph->n);
   for (i = 0; i < graph->e; i++) {
-    size_t from = (size_t)graph->senders[i] * (size_t)a.width;
-    size_t to = (size_t)graph->receivers[i] * (size_t)a.width;
-    int32_t w = weight ? lorap_get(*weight, (size_t)i) : 1;
-    if (drop_loops && graph->senders[i] == graph->receivers[i]) continue;
-    for (c = 0; c < a.width; c += LORAP_BLOCK) {
-      int block = lorap_least(LORAP_BLOCK, a.width - c);
-      lorap_load(a, from + (size_t)c, block, sent);
-      lorap_load(y, to + (size_t)c, block, total);
-      if (weight)
-        for (j = 0; j < block; j++) total[j] += sent[j] * w;
-      else
-        for (j = 0; j < block; j++) total[j] += sent[j];
-      lorap_store(y, to + (size_t)c, block, total);
-    }
+    size_t from = (size_t)graph->senders[i], to = (size_t)graph->receivers[i];
+    if (drop_loops && from == to) continue;
+    if (half)
+      lorap_plus16(a, from, y, to);
+    else
+      lorap_plus(a, from, weight ? lorap_get(*weight, (size_t)i) : 1, y, to);
   }
 }
 
@@ -591,7 +606,7 @@ static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
       int32_t below = most - lorap_get(a, first + (size_t)j);
       int32_t p = lorap_get(table, (size_t)(below < last ? below : last));
       float part = LORAP_F32((float)(p * share));
-      lorap_put(y, first + (size_t)j, lorap_rint(LORAP_F32(part / whole)));
+      lorap_put(y, first + (size_t)j, lorap_rint(LORAP_F32(part / whole), LORAP_EXACT));
     }
   }
 }
