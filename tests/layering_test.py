@@ -64,6 +64,8 @@ PARTS = {
     'graphs',
     'models',
     'nn',
+    'prompts',
+    'quantization',
     'runs',
     'training',
   },

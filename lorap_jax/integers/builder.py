@@ -57,8 +57,8 @@ class Codes:
   """
 
   name: str
-  scale: np.ndarray
-  zero: np.ndarray
+  scale: np.ndarray | np.floating
+  zero: np.ndarray | np.floating
   bound: int
   width: int
   row: str | None = None
@@ -101,7 +101,7 @@ class Builder:
     inputs: dict[str, str],
     constants: dict[str, Any] | None = None,
     *,
-    bound: float = 0,
+    bound: int = 0,
     **options: int,
   ) -> str:
     """Adds a node; `bound` is the largest |value|, 0 for float32 results."""
@@ -112,11 +112,11 @@ class Builder:
       name = f'{stem}_{tries}'
     if bound > INT32:
       raise ExportError(
-        f'{name} could reach {bound:.3g}, more than 32 bits hold; the largest '
+        f'{name} could reach {bound:,}, more than 32 bits hold; the largest '
         f'in-degree is {self.max_degree}, the largest graph has '
         f'{self.max_nodes} nodes: give smaller ones if the data has them'
       )
-    self.bounds[name] = math.ceil(bound)
+    self.bounds[name] = bound
     self.nodes.append(Node(op, inputs, name, constants or {}, options))
     return name
 
@@ -253,7 +253,7 @@ class Builder:
     narrow = self.narrow('codes', value, _OPERAND_BITS - 1)
     return Codes(
       narrow.name,
-      np.float64(narrow.unit),
+      np.asarray(narrow.unit),
       np.zeros(()),
       narrow.bound,
       narrow.width,
@@ -585,7 +585,7 @@ class Builder:
       share=_SHARE,
     )
     return Codes(
-      name, np.float64(1 / _SHARE), np.zeros(()), _SHARE, logits.width
+      name, np.asarray(1 / _SHARE), np.zeros(()), _SHARE, logits.width
     )
 
   def program(self, output: Wide, *, per_graph: bool, num_features: int):

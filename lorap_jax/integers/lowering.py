@@ -70,7 +70,7 @@ def lower(
     ExportError: a network that has none, and why.
   """
   _refuse(model)
-  variables = jax.tree.map(np.asarray, dict(variables))
+  variables = jax.tree.map(jnp.asarray, dict(variables))
   place = Place(
     variables['params'],
     variables.get('batch_stats'),
@@ -78,15 +78,15 @@ def lower(
   )
   builder = Builder(max_degree=max_degree, max_nodes=max_nodes)
   x: Any = builder.fix('nodes', largest_input, num_features)
-  x = _encode(builder, model, place, x)
+  y: Any = _encode(builder, model, place, x)
   for i in range(model.num_layers):
-    x = _convolve(builder, model, place, i, x)
+    y = _convolve(builder, model, place, i, y)
   if model.pool == 'none':
-    return builder.program(x, per_graph=False, num_features=num_features)
+    return builder.program(y, per_graph=False, num_features=num_features)
   with builder.inside('pool'):
-    x = builder.pool(model.pool, x)
-  x = _read_out(builder, model, place, x)
-  return builder.program(x, per_graph=True, num_features=num_features)
+    y = builder.pool(model.pool, y)
+  y = _read_out(builder, model, place, y)
+  return builder.program(y, per_graph=True, num_features=num_features)
 
 
 def _refuse(model: network.Network) -> None:
@@ -216,12 +216,11 @@ def _prompt(
   if 'lorap' not in spec.name:
     return s
   own = place.child('prompt')
-  params = lorap_lib.LoRAPParams(
-    **{
-      name: jnp.asarray(own.params[name]) if name in own.params else None
-      for name in lorap_lib.LoRAPParams._fields
-    }
-  )
+  values: dict[str, Any] = {
+    name: jnp.asarray(own.params[name]) if name in own.params else None
+    for name in lorap_lib.LoRAPParams._fields
+  }
+  params = lorap_lib.LoRAPParams(**values)
   folded = lorap_lib.quantize_prompt(params, bits=min(spec.bits, 8))
   with builder.inside('prompt'):
     return builder.plus(
@@ -289,8 +288,10 @@ def _encode(
   if model.encoder == 'none':
     if model.scheme.edge_messages and model.backbone.sums_first:
       return x
-    grid = _grid(model.scheme, 'features', place)
-    return builder.quantize('features', x, grid) if grid is not None else x
+    # They count as quantized from here on, with a quantizer or without.
+    return builder.quantize(
+      'features', x, _grid(model.scheme, 'features', place)
+    )
   own = place.child('embedding')
   operand: Any = x
   if model.encoder_operand == 'int8':
@@ -343,7 +344,7 @@ def _times(
   """Value gain + shift, column by column."""
   as_codes = Codes(
     value.name,
-    np.float64(value.unit),
+    np.asarray(value.unit),
     np.zeros(()),
     value.bound,
     value.width,

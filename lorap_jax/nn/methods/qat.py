@@ -130,8 +130,8 @@ class AffineQuantizer(nn.Module):
     if not seen['initialized']:
       raise ValueError('a quantizer has seen no data; train the run first')
     qparams = affine.affine_qparams(
-      seen['min_val'],
-      seen['max_val'],
+      jnp.asarray(seen['min_val']),
+      jnp.asarray(seen['max_val']),
       bits=self.bits,
       signed=self.signed,
       symmetric=self.symmetric,

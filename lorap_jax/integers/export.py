@@ -1,0 +1,204 @@
+"""From a finished run to the folder of its integers."""
+
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from lorap_jax._version import __version__
+from lorap_jax.data import DataSplits, NodeDataset
+from lorap_jax.integers import artifact, evaluate, lowering, program
+from lorap_jax.integers.builder import ExportError
+from lorap_jax.runs import datasets, restore, workdir
+
+_PARITY_GRAPHS = 20
+_MARGIN = 2  # Between the largest graph of the data and what is allowed.
+
+
+def export_run(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  max_degree: int | None = None,
+  max_nodes: int | None = None,
+) -> dict[str, Any]:
+  """Writes the integers of a run.
+
+  Args:
+    folder: work folder of a finished run.
+    out: folder to be made.
+    max_degree: largest number of edges into a node; None for twice that of the
+      run's data.
+    max_nodes: largest number of nodes of a graph; None likewise.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ExportError: a network that has no integers, or limits below the data.
+    WorkdirError: no finished run.
+    ArtifactError: `out` exists or cannot be written.
+  """
+  if out.exists():
+    raise artifact.ArtifactError(
+      f'{out} is there already; remove it, or choose another with --out'
+    )
+  report = workdir.read_json(folder / workdir.REPORT, whole=True)
+  run = restore.load_run(folder)
+  data = datasets.load(run.config['data'])
+  limits = _limits(data, max_degree, max_nodes)
+  per_graph = isinstance(data, DataSplits)
+  largest = max(float(np.abs(part.nodes).max()) for part in _parts(data))
+  model: Any = run.model
+  lowered = lowering.lower(
+    model,
+    run.variables,
+    num_features=run.data['num_features'],
+    largest_input=largest,
+    **limits,
+  )
+  accuracy = _accuracies(lowered, run, data)
+  graph = (
+    evaluate.first_graphs(data.test, _PARITY_GRAPHS)
+    if isinstance(data, DataSplits)
+    else evaluate.graph_of_nodes(data)
+  )
+  files = {
+    artifact.PROGRAM: artifact.to_bytes(lowered),
+    artifact.PARITY: _parity(lowered, graph),
+    'README.md': _readme(per_graph).encode(),
+  }
+  manifest = {
+    'lorap_jax': __version__,
+    'config': run.config,
+    'data': report['data'],
+    'result': report['result'],
+    'cost': report['cost'],
+    'limits': limits,
+    'largest_input': largest,
+    'num_features': lowered.num_features,
+    'num_outputs': accuracy.pop('num_outputs'),
+    'per_graph': per_graph,
+    'integers': accuracy,
+    'licence': 'the files of this folder may be used as the data and the run '
+    'allow; lorap_jax is under Apache-2.0',
+  }
+  artifact.write(out, files, manifest)
+  return artifact.load_artifact(out).manifest  # pyrefly: ignore
+
+
+def told(manifest: dict[str, Any], out: pathlib.Path) -> list[str]:
+  """What a user is told after an export."""
+  found = manifest['integers']
+  metric = manifest['result']['metric']
+  lines = [f'Exported to {out}']
+  lines += [
+    f'  {split:<5} {metric}: integers {found[split]["integers"]:.4f}, '
+    f'network {found[split]["network"]:.4f}; '
+    f'{found[split]["same"]:.2%} of the answers are the same'
+    for split in ('valid', 'test')
+  ]
+  lines += [
+    f'  {name}: {record["bytes"]:,} bytes'
+    for name, record in manifest['files'].items()
+  ]
+  return lines
+
+
+def _parts(data: Any) -> tuple[Any, ...]:
+  if isinstance(data, NodeDataset):
+    return (data,)
+  return (data.train, data.valid, data.test)
+
+
+def _limits(
+  data: Any, max_degree: int | None, max_nodes: int | None
+) -> dict[str, int]:
+  degree, nodes = 0, 0
+  for part in _parts(data):
+    graph = (
+      evaluate.graph_of_nodes(part)
+      if isinstance(part, NodeDataset)
+      else evaluate.first_graphs(part, part.num_graphs)
+    )
+    degree = max(degree, np.bincount(graph.receivers, minlength=1).max())
+    nodes = max(nodes, np.bincount(graph.graph_of, minlength=1).max())
+  limits = {}
+  for name, found, given in (
+    ('max_degree', int(degree), max_degree),
+    ('max_nodes', int(nodes), max_nodes),
+  ):
+    if given is not None and given < found:
+      raise ExportError(
+        f'--{name}={given} is less than the {found} of the data of the run'
+      )
+    limits[name] = _MARGIN * found if given is None else given
+  return limits
+
+
+def _accuracies(
+  lowered: program.Program, run: restore.LoadedRun, data: Any
+) -> dict[str, Any]:
+  """The metric of the integers and of the network, on both held-out parts."""
+  found: dict[str, Any] = {}
+  if isinstance(data, NodeDataset):
+    codes = evaluate.outputs(lowered, data)
+    network = run.predict(data)
+    parts = {
+      split: (codes[mask], network[mask], data.labels[mask])
+      for split, mask in (('valid', data.valid_mask), ('test', data.test_mask))
+    }
+  else:
+    parts = {
+      split: (evaluate.outputs(lowered, part), run.predict(part), part.labels)
+      for split, part in (('valid', data.valid), ('test', data.test))
+    }
+  scale = lowered.output_scale
+  for split, (codes, network, labels) in parts.items():
+    found['num_outputs'] = codes.shape[1]
+    values = codes.astype(np.float32) * scale
+    if codes.shape[1] == 1 and labels.dtype.kind == 'f':
+      error = lambda v, y=labels: float(np.abs(v[:, 0] - y).mean())
+      same = float(np.mean(np.abs(values - network) < 1e-2))
+    else:
+      error = lambda v, y=labels: float(np.mean(v.argmax(1) == y))
+      same = float(np.mean(values.argmax(1) == network.argmax(1)))
+    found[split] = {
+      'integers': error(values),
+      'network': error(network),
+      'same': same,
+      'count': len(labels),
+    }
+  return found
+
+
+def _parity(lowered: program.Program, graph: program.Graph) -> bytes:
+  """Graphs, and every value of the program on them."""
+  values = program.execute(lowered, graph, keep=True)
+  del values['nodes']
+  file = io.BytesIO()
+  np.savez_compressed(
+    file,
+    allow_pickle=False,
+    nodes=graph.nodes,
+    senders=graph.senders,
+    receivers=graph.receivers,
+    graph_of=graph.graph_of,
+    outputs=values[lowered.output],
+  )
+  return file.getvalue()
+
+
+def _readme(per_graph: bool) -> str:
+  rows = 'graph' if per_graph else 'node'
+  return f"""# An integer graph network
+
+    import lorap_jax
+    network = lorap_jax.load_artifact('.')
+    outputs = network(nodes, senders, receivers, n_node)
+
+One row of outputs for each {rows}; NumPy is enough. `manifest.json` says what
+was exported and how accurate it is, `parity.npz` has graphs with the outputs
+that every engine must return for them, bit for bit.
+"""
