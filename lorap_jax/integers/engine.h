@@ -102,7 +102,10 @@ static inline int32_t lorap_clip(int32_t x, int32_t low, int32_t high) {
   return x > high ? high : x;
 }
 
-static inline int lorap_least(int a, int b) { return a < b ? a : b; }
+/* How many of those that are left are worked on now. */
+static inline int lorap_some(size_t left, int most) {
+  return left < (size_t)most ? (int)left : most;
+}
 
 /* Numbers `first` to `first + count` of a value, as int32. */
 static inline void lorap_load(lorap_value v, size_t first, int count,
@@ -236,7 +239,7 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
       const int32_t *bias = s->bias ? s->bias + c : zeros;
       const float end = x ? LORAP_LARGEST : LORAP_EXACT;
       size_t first = i * width + c;
-      int block = width - c < LORAP_BLOCK ? (int)(width - c) : LORAP_BLOCK;
+      int block = lorap_some(width - c, LORAP_BLOCK);
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
@@ -274,13 +277,12 @@ static inline void lorap_scale_to(int rows, lorap_value a, lorap_value limit,
  * then j + bytes, j + 2 bytes, ...: so each step fills a run of `to`. */
 static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
                                           int count, int16_t *to) {
-  int per_byte = 8 / bits, bytes = (count + per_byte - 1) / per_byte;
+  int parts = 8 / bits, bytes = (count + parts - 1) / parts;
   int sign = 1 << (bits - 1), mask = 2 * sign - 1, part, j;
-  for (part = 0; part < per_byte; part++) {
-    int shift = part * bits, some = lorap_least(bytes, count - part * bytes);
+  for (part = 0; part < parts; part++, to += bytes, count -= bytes) {
+    int shift = part * bits, some = count < bytes ? count : bytes;
     for (j = 0; j < some; j++)
-      to[part * bytes + j] = (int16_t)((((from[j] >> shift) & mask) ^ sign) -
-                                       sign);
+      to[j] = (int16_t)((((from[j] >> shift) & mask) ^ sign) - sign);
   }
   return from + bytes;
 }
@@ -323,9 +325,9 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   int32_t wide[LORAP_BLOCK], sum[LORAP_COLUMNS], total[LORAP_COLUMNS];
   int c, k, i, j;
   for (c = 0; c < y.width; c += LORAP_COLUMNS) {
-    int columns = lorap_least(LORAP_COLUMNS, y.width - c);
+    int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
     for (k = 0; k < a.width; k += LORAP_BLOCK) {
-      int depth = lorap_least(LORAP_BLOCK, a.width - k);
+      int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
       int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
       memset(w, 0, sizeof w);
       memset(x, 0, sizeof x);
@@ -361,7 +363,7 @@ static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
   int16_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
   int c, j;
   for (c = 0; c < a.width; c += LORAP_BLOCK) {
-    int block = lorap_least(LORAP_BLOCK, a.width - c);
+    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
     size_t place = to * (size_t)a.width + (size_t)c;
     lorap_load16(a, from * (size_t)a.width + (size_t)c, block, sent);
     lorap_load16(y, place, block, total);
@@ -377,7 +379,7 @@ static inline void lorap_plus(lorap_value a, size_t from, int32_t w,
   int32_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
   int c, j;
   for (c = 0; c < a.width; c += LORAP_BLOCK) {
-    int block = lorap_least(LORAP_BLOCK, a.width - c);
+    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
     size_t place = to * (size_t)a.width + (size_t)c;
     lorap_load(a, from * (size_t)a.width + (size_t)c, block, sent);
     lorap_load(y, place, block, total);
@@ -410,7 +412,7 @@ static inline void lorap_weigh(int rows, lorap_value a, lorap_value row,
     int32_t w = lorap_get(row, (size_t)i);
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
       size_t first = (size_t)i * (size_t)a.width + (size_t)c;
-      int block = lorap_least(LORAP_BLOCK, a.width - c);
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
       lorap_load(a, first, block, q);
       for (j = 0; j < block; j++) q[j] *= w;
       lorap_store(y, first, block, q);
@@ -424,7 +426,7 @@ static inline void lorap_add(int rows, lorap_value a, lorap_value b,
   size_t i, count = (size_t)rows * (size_t)y.width;
   int j;
   for (i = 0; i < count; i += LORAP_BLOCK) {
-    int block = count - i < LORAP_BLOCK ? (int)(count - i) : LORAP_BLOCK;
+    int block = lorap_some(count - i, LORAP_BLOCK);
     lorap_load(a, i, block, p);
     lorap_load(b, i, block, q);
     for (j = 0; j < block; j++) p[j] += q[j];
@@ -437,7 +439,7 @@ static inline void lorap_relu(int rows, lorap_value a, lorap_value y) {
   size_t i, count = (size_t)rows * (size_t)y.width;
   int j;
   for (i = 0; i < count; i += LORAP_BLOCK) {
-    int block = count - i < LORAP_BLOCK ? (int)(count - i) : LORAP_BLOCK;
+    int block = lorap_some(count - i, LORAP_BLOCK);
     lorap_load(a, i, block, q);
     for (j = 0; j < block; j++) q[j] = q[j] > 0 ? q[j] : 0;
     lorap_store(y, i, block, q);
@@ -450,7 +452,7 @@ static inline void lorap_row_max(int rows, lorap_value a, lorap_value y) {
   for (i = 0; i < rows; i++) {
     int32_t most = 0;
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
-      int block = lorap_least(LORAP_BLOCK, a.width - c);
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
       lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);
       for (j = 0; j < block; j++) {
         int32_t size = q[j] < 0 ? -q[j] : q[j];
@@ -511,7 +513,7 @@ static inline void lorap_pool(const lorap_graph *graph, lorap_value a,
   for (k = 0; k < graph->g; k++, start = end) {
     end = lorap_end(graph, k, start);
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
-      int block = lorap_least(LORAP_BLOCK, a.width - c);
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
       for (j = 0; j < block; j++) total[j] = largest ? -INT32_MAX : 0;
       for (i = start; i < end; i++) {
         lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);

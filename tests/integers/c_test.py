@@ -60,7 +60,7 @@ class Library:
     arguments = list(c_run.arguments(graph))
     for place, value in (changes or {}).items():
       arguments[place] = value
-    code = c_run.function(self._library, f'{name}_run')(
+    code = c_run.function(self._library, name)(
       *arguments,
       around[inner],
       needed if arena is None else needed + arena,
@@ -437,8 +437,9 @@ int main(void) {
   return 0;
 }
 """
-CASE = """if (head[0] == {i}) one({name}_run, {upper}_FEATURES, {upper}_ARENA_BYTES,
-      (size_t)({upper}_PER_GRAPH ? head[3] : head[1]) * {upper}_OUTPUTS, head);"""
+CASE = """if (head[0] == {i})
+      one({name}_run, {upper}_FEATURES, {upper}_ARENA_BYTES,
+          (size_t)head[{upper}_PER_GRAPH ? 3 : 1] * {upper}_OUTPUTS, head);"""
 
 
 def run_program(programs, graphs, folder, flags, *, cc='cc'):
@@ -579,7 +580,7 @@ BROKEN = {
   'loops': ('if (drop_loops && from == to) continue;', ''),
   'ties_of_search': ('(size_t)middle) <= x)', '(size_t)middle) < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
-  'sign': ('^ sign) -\n                                       sign', ')'),
+  'sign': ('mask) ^ sign) - sign)', 'mask)))'),
   'padding': ('memset(x, 0, sizeof x);', 'memset(x, 1, sizeof x);'),
   'largest': ('largest ? -INT32_MAX : 0', '0'),
   'kept_loops': ('if (keep) return;', ''),
