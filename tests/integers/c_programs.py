@@ -1,6 +1,7 @@
 """Integer programs with random numbers that have every operation and option."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -130,11 +131,12 @@ def small() -> Program:
   )
 
 
+@functools.cache
 def all_programs() -> dict[str, Program]:
   rng = np.random.default_rng(0)
   return {
     'gin_mean': gin(rng),
-    'gin_max': gin(rng, pool='max', width=7, layers=1),
+    'gin_max': gin(rng, pool='max', width=7),
     'gin_wide': gin(rng, pool='sum', width=259, layers=1, groups=1),
     'gcn': gcn(rng),
     'gcn_keep': gcn(rng, keep=True),
@@ -186,6 +188,7 @@ def graph(rng, sizes, edges, *, senders=None, receivers=None) -> Graph:
   return Graph(nodes, as_index(senders), as_index(receivers), of, len(sizes))
 
 
+@functools.cache
 def graphs(count=40) -> dict[str, Graph]:
   rng = np.random.default_rng(1)
   leaves = np.arange(1, HUB + 1)

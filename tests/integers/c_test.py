@@ -84,12 +84,25 @@ def written(programs, change=None):
   }
 
 
-def assert_same(library, graphs, reference=None):
+_EXPECTED = {}
+
+
+def reference(program, graph):
+  """`execute`, once for the same arguments."""
+  key = id(program), id(graph)
+  if key not in _EXPECTED:
+    with np.errstate(over='ignore'):
+      # With what it belongs to: else another may get the same id.
+      _EXPECTED[key] = execute(program, graph), program, graph
+  return _EXPECTED[key][0]
+
+
+def assert_same(library, graphs):
   for name, program in library.programs.items():
     for label, graph in graphs.items():
       code, result = library.run(name, graph)
       assert code == 0, (name, label)
-      expected = (reference or execute)(program, graph)
+      expected = reference(program, graph)
       np.testing.assert_array_equal(result, expected, f'{name} on {label}')
 
 
@@ -162,8 +175,7 @@ def small_graphs(count):
 
 @needs_compiler
 def test_ends_of_ranges(library):
-  with np.errstate(over='ignore'):
-    assert_same(of_names(library, 'small'), dict(small_graphs(60)))
+  assert_same(of_names(library, 'small'), dict(small_graphs(60)))
 
 
 @needs_compiler
@@ -462,7 +474,7 @@ def run_program(programs, graphs, folder, flags, *, cc='cc'):
       arrays = c_run.arguments(graph)
       given += [struct.pack('=4i', i, *arrays[4:])]
       given += [array.tobytes() for array in arrays[:4]]
-      expected += [b'\0' * 4, execute(program, graph).tobytes()]
+      expected += [b'\0' * 4, reference(program, graph).tobytes()]
   done = subprocess.run([target], input=b''.join(given), capture_output=True)
   assert done.returncode == 0, done.stderr.decode()
   got, wanted = (
@@ -540,10 +552,9 @@ NATIVE = ('-O3', '-march=native')
 def test_all_compilers_and_flags_give_the_same_codes(tmp_path, flags, cc):
   require(tmp_path, flags, cc)
   programs = c_programs.all_programs()
-  run_program(programs, c_programs.graphs(30), tmp_path, flags, cc=cc)
+  run_program(programs, c_programs.graphs(20), tmp_path, flags, cc=cc)
   programs = {'small': c_programs.small()}
-  with np.errstate(over='ignore'):
-    run_program(programs, dict(small_graphs(60)), tmp_path, flags, cc=cc)
+  run_program(programs, dict(small_graphs(60)), tmp_path, flags, cc=cc)
 
 
 @pytest.mark.slow
@@ -555,7 +566,7 @@ def test_every_value_is_that_of_the_reference(tmp_path, flags):
     folder.mkdir()
     programs = c_programs.with_every_value({name: program})
     library = Library(programs, folder, flags)
-    for graph in c_programs.graphs(10).values():
+    for graph in without_hubs(c_programs.graphs(10)).values():
       values = execute(program, graph, keep=True)
       for key, part in programs.items():
         code, result = library.run(key, graph)
@@ -581,7 +592,7 @@ BROKEN = {
   'ties_of_search': ('(size_t)middle) <= x)', '(size_t)middle) < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
   'sign': ('mask) ^ sign) - sign)', 'mask)))'),
-  'padding': ('memset(x, 0, sizeof x);', 'memset(x, 1, sizeof x);'),
+  'padding': ('(depth + 15) / 16', 'depth / 16'),
   'largest': ('largest ? -INT32_MAX : 0', '0'),
   'kept_loops': ('if (keep) return;', ''),
   'share': ('count = end - start > 1', 'count = end - start > 2'),
@@ -601,8 +612,8 @@ def test_a_broken_executor_is_found(tmp_path, name):
     return text.replace(old, new)
 
   programs = c_programs.all_programs() | {'small': c_programs.small()}
-  library = Library(programs, tmp_path, ('-O1', '-w'), change=change)
-  graphs = without_hubs(c_programs.graphs(30))
-  with np.errstate(over='ignore'), pytest.raises(AssertionError):
+  library = Library(programs, tmp_path, ('-O0', '-w'), change=change)
+  graphs = without_hubs(c_programs.graphs(20))
+  with pytest.raises(AssertionError):
     assert_same(of_names(library, *c_programs.all_programs()), graphs)
     assert_same(of_names(library, 'small'), dict(small_graphs(60)))
