@@ -11,7 +11,7 @@ the modules `GPF`, `GPFPlus`, `LoRAP`. Pure quantizers with their gradients:
 layers of one's own: `quantize`, `Quantized`, `Rows`, `node_mask`. For loops of
 one's own: `init`, `apply`, `average_bits`, `param_labels`. Runs:
 `train_and_evaluate`, `load_run`, `default_config`, `own_data_config`,
-`from_pyg`.
+`from_pyg`; as integers: `export_run`, `load_artifact`.
 
 All pure functions lie in `lorap_jax.quantization`, `prompts` and `graphs`,
 modules in `nn` and `models`, data sets in `data`, the steps of a training in
@@ -26,6 +26,8 @@ from lorap_jax._version import __version__
 if TYPE_CHECKING:
   from lorap_jax.data.sets.pyg import from_pyg
   from lorap_jax.graphs import node_mask
+  from lorap_jax.integers.artifact import load_artifact
+  from lorap_jax.integers.export import export_run
   from lorap_jax.models.network import Network
   from lorap_jax.nn.conv import GATConv, GCNConv, GINConv
   from lorap_jax.nn.groups import param_labels
@@ -82,9 +84,11 @@ _PLACES: dict[str, tuple[str, str | None]] = {
   'average_bits': ('training.passes', 'average_bits'),
   'default_config': ('runs.default_config', 'get_config'),
   'degree_quant': ('quantization.degree_quant', None),
+  'export_run': ('integers.export', 'export_run'),
   'from_pyg': ('data.sets.pyg', 'from_pyg'),
   'init': ('training.passes', 'init'),
   'init_lorap': ('prompts', 'init_lorap'),
+  'load_artifact': ('integers.artifact', 'load_artifact'),
   'load_run': ('runs.restore', 'load_run'),
   'lorap_prompt': ('prompts', 'lorap_prompt'),
   'mixq': ('quantization.mixq', None),
@@ -123,9 +127,11 @@ __all__ = [
   'average_bits',
   'default_config',
   'degree_quant',
+  'export_run',
   'from_pyg',
   'init',
   'init_lorap',
+  'load_artifact',
   'load_run',
   'lorap_prompt',
   'mixq',

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
   'train': 'trains a configuration, as train.py does',
   'sweep': 'trains many, and goes on where it was stopped',
+  'export': 'writes a run as integers that run elsewhere',
   'report': 'collects finished runs into a table',
   'doctor': 'says whether this machine is ready, and what to do if not',
 }

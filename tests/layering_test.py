@@ -44,6 +44,16 @@ PARTS = {
     'models',
     'training',
   },
+  'integers': {
+    '_version',
+    'data',
+    'models',
+    'nn',
+    'prompts',
+    'quantization',
+    'runs',
+  },
+  'export': {'integers'},
   'reports': {'data', 'runs', 'training'},
   'report': {'reports', 'runs'},
   'sweep': {
@@ -62,6 +72,7 @@ PARTS = {
     '_version',
     'data',
     'graphs',
+    'integers',
     'models',
     'nn',
     'prompts',
@@ -78,7 +89,7 @@ LIBRARIES = {
   '_logging': {'absl'},
   '_stopping': set(),
   'ops': {'jax'},
-  'quantization': {'jax'},
+  'quantization': {'jax', 'numpy'},
   'prompts': {'jax'},
   'graphs': {'jax', 'jraph', 'numpy'},
   'data': {
@@ -92,7 +103,7 @@ LIBRARIES = {
     'skimage',
     'sklearn',
   },
-  'nn': {'jax', 'flax', 'jraph'},
+  'nn': {'jax', 'flax', 'jraph', 'numpy'},
   'models': {'jax', 'flax', 'jraph'},
   'training': {'absl', 'flax', 'jax', 'numpy', 'optax'},
   'runs': {
@@ -107,6 +118,8 @@ LIBRARIES = {
     'rich',
     'tensorboardX',
   },
+  'integers': {'jax', 'numpy', 'onnx'},
+  'export': set(),
   'reports': {'matplotlib', 'numpy', 'rich'},
   'report': set(),
   'sweep': {'absl', 'ml_collections'},
@@ -120,6 +133,7 @@ CONFINED = {
   'orbax': 'runs/checkpointing.py',
   'matplotlib': 'reports/plots.py',
   'tensorboardX': 'runs/writers.py',
+  'onnx': 'integers/onnx_writer.py',
 }
 
 

@@ -15,6 +15,7 @@ _LOG2_UNIT = 64  # Logits of a softmax are counted in 1 / 64 of an octave.
 _LOG2_ENTRIES = 1024
 _POWER = 2**13
 _NORM = 2**10
+_REACH_BITS = 6  # Of the range of a group of A2Q.
 _SHARE = 2**11
 
 
@@ -84,6 +85,10 @@ class Builder:
     """A context in which names of values begin with `name`."""
     return Builder._Place(self, name)
 
+  def path(self, name: str) -> str:
+    """The name of something at the present place."""
+    return '/'.join((*self._place, name))
+
   class _Place:
     def __init__(self, builder: 'Builder', name: str):
       self._builder, self._name = builder, name
@@ -105,7 +110,7 @@ class Builder:
     **options: int,
   ) -> str:
     """Adds a node; `bound` is the largest |value|, 0 for float32 results."""
-    stem = '/'.join((*self._place, label))
+    stem = self.path(label)
     name, tries = stem, 1
     while name in self.bounds:
       tries += 1
@@ -260,9 +265,16 @@ class Builder:
     )
 
   def _uniform(self, value: Wide, grid: grids.UniformGrid) -> Codes:
+    if np.any(grid.zero_point != np.rint(grid.zero_point)):
+      # A real zero point acts in front of the rounding.
+      offset = np.broadcast_to(grid.zero_point * grid.scale, (value.width,))
+      value = self.shifted('centered', value, offset)
+      shift = np.zeros(())
+    else:
+      shift = np.asarray(grid.zero_point)
     constants = {'factor': _f32(value.unit / grid.scale, columns=True)}
-    if np.any(grid.zero_point):
-      bias = np.broadcast_to(grid.zero_point, (value.width,))
+    if np.any(shift):
+      bias = np.broadcast_to(shift, (value.width,))
       constants['bias'] = bias.astype(np.int32)[None]
     bound = max(abs(grid.low), abs(grid.high))
     name = self.add(
@@ -279,26 +291,26 @@ class Builder:
 
   def _grouped(self, value: Wide, grid: grids.GroupGrid) -> Codes:
     reach, limit = _groups(grid, value.unit)
-    thresholds = -(-(reach[:-1] + reach[1:]) // 2)  # Ties go to the larger.
     largest = self.add(
       'row_max', 'largest', {'a': value.name}, bound=value.bound
     )
     group = self.add(
-      'search',
+      'nearest',
       'group',
       {'a': largest},
-      {'thresholds': thresholds.astype(np.int32)},
+      {'reach': reach.astype(np.float32)},
       bound=len(reach) - 1,
     )
-    # reach = s 2**(b-1) in units: s is a whole number times a power of two.
-    power = (limit + 1).astype(np.float64)
-    lookup = lambda label, table, bound=0: self.add(
-      'lookup', label, {'a': group}, {'table': table}, bound=bound
+    lookup = lambda label, table: self.add(
+      'lookup', label, {'a': group}, {'table': table}, bound=int(table.max())
     )
-    inverse = lookup('inverse', _f32(power / reach))
-    step = lookup('step', _f32(reach / power * value.unit))
+    # reach = s 2**(b-1) in units, and the largest code is 2**(b-1) - 1.
+    ranges = lookup('range', reach.astype(np.int32))
+    power = lookup('power', (limit + 1).astype(np.int16))
+    most = lookup('limit', limit.astype(np.int8))
+    inverse = self.add('quotient', 'inverse', {'a': power, 'b': ranges})
+    step = self.add('quotient', 'step', {'a': ranges, 'b': power})
     bound = int(limit.max())
-    most = lookup('limit', limit.astype(np.int32), bound)
     name = self.add(
       'scale',
       'codes',
@@ -310,12 +322,12 @@ class Builder:
     )
     return Codes(
       name,
-      np.ones(()),
+      np.asarray(value.unit),
       np.zeros(()),
       bound,
       value.width,
       row=step,
-      reach=float(np.max(reach / power * value.unit * limit)) / bound,
+      reach=float(np.max(reach / (limit + 1) * limit)) / bound,
     )
 
   def _by_row(self, value: Wide, grid: grids.RowGrid) -> Codes:
@@ -384,7 +396,7 @@ class Builder:
     """Q - z, whose zero point is 0."""
     if not np.any(a.zero):
       return a
-    zero = np.broadcast_to(a.zero, (a.width,))
+    zero = np.rint(np.broadcast_to(a.zero, (a.width,)))
     bound = a.bound + int(np.max(np.abs(zero)))
     name = self.add(
       'scale',
@@ -492,43 +504,54 @@ class Builder:
     norm: str,
     loops: str | None,
     grid: grids.UniformGrid,
-  ) -> Codes:
+  ) -> Wide:
     """The sum over the edges with quantized weights of a normed adjacency."""
     if a.row is not None:
       raise ExportError(f'{a.name} has a scale for each row, which no sum has')
-    if np.any(grid.zero_point) or np.ndim(grid.scale):
-      raise ExportError('edge weights have a zero point or columns')
+    if np.size(grid.scale) > 1:
+      raise ExportError('edge weights have a scale for each column')
+    scale, zero = float(np.sum(grid.scale)), float(np.sum(grid.zero_point))
     a = self.centered(f'{label}_centered', a)
-    weights = {'factor': _f32(1 / grid.scale)}
+    # Weights are s (q - z) with q - rint(z) >= low - rint(z): z may be real.
+    shift = round(zero)
+    ends = {'low': grid.low - shift, 'high': grid.high - shift}
+    largest = max(abs(end) for end in ends.values())
     fix = lambda name, source: self.add(
       'fix',
       name,
       {'x': source},
-      weights,
-      bound=grid.high,
-      low=grid.low,
-      high=grid.high,
+      {'factor': _f32(1 / scale)},
+      bound=largest,
+      **ends,
     )
     edges = self.add('edge_norm', f'{label}_norms', {'row': norm})
-    weight = fix(f'{label}_weights', edges)
-    bound = a.bound * grid.high * (self.max_degree + 1)
-    total = self.add(
-      'sum_edges', label, {'a': a.name, 'weight': weight}, bound=bound
-    )
+    inputs = {'a': a.name, 'weight': fix(f'{label}_weights', edges)}
+    bound = a.bound * largest * (self.max_degree + 1)
+    total = self.add('sum_edges', label, inputs, bound=bound)
     if loops is not None:
-      square = self.add(
+      row = self.add(
         'loop_norm', f'{label}_loop_norms', {'row': norm, 'a': loops}
       )
-      own = fix(f'{label}_loop_weights', square)
-      own = self.add(
-        'weigh', f'{label}_own', {'a': a.name, 'row': own}, bound=bound
-      )
+      inputs = {'a': a.name, 'row': fix(f'{label}_loop_weights', row)}
+      own = self.add('weigh', f'{label}_own', inputs, bound=bound)
       total = self.add(
         'add', f'{label}_all', {'a': total, 'b': own}, bound=bound
       )
-    return dataclasses.replace(
-      a, name=total, scale=np.asarray(a.scale) * grid.scale, bound=bound
+    weighed = dataclasses.replace(
+      a, name=total, scale=np.asarray(a.scale) * scale, bound=bound
     )
+    s = self.widen(f'{label}_sum', weighed)
+    if zero == shift:
+      return s
+    rest = self.neighbor_sum(f'{label}_plain', a)
+    if loops is not None:
+      bound = rest.bound + a.bound
+      name = self.add(
+        'add', f'{label}_with_own', {'a': rest.name, 'b': a.name}, bound=bound
+      )
+      rest = dataclasses.replace(rest, name=name, bound=bound)
+    rest = self.widen(f'{label}_rest', rest, factor=(shift - zero) * scale)
+    return self.plus(f'{label}_whole', s, rest)
 
   def pool(self, kind: str, value: Wide) -> Wide:
     """Mean, sum or maximum over the nodes of each graph."""
@@ -603,11 +626,19 @@ class Builder:
 def _groups(
   grid: grids.GroupGrid, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reaches in whole units, in order and each once, and their largest codes."""
-  reach = np.clip(np.rint(grid.reach / unit), 1, EXACT).astype(np.int64)
-  # Of equal reaches the first counts, as in training.
-  reach, first = np.unique(reach, return_index=True)
-  return reach, np.asarray(grid.limit)[first]
+  """Ranges in whole units, in order and each once, and their largest codes.
+
+  Ranges are whole numbers of `_REACH_BITS` bits times a power of two, so that a
+  table has some two hundred groups in place of a thousand; of those that become
+  equal the one of most bits stays.
+  """
+  reach = np.clip(np.rint(grid.reach / unit), 1, EXACT)
+  power = np.maximum(np.floor(np.log2(reach)) - (_REACH_BITS - 1), 0)
+  reach = (np.rint(reach / 2**power) * 2**power).astype(np.int64)
+  ranges, place = np.unique(reach, return_inverse=True)
+  limit = np.zeros(len(ranges), np.int64)
+  np.maximum.at(limit, place, np.asarray(grid.limit))
+  return ranges, limit
 
 
 def _unit(largest: float, bits: int) -> float:

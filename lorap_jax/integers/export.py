@@ -22,6 +22,7 @@ def export_run(
   *,
   max_degree: int | None = None,
   max_nodes: int | None = None,
+  data: DataSplits | NodeDataset | None = None,
 ) -> dict[str, Any]:
   """Writes the integers of a run.
 
@@ -31,6 +32,7 @@ def export_run(
     max_degree: largest number of edges into a node; None for twice that of the
       run's data.
     max_nodes: largest number of nodes of a graph; None likewise.
+    data: what the run was trained on; None to read it again.
 
   Returns:
     The manifest.
@@ -46,7 +48,8 @@ def export_run(
     )
   report = workdir.read_json(folder / workdir.REPORT, whole=True)
   run = restore.load_run(folder)
-  data = datasets.load(run.config['data'])
+  if data is None:
+    data = _data_of(run)
   limits = _limits(data, max_degree, max_nodes)
   per_graph = isinstance(data, DataSplits)
   largest = max(float(np.abs(part.nodes).max()) for part in _parts(data))
@@ -86,6 +89,22 @@ def export_run(
   }
   artifact.write(out, files, manifest)
   return artifact.load_artifact(out).manifest  # pyrefly: ignore
+
+
+def _data_of(run: restore.LoadedRun) -> DataSplits | NodeDataset:
+  values, name = run.config['data'], run.data['name']
+  remedy = (
+    f'the run was trained on {name!r}; give it: '
+    'lorap_jax.export_run(folder, out, data=data)'
+  )
+  if values['name'] == 'custom' and values.get('path') is None:
+    raise ExportError(f'its data was given as arrays; {remedy}')
+  data = datasets.load(values)
+  if data.source['name'] != name:
+    raise ExportError(
+      f'its configuration finds the data {data.source["name"]!r} here; {remedy}'
+    )
+  return data
 
 
 def told(manifest: dict[str, Any], out: pathlib.Path) -> list[str]:

@@ -102,10 +102,10 @@ def _refuse(model: network.Network) -> None:
       f'{name} with published=True has the arithmetic of the published code, '
       'which has no integer form; train with published=False'
     )
-  if isinstance(scheme, methods.MixQ | methods.MixQSearch):
+  if isinstance(scheme, methods.MixQSearch):
     raise ExportError(
-      f'{name} has a scale for each input feature of its products, which no '
-      'integer product can factor out'
+      'a search for bits is a mixture of networks; export the run that used '
+      'what it found (scheme mixq)'
     )
   if model.encoder == 'embedding':
     raise ExportError(
@@ -125,6 +125,7 @@ def _refuse(model: network.Network) -> None:
 
 
 def _grid(
+  builder: Builder,
   scheme: methods.Scheme,
   point: methods.Point,
   place: Place,
@@ -135,15 +136,30 @@ def _grid(
   module: Any = scheme.quantizer(point, non_negative=non_negative)
   if module is None or not hasattr(module, 'grid'):
     return None
-  own = place.child(methods.name_of(point))
-  return module.grid(own.params, own.quant_stats)
+  name = methods.name_of(point)
+  own = place.child(name)
+  return module.grid(own.params, own.quant_stats, builder.path(name))
+
+
+def _codes(
+  builder: Builder,
+  scheme: methods.Scheme,
+  point: methods.Point,
+  place: Place,
+  value: Wide,
+  *,
+  non_negative: bool = False,
+) -> Codes:
+  """What the scheme makes of a value at a point."""
+  grid = _grid(builder, scheme, point, place, non_negative=non_negative)
+  return builder.quantize(methods.name_of(point), value, grid)
 
 
 def _point(
   builder: Builder, scheme: Any, point: Any, place: Place, value: Wide
 ) -> Wide:
   """What passes a point that feeds no product: codes, and wide again."""
-  grid = _grid(scheme, point, place)
+  grid = _grid(builder, scheme, point, place)
   if grid is None:
     return value
   return builder.widen(f'{point}_values', builder.quantize(point, value, grid))
@@ -161,18 +177,25 @@ def _dense(
 ) -> Wide:
   """`QuantDense`, and the batch norm behind it."""
   if isinstance(x, Wide):
-    grid = _grid(scheme, point, place, non_negative=non_negative)
-    x = builder.quantize(methods.name_of(point), x, grid)
-  weight, scale = _weight(scheme, place)
+    x = _codes(builder, scheme, point, place, x, non_negative=non_negative)
+  x = _factored(builder, x)
+  weight, scale = _weight(builder, scheme, place)
   total = builder.product('product', x, weight, scale)
   bias = place.array('bias') if 'bias' in place.params else None
   gain, shift = _affine_of(norm, weight.shape[1])
-  if _grid(scheme, 'output', place) is None:
+  if _grid(builder, scheme, 'output', place) is None:
     bias = shift if bias is None else gain * bias + shift
     return builder.widen('result', total, factor=gain, bias=bias)
   y = builder.widen('result', total, bias=bias)
-  codes = builder.quantize('output', y, _grid(scheme, 'output', place))
+  codes = builder.quantize('output', y, _grid(builder, scheme, 'output', place))
   return builder.widen('output_values', codes, factor=gain, bias=shift)
+
+
+def _factored(builder: Builder, x: Codes) -> Codes:
+  """Codes whose scale factors out of a product; 16 bits if theirs does not."""
+  if not np.ndim(x.scale) and np.all(x.zero == np.rint(x.zero)):
+    return x
+  return builder.quantize('operand', builder.widen('operand_values', x), None)
 
 
 def _affine_of(norm: Place | None, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,9 +211,13 @@ def _affine_of(norm: Place | None, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _weight(
-  scheme: methods.Scheme, place: Place
+  builder: Builder, scheme: methods.Scheme, place: Place
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Integer weights with zero point 0, and the scale of each column."""
+  """Integer weights with zero point 0, and the scale of each column.
+
+  Weights with a scale for each input feature (MixQ) get 8 bits and a scale for
+  each output instead: the former does not factor out of a product.
+  """
   module: Any = scheme.quantizer('weight', non_negative=False)
   if module is None or not hasattr(module, 'grid'):
     raise ExportError(
@@ -198,15 +225,23 @@ def _weight(
       "'weight'; train with it"
     )
   own = place.child('weight')
-  grid = module.grid(own.params, own.quant_stats)
+  path = builder.path('weight')
+  grid = module.grid(own.params, own.quant_stats, path)
   collections = {'params': own.params, 'quant_stats': own.quant_stats}
   kernel = jnp.asarray(place.params['kernel'])
   # By the quantizer's own arithmetic: its rounding is what was trained.
-  values = module.apply(
-    {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
-  ).values
-  scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
-  return np.rint(np.asarray(values, np.float64) / scale), scale
+  values = np.asarray(
+    module.apply(
+      {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
+    ).values,
+    np.float64,
+  )
+  if getattr(module, 'transposed', False):
+    scale = np.max(np.abs(values), axis=0, initial=0) / 127
+    scale = np.where(scale > 0, scale, 1)
+  else:
+    scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
+  return np.rint(values / scale), scale
 
 
 def _prompt(
@@ -289,13 +324,11 @@ def _encode(
     if model.scheme.edge_messages and model.backbone.sums_first:
       return x
     # They count as quantized from here on, with a quantizer or without.
-    return builder.quantize(
-      'features', x, _grid(model.scheme, 'features', place)
-    )
+    return _codes(builder, model.scheme, 'features', place, x)
   own = place.child('embedding')
   operand: Any = x
   if model.encoder_operand == 'int8':
-    observed = _grid(methods.QAT(bits=8), 'input', place)
+    observed = _grid(builder, methods.QAT(bits=8), 'input', place)
     operand = builder.quantize('input', x, observed)
   with builder.inside('embedding'):
     return _dense(
@@ -362,7 +395,9 @@ def _gin(
   scheme = layer.scheme
   message = x
   if isinstance(x, Wide):
-    message = builder.quantize('message', x, _grid(scheme, 'message', place))
+    message = builder.quantize(
+      'message', x, _grid(builder, scheme, 'message', place)
+    )
   assert isinstance(message, Codes)
   if message.row is not None:
     # Rows of different scales have no common sum.
@@ -383,7 +418,9 @@ def _gin(
       term = builder.widen('own', node, factor=own)
     s = builder.plus('with_own', s, term)
   s = _prompt(builder, layer.prompt, place, s)
-  h: Any = builder.quantize('aggregate', s, _grid(scheme, 'aggregate', place))
+  h: Any = builder.quantize(
+    'aggregate', s, _grid(builder, scheme, 'aggregate', place)
+  )
   for i in range(layer.num_dense):
     if layer.full_precision_dense and i == 0:
       raise ExportError(
@@ -438,13 +475,15 @@ def _gcn(
   norm, loops = builder.norms(
     self_loops=layer.self_loops, keep=layer.existing_loops == 'keep'
   )
-  message = builder.quantize('message', h, _grid(scheme, 'message', place))
-  grid = _grid(scheme, 'norm', place, non_negative=True)
+  message = builder.quantize(
+    'message', h, _grid(builder, scheme, 'message', place)
+  )
+  grid = _grid(builder, scheme, 'norm', place, non_negative=True)
   if scheme.edge_weights and isinstance(grid, grids.UniformGrid):
-    total = builder.edge_sum('neighbors', message, norm, loops, grid)
+    s = builder.edge_sum('neighbors', message, norm, loops, grid)
   else:
     total = builder.normed_sum('neighbors', message, norm, loops)
-  s = builder.widen('sum', total)
+    s = builder.widen('sum', total)
   s = _prompt(builder, layer.prompt, place, s)
   s = _point(builder, scheme, 'neighbor_sum', place, s)
   s = builder.shifted('with_bias', s, place.array('bias'))

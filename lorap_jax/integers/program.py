@@ -17,11 +17,14 @@ of `jit`.
 | `relu`       | a                   | max(a, 0)                              |
 | `row_max`    | a                   | max over the columns of abs(a)         |
 | `search`     | a                   | number of thresholds <= a              |
+| `nearest`    | a                   | number of k with                       |
+|              |                     | reach[k] + reach[k + 1] <= 2 a         |
+| `quotient`   | a, b                | f32(a) (f32(1) / f32(b))               |
 | `lookup`     | a                   | table[a]                               |
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
 | `pool_share` |                     | f32(1) / f32(nodes) of each graph      |
-| `soften`     | a                   | rint(f32(p m) / f32(sum of p)) with    |
+| `soften`     | a                   | rint(f32(p m) (f32(1) / f32(sum of p)))|
 |              |                     | p = table[min(row's max - a, last)]    |
 | `row_index`  | a                   | 0, 1, 2, ...                           |
 | `degrees`    |                     | edges into each node                   |
@@ -216,9 +219,20 @@ def _search(xp, graph, a, thresholds):
   ]
 
 
+def _nearest(xp, graph, a, reach):
+  reach = xp.asarray(reach).astype(np.int32)
+  return _search(xp, graph, a + a, reach[:-1] + reach[1:])
+
+
+def _quotient(xp, graph, a, b):
+  del xp, graph
+  return a.astype(np.float32) * (np.float32(1) / b.astype(np.float32))
+
+
 def _lookup(xp, graph, a, table):
   del graph
-  return xp.asarray(table)[a[:, 0]][:, None]
+  found = xp.asarray(table)[a[:, 0]][:, None]
+  return found if found.dtype == np.float32 else found.astype(np.int32)
 
 
 def _pool_sum(xp, graph, a):
@@ -278,7 +292,9 @@ def _soften(xp, graph, a, table, *, share):
   power = xp.asarray(table)[xp.minimum(below, np.int32(len(table) - 1))]
   total = xp.sum(power, axis=1, keepdims=True, dtype=np.int32)
   part = (power * np.int32(share)).astype(np.float32)
-  return xp.rint(part / total.astype(np.float32)).astype(np.int32)
+  # Not part / total: OpenVINO has no such division, only reciprocals.
+  inverse = np.float32(1) / total.astype(np.float32)
+  return xp.rint(part * inverse).astype(np.int32)
 
 
 OPERATIONS = {
@@ -297,6 +313,8 @@ OPERATIONS = {
   'relu': _relu,
   'row_max': _row_max,
   'search': _search,
+  'nearest': _nearest,
+  'quotient': _quotient,
   'lookup': _lookup,
   'pool_sum': _pool_sum,
   'pool_max': _pool_max,

@@ -19,6 +19,7 @@ CELLS = [
   ('gcn', 'a2q', 'gpf_plus_lorap', 'node'),
   ('gcn', 'qat4', 'lorap', 'node'),
   ('gcn', 'dq4', 'none', 'graph'),
+  ('gcn', 'mixq', 'lorap', 'node'),
 ]
 ids = lambda cell: '-'.join(cell)
 
@@ -157,7 +158,7 @@ def test_padding_and_batches_change_nothing():
   'cell, changes, message',
   [
     (('gin', 'fp32', 'none', 'graph'), {}, 'full precision .* no integers'),
-    (('gin', 'mixq', 'none', 'graph'), {}, 'scale for each input feature'),
+    (('gin', 'mixq_search', 'none', 'graph'), {}, 'mixture of networks'),
     (('gat', 'a2q', 'none', 'graph'), {}, 'GAT is not exported yet'),
     (
       ('gin', 'qat4', 'none', 'graph'),

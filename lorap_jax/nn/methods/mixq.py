@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from lorap_jax._typing import Array, Float
 from lorap_jax.graphs import SparseRows
@@ -14,7 +15,7 @@ from lorap_jax.nn import telemetry
 from lorap_jax.nn.methods.fp32 import Identity
 from lorap_jax.nn.methods.scheme import Forms, Point, check_points, name_of
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
-from lorap_jax.quantization import mixq, mixq_search
+from lorap_jax.quantization import grids, mixq, mixq_search
 
 _SCALE_BYTES = 8  # float32 scale and zero point, per column.
 
@@ -146,6 +147,18 @@ class FixedQuantizer(nn.Module):
       float(bits),
       _SCALE_BYTES * t.shape[1],
       bounds=None if self.transposed else _bounds(*params, bits),
+    )
+
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
+    """A grid for each column; of a weight for each input feature."""
+    del statistics
+    bits = dict(self.bits).get(path, self.default_bits)
+    low, high = mixq.code_range(bits)
+    return grids.UniformGrid(
+      np.asarray(params['range_scale'], np.float64)[0],
+      np.asarray(params['range_zero_point'], np.float64)[0],
+      low,
+      high,
     )
 
 

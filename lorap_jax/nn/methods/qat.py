@@ -123,9 +123,9 @@ class AffineQuantizer(nn.Module):
     low, high = ((c - qparams.zero_point) * qparams.scale for c in codes)
     return Quantized(y, float(self.bits), _METADATA_BYTES, bounds=(low, high))
 
-  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
     """The grid of the observed range; a network without one is refused."""
-    del params
+    del params, path
     seen = statistics['range']
     if not seen['initialized']:
       raise ValueError('a quantizer has seen no data; train the run first')

@@ -112,9 +112,9 @@ class GroupedQuantizer(_FeatureQuantizer, nn.Module):
       bounds=_bounds(scale[group][:, None], used_bits[group][:, None]),
     )
 
-  def grid(self, params: Any, statistics: Any) -> grids.GroupGrid:
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.GroupGrid:
     """The table of groups; a limit of 2**(b-1) - 1 for b bits."""
-    del statistics
+    del statistics, path
     rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
     scale, bits, limit = _table(params, rule)
     return grids.GroupGrid(
@@ -221,9 +221,9 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
       bounds=_bounds(scale[:, None], used_bits[:, None]),
     )
 
-  def grid(self, params: Any, statistics: Any) -> grids.RowGrid:
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.RowGrid:
     """A grid for each node of the graph."""
-    del statistics
+    del statistics, path
     rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
     scale, _, limit = _table(params, rule)
     return grids.RowGrid(scale, limit)
@@ -286,9 +286,9 @@ class ColumnQuantizer(nn.Module):
       y, float(self.bits), 4 * width, bounds=_bounds(scale[None], bits[None])
     )
 
-  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
     """A symmetric grid for each column."""
-    del statistics
+    del statistics, path
     return _uniform(params, self.rule)
 
   def _init_scale(self, key: Array, x: Array, mask: Array) -> Array:
@@ -331,9 +331,9 @@ class ChannelQuantizer(nn.Module):
     y = a2q.fake_quant(kernel, scale[None], bits[None], rule=self.rule)
     return Quantized(y, float(self.bits), 4 * width)
 
-  def grid(self, params: Any, statistics: Any) -> grids.UniformGrid:
+  def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
     """A symmetric grid for each output channel."""
-    del statistics
+    del statistics, path
     return _uniform(params, self.rule)
 
   def _init_scale(self, key: Array, kernel: Array) -> Array:

@@ -1,0 +1,193 @@
+"""From a run to a folder of integers, and back to outputs."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import lorap_jax
+from lorap_jax import export as command
+from lorap_jax.integers import artifact, builder, evaluate, export
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run of tiny graphs, and its data."""
+  folder = tmp_path_factory.mktemp('run') / 'run'
+  data = tiny_run.splits()
+  config = tiny_run.config(train__plots=False)
+  lorap_jax.train_and_evaluate(config, folder, data=data)
+  return folder, data
+
+
+@pytest.fixture(scope='module')
+def exported(finished, tmp_path_factory):
+  folder, data = finished
+  out = tmp_path_factory.mktemp('out') / 'integers'
+  lorap_jax.export_run(folder, out, data=data)
+  return out
+
+
+def arrays(data):
+  graph = evaluate.first_graphs(data, data.num_graphs)
+  return graph.nodes, graph.senders, graph.receivers, data.n_node
+
+
+def test_manifest(exported, finished):
+  manifest = json.loads((exported / 'manifest.json').read_text())
+  report = json.loads((finished[0] / 'report.json').read_text())
+  assert manifest['result'] == report['result']
+  assert manifest['config'] == report['config']
+  assert manifest['limits'] == {'max_degree': 12, 'max_nodes': 14}
+  found = manifest['integers']['test']
+  assert found['network'] == pytest.approx(report['result']['test'])
+  assert found['count'] == 21 and found['same'] > 0.8
+  assert set(manifest['files']) == {
+    p.name for p in exported.iterdir() if p.name != 'manifest.json'
+  }
+  lines = export.told(manifest, exported)
+  assert f'integers {found["integers"]:.4f}' in '\n'.join(lines)
+
+
+def test_accuracy_is_that_of_the_artefact(exported, finished):
+  test = finished[1].test
+  network = lorap_jax.load_artifact(exported)
+  outputs = network(*arrays(test))
+  manifest = json.loads((exported / 'manifest.json').read_text())
+  right = np.mean(outputs.argmax(1) == test.labels)
+  assert right == pytest.approx(manifest['integers']['test']['integers'])
+  # Of one graph, as of many.
+  one = network(
+    *arrays(test._replace(n_node=test.n_node[:1], n_edge=test.n_edge[:1]))
+  )
+  np.testing.assert_array_equal(one[0], outputs[0])
+
+
+def test_parity_file(exported):
+  network = lorap_jax.load_artifact(exported)
+  with np.load(exported / 'parity.npz') as file:
+    outputs = network(
+      file['nodes'],
+      file['senders'],
+      file['receivers'],
+      np.bincount(file['graph_of']),
+    )
+    scale = network.program.output_scale
+    np.testing.assert_array_equal(outputs, file['outputs'] * scale)
+
+
+def test_an_artefact_needs_no_jax(exported):
+  code = (
+    'import sys; sys.modules["jax"] = None; import lorap_jax, numpy as np;'
+    f'n = lorap_jax.load_artifact({str(exported)!r});'
+    'print(n(np.ones((2, 3)), [0], [1]).shape)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == '(1, 3)'
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (
+      {'nodes': np.ones((2, 4))},
+      r'shape \(2, 4\); this network takes \[n, 3\]',
+    ),
+    ({'nodes': np.full((2, 3), np.nan)}, 'not finite'),
+    ({'senders': [2]}, 'names node 2 to 2; there are 2'),
+    ({'senders': [-1]}, 'names node -1'),
+    ({'senders': [0.5]}, 'list of whole numbers'),
+    ({'senders': [0, 1]}, 'differ in length'),
+    ({'n_node': [3]}, 'must add up to 2'),
+    (
+      {'senders': [0] * 13, 'receivers': [1] * 13},
+      'max_degree 13; .* up to 12: export it again with --max_degree=13',
+    ),
+    ({'nodes': np.ones((15, 3)), 'n_node': [15]}, 'max_nodes 15'),
+  ],
+)
+def test_graphs_that_do_not_fit(exported, change, message):
+  network = lorap_jax.load_artifact(exported)
+  given = {
+    'nodes': np.ones((2, 3)),
+    'senders': [0],
+    'receivers': [1],
+    'n_node': [2],
+    **change,
+  }
+  with pytest.raises(artifact.ArtifactError, match=message):
+    network(**given)
+
+
+@pytest.mark.parametrize(
+  'name, content',
+  [
+    ('program.npz', b'other'),
+    ('manifest.json', b'{'),
+    ('manifest.json', b'{}'),
+    ('parity.npz', None),
+  ],
+)
+def test_damaged_folders(exported, tmp_path, name, content):
+  folder = tmp_path / 'copy'
+  folder.mkdir()
+  for path in exported.iterdir():
+    (folder / path.name).write_bytes(path.read_bytes())
+  if content is None:
+    (folder / name).unlink()
+  else:
+    (folder / name).write_bytes(content)
+  with pytest.raises(artifact.ArtifactError, match='export'):
+    lorap_jax.load_artifact(folder)
+
+
+def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
+  folder, data = finished
+  (tmp_path / 'out').mkdir()
+  with pytest.raises(artifact.ArtifactError, match='is there already'):
+    lorap_jax.export_run(folder, tmp_path / 'out', data=data)
+  assert not list((tmp_path / 'out').iterdir())
+
+
+def test_nothing_is_left_of_a_folder_that_cannot_be_written(
+  tmp_path, monkeypatch
+):
+  def fail(*_):
+    raise OSError('no room')
+
+  monkeypatch.setattr(artifact.os, 'rename', fail)
+  with pytest.raises(artifact.ArtifactError, match='no room'):
+    artifact.write(tmp_path / 'out', {'a': b'1'}, {})
+  assert not list(tmp_path.iterdir())
+
+
+def test_limits_below_the_data_and_runs_of_arrays(finished, tmp_path):
+  folder, data = finished
+  with pytest.raises(builder.ExportError, match='max_degree=2 is less than'):
+    lorap_jax.export_run(folder, tmp_path / 'out', data=data, max_degree=2)
+  with pytest.raises(builder.ExportError, match="trained on 'tiny'; give it"):
+    lorap_jax.export_run(folder, tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_command_says_what_is_wrong(tmp_path, capsys):
+  assert command.main([str(tmp_path / 'none')]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and len(error.splitlines()) == 1
+
+
+def test_a_program_survives_its_file(exported):
+  network = lorap_jax.load_artifact(exported)
+  again = artifact.from_bytes(artifact.to_bytes(network.program))
+  assert [n.op for n in again.nodes] == [n.op for n in network.program.nodes]
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    [dict(n.constants) for n in again.nodes],
+    [dict(n.constants) for n in network.program.nodes],
+  )

@@ -1,0 +1,909 @@
+"""ONNX models of integer programs: equal in every bit in three engines."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from lorap_jax.integers import onnx_writer
+from lorap_jax.integers import program as program_lib
+from lorap_jax.integers.builder import Builder, Codes, Wide
+from lorap_jax.integers.program import EXACT, INT32, Graph
+from lorap_jax.quantization import grids
+
+onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+
+FEATURES = 5
+ENGINES = ('reference', 'onnxruntime', 'openvino')
+
+
+def reference(model):
+  from onnx import reference as onnx_reference
+
+  run = onnx_reference.ReferenceEvaluator(model)
+  return lambda feed: run.run(['codes', 'values'], feed)
+
+
+def onnxruntime(model):
+  import onnxruntime
+
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = 4  # Races need more than one.
+  session = onnxruntime.InferenceSession(
+    model.SerializeToString(), options, providers=['CPUExecutionProvider']
+  )
+  return lambda feed: session.run(['codes', 'values'], feed)
+
+
+def openvino(model):
+  import openvino
+
+  core = openvino.Core()
+  compiled = core.compile_model(
+    core.read_model(model.SerializeToString()),
+    'CPU',
+    {'INFERENCE_PRECISION_HINT': 'f32'},
+  )
+
+  def run(feed):
+    result = compiled(feed)
+    return result['codes'], result['values']
+
+  return run
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+  name = request.param
+  if name != 'reference' and importlib.util.find_spec(name) is None:
+    pytest.skip(f'{name} is not installed')
+  return globals()[name]
+
+
+def feed_of(graph, model):
+  feed = {
+    'nodes': graph.nodes,
+    'senders': graph.senders,
+    'receivers': graph.receivers,
+    'graph_of': graph.graph_of,
+    'num_graphs': np.array([graph.num_graphs], np.int32),
+  }
+  return {entry.name: feed[entry.name] for entry in model.graph.input}
+
+
+def check(engine, program, graphs):
+  """The engine's results on graphs are those of `execute`."""
+  model = onnx_writer.write(program)
+  onnx.checker.check_model(model, full_check=True)
+  run = engine(model)
+  for graph in graphs:
+    codes, values = run(feed_of(graph, model))
+    expected = program_lib.execute(program, graph)
+    assert codes.dtype == np.int32 and values.dtype == np.float32
+    np.testing.assert_array_equal(codes, expected, strict=True)
+    scaled = expected.astype(np.float32) * program.output_scale
+    np.testing.assert_array_equal(values, scaled, strict=True)
+
+
+# Graphs.
+
+
+def make_graph(rng, sizes, edges, *, hub=False, features=FEATURES, spread=2.0):
+  """Graphs side by side; edges [2, e], or how many random ones."""
+  n = sum(sizes)
+  if isinstance(edges, int):
+    edges = rng.integers(0, n, (2, edges))
+  edges = np.asarray(edges, np.int32).reshape(2, -1)
+  if hub:
+    edges[1, ::2] = 0
+  nodes = rng.normal(0, spread, (n, features)).astype(np.float32)
+  graph_of = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+  return Graph(nodes, edges[0], edges[1], graph_of, len(sizes))
+
+
+def small_graphs(features=FEATURES):
+  rng = np.random.default_rng(0)
+  make = lambda *args, **kwargs: make_graph(
+    rng, *args, features=features, **kwargs
+  )
+  return [
+    make([1], 0),
+    make([1], [[0, 0], [0, 0]]),  # Two self loops.
+    make([4, 0, 3], [[0, 1, 1, 3, 5, 6], [1, 0, 0, 3, 5, 4]]),
+    make([0, 7, 0, 0], 30, spread=1e3),
+    make([20, 1, 15], 150),
+    make([60], 300, hub=True, spread=30.0),
+  ]
+
+
+def hub_graph(edges=5000, features=FEATURES):
+  return make_graph(
+    np.random.default_rng(1), [25, 15], edges, hub=True, features=features
+  )
+
+
+def random_graphs(count, seed=2, features=FEATURES):
+  rng = np.random.default_rng(seed)
+  for _ in range(count):
+    sizes = rng.integers(0, 12, rng.integers(1, 6))
+    sizes[0] += 1
+    yield make_graph(
+      rng,
+      sizes.tolist(),
+      int(rng.integers(0, 60)),
+      hub=bool(rng.random() < 0.3),
+      features=features,
+      spread=float(np.exp(rng.uniform(-3, 6))),
+    )
+
+
+# Programs of a few operations, up to the ends of 32 bits.
+
+
+def start():
+  return Builder(max_degree=5001, max_nodes=64)
+
+
+def finish(build, name, bound, *, per_graph=False, width=FEATURES, scale=0.37):
+  program = build.program(
+    Wide(name, 1.0, bound, width), per_graph=per_graph, num_features=FEATURES
+  )
+  scale = np.atleast_1d(np.asarray(scale, np.float32))
+  return dataclasses.replace(program, output_scale=scale)
+
+
+def whole(build, bits, label='x'):
+  """Whole numbers of up to `bits` bits, odd ones too."""
+  half = 2 ** (bits - 1)
+  parts = [
+    build.add(
+      'fix',
+      f'{label}_{i}',
+      {'x': 'nodes'},
+      {'factor': np.float32(factor)},
+      bound=half,
+      low=-half,
+      high=half,
+    )
+    for i, factor in enumerate((half / 3, 1234.5678))
+  ]
+  a, b = parts
+  return build.add('add', label, {'a': a, 'b': b}, bound=2 * half - 1)
+
+
+def column(build, name, bound):
+  """One column of it."""
+  weight = np.eye(FEATURES, 1, dtype=np.int8)
+  return build.add(
+    'product', 'column', {'a': name}, {'weight': weight}, bound=bound
+  )
+
+
+CASES = {}
+
+
+def case(function):
+  CASES[function.__name__] = function
+  return function
+
+
+@case
+def fixed():
+  b = start()
+  name = b.add(
+    'fix',
+    'y',
+    {'x': 'nodes'},
+    {'factor': np.float32(0.75)},
+    bound=9,
+    low=-7,
+    high=9,
+  )
+  return finish(b, name, 9)
+
+
+@case
+def added_and_relu():
+  b = start()
+  name = b.add('relu', 'y', {'a': whole(b, 31)}, bound=INT32)
+  return finish(b, name, INT32)
+
+
+def scale_case(*, bits, low, high, factor, bias=None, output=0.37):
+  b = start()
+  constants = {'factor': np.asarray(factor, np.float32)}
+  if bias is not None:
+    constants['bias'] = np.asarray(bias, np.int32).reshape(1, -1)
+  name = b.add(
+    'scale',
+    'y',
+    {'a': whole(b, bits)},
+    constants,
+    bound=max(abs(low), abs(high)),
+    low=low,
+    high=high,
+  )
+  return finish(b, name, high, scale=output)
+
+
+@case
+def scale_to_codes():
+  return scale_case(bits=22, low=-8, high=7, factor=3e-6)
+
+
+@case
+def scale_of_columns():
+  factor = np.array([[1e-6, 3.3e-6, 0.0, 2.1e-5, 1e-3]])
+  return scale_case(
+    bits=23, low=-200, high=255, factor=factor, bias=[3, -3, 0, 40, -100]
+  )
+
+
+@case
+def scale_up_of_odd_numbers():
+  return scale_case(bits=31, low=-EXACT, high=EXACT, factor=0.0123)
+
+
+@case
+def scale_to_ties():
+  return scale_case(bits=20, low=-(2**20), high=2**20, factor=0.5)
+
+
+@case
+def scale_of_equal_columns():
+  ones = np.ones((1, FEATURES))
+  scale = [0.5, 1.5, 1 / 3, 1e-9, 7e5]
+  return scale_case(
+    bits=16,
+    low=-30000,
+    high=300,
+    factor=ones * 0.25,
+    bias=ones * 5,
+    output=scale,
+  )
+
+
+@case
+def scale_beyond_float32():
+  bias = np.array([2**30 + 1, -(2**30) - 3, 2**29 + 7, 5, 0])
+  return scale_case(
+    bits=30, low=-(2**30) + 5, high=2**30 - 33, factor=1.0, bias=bias
+  )
+
+
+@case
+def scale_that_only_shifts():
+  return scale_case(
+    bits=20,
+    low=-(2**30) - 2**20,
+    high=2**30 + 2**20,
+    factor=1.0,
+    bias=[2**30 - 1, 0, 1, 2, 3],
+  )
+
+
+def product_case(bits, weight, bias=None):
+  b = start()
+  constants = {'weight': np.asarray(weight, np.int8)}
+  if bias is not None:
+    constants['bias'] = np.asarray(bias, np.int32)[None]
+  bound = 2**bits * int(np.abs(weight).sum(0).max())
+  name = b.add(
+    'product', 'y', {'a': whole(b, bits)}, constants, bound=min(bound, INT32)
+  )
+  return finish(b, name, bound, width=weight.shape[1])
+
+
+def weights(low, high, columns):
+  rng = np.random.default_rng(3)
+  return rng.integers(low, high + 1, (FEATURES, columns))
+
+
+@case
+def product_of_int4():
+  return product_case(8, weights(-8, 7, 7), bias=np.arange(7) - 3)
+
+
+@case
+def product_of_shifted_int4():
+  return product_case(8, weights(-7, 8, 30))
+
+
+@case
+def product_of_shifted_columns():
+  return product_case(8, weights(0, 15, 30) - np.arange(30))
+
+
+@case
+def product_of_int8():
+  return product_case(8, weights(-128, 127, 3), bias=[70000, -1, 0])
+
+
+@case
+def product_of_wide_numbers():
+  return product_case(21, weights(-127, 127, 4))
+
+
+@case
+def product_of_very_wide_numbers():
+  return product_case(28, weights(-1, 1, 4))
+
+
+def narrow(build, bits, label='q'):
+  limit = 2**bits - 1
+  return build.add(
+    'fix',
+    label,
+    {'x': 'nodes'},
+    {'factor': np.float32(limit / 4)},
+    bound=limit,
+    low=-limit,
+    high=limit,
+  )
+
+
+def edge_weights(build, label='weight'):
+  norm, _ = build.norms(self_loops=False, keep=False)
+  edges = build.add('edge_norm', f'{label}_norm', {'row': norm})
+  return build.add(
+    'fix',
+    label,
+    {'x': edges},
+    {'factor': np.float32(15)},
+    bound=15,
+    low=0,
+    high=15,
+  )
+
+
+def sum_case(*, weight=False, drop_loops=0, one=False, bits=15):
+  b = start()
+  a = narrow(b, bits)
+  a = column(b, a, 2**bits) if one else a
+  inputs = {'a': a}
+  if weight:
+    inputs['weight'] = edge_weights(b)
+  bound = 2**bits * b.max_degree * (15 if weight else 1)
+  name = b.add('sum_edges', 'y', inputs, bound=bound, drop_loops=drop_loops)
+  return finish(b, name, bound, width=1 if one else FEATURES)
+
+
+@case
+def sum_of_edges():
+  return sum_case()
+
+
+@case
+def sum_without_loops():
+  return sum_case(drop_loops=1)
+
+
+@case
+def sum_with_weights():
+  return sum_case(weight=True, bits=12)
+
+
+@case
+def sum_with_weights_without_loops():
+  return sum_case(weight=True, drop_loops=1, bits=12)
+
+
+@case
+def sum_of_one_column():
+  return sum_case(one=True, weight=True, drop_loops=1, bits=12)
+
+
+@case
+def sum_that_wraps_on_the_way():
+  b = start()
+  first = narrow(b, 18)
+  top = b.add(
+    'scale',
+    'top',
+    {'a': first},
+    {'factor': np.float32(1e-3), 'bias': np.full((1, 5), 400_000, np.int32)},
+    bound=420_000,
+    low=-420_000,
+    high=420_000,
+  )  # 5,000 of them stay just below 2**31, the running sum over all does not.
+  name = b.add('sum_edges', 'y', {'a': top}, bound=INT32, drop_loops=0)
+  return finish(b, name, INT32)
+
+
+@case
+def weighed():
+  b = start()
+  row = b.add('degrees', 'degrees', {}, bound=b.max_degree)
+  name = b.add(
+    'weigh', 'y', {'a': whole(b, 18), 'row': row}, bound=2**18 * b.max_degree
+  )
+  return finish(b, name, INT32)
+
+
+@case
+def largest_of_rows():
+  b = start()
+  name = b.add('row_max', 'y', {'a': whole(b, 31)}, bound=INT32)
+  return finish(b, name, INT32, width=1)
+
+
+@case
+def largest_of_small_rows():
+  b = start()
+  name = b.add('row_max', 'y', {'a': whole(b, 20)}, bound=2**20)
+  return finish(b, name, 2**20, width=1)
+
+
+def search_case(thresholds, bits):
+  b = start()
+  a = column(b, whole(b, bits), 2**bits)
+  thresholds = np.asarray(thresholds, np.int32)
+  name = b.add(
+    'search', 'y', {'a': a}, {'thresholds': thresholds}, bound=len(thresholds)
+  )
+  return finish(b, name, max(len(thresholds), 1), width=1)
+
+
+@case
+def search_of_nothing():
+  return search_case([], 20)
+
+
+@case
+def search_of_few():
+  return search_case([-300, -20, 0, 0, 1, 7, 4000], 10)
+
+
+@case
+def search_of_many():
+  rng = np.random.default_rng(4)
+  return search_case(np.sort(rng.integers(-700, 700, 1001)), 11)
+
+
+@case
+def search_of_a_square():
+  return search_case(np.arange(100) * 12 - 600, 11)
+
+
+@case
+def search_beyond_float32():
+  rng = np.random.default_rng(5)
+  return search_case(np.sort(rng.integers(-(2**29), 2**29, 500)), 30)
+
+
+@case
+def search_of_degrees():
+  b = start()
+  degree = b.add('degrees', 'degrees', {}, bound=b.max_degree)
+  name = b.add(
+    'search',
+    'y',
+    {'a': degree},
+    {'thresholds': np.arange(1, 300, dtype=np.int32)},
+    bound=299,
+  )
+  return finish(b, name, 299, width=1)
+
+
+def lookup_case(table):
+  b = start()
+  thresholds = np.arange(-600, 600, 40, dtype=np.int32)
+  a = column(b, whole(b, 10), 2**10)
+  found = b.add(
+    'search', 'found', {'a': a}, {'thresholds': thresholds}, bound=30
+  )
+  name = b.add('lookup', 'y', {'a': found}, {'table': table}, bound=INT32)
+  if table.dtype == np.float32:
+    name = b.add(
+      'fix',
+      'z',
+      {'x': name},
+      {'factor': np.float32(77)},
+      bound=2**20,
+      low=-(2**20),
+      high=2**20,
+    )
+  return finish(b, name, INT32, width=1)
+
+
+for _kind, _low, _high in (
+  ('int4', -8, 7),
+  ('int8', -128, 127),
+  ('uint8', 0, 255),
+  ('int16', -32768, 32767),
+  ('uint16', 0, 65535),
+  ('int32', -INT32, INT32),
+):
+
+  def _lookup(low=_low, high=_high):
+    return lookup_case(np.linspace(low, high, 31).astype(np.int32))
+
+  CASES[f'lookup_of_{_kind}'] = _lookup
+
+
+@case
+def lookup_of_float32():
+  return lookup_case(np.geomspace(1e-3, 1e4, 31).astype(np.float32))
+
+
+@case
+def index_of_rows():
+  b = start()
+  name = b.add('row_index', 'y', {'a': narrow(b, 3)}, bound=INT32)
+  return finish(b, name, INT32, width=1)
+
+
+def loops_case(keep):
+  b = start()
+  name = b.add('add_loops', 'y', {}, bound=b.max_degree, keep=keep)
+  return finish(b, name, b.max_degree, width=1)
+
+
+@case
+def loops_that_are_missing():
+  return loops_case(0)
+
+
+@case
+def loops_for_all():
+  return loops_case(1)
+
+
+@case
+def norms_of_loops():
+  b = start()
+  norm, loops = b.norms(self_loops=True, keep=False)
+  own = b.add('loop_norm', 'own', {'row': norm, 'a': loops})
+  name = b.add(
+    'fix',
+    'y',
+    {'x': own},
+    {'factor': np.float32(1e6)},
+    bound=2**24,
+    low=-EXACT,
+    high=EXACT,
+  )
+  return finish(b, name, 2**24, width=1)
+
+
+def pool_case(op, bits):
+  b = start()
+  name = b.add(op, 'y', {'a': whole(b, bits)}, bound=INT32)
+  return finish(b, name, INT32, per_graph=True)
+
+
+@case
+def sums_of_graphs():
+  return pool_case('pool_sum', 24)
+
+
+@case
+def maxima_of_graphs():
+  return pool_case('pool_max', 31)
+
+
+@case
+def means_of_graphs():
+  b = start()
+  value = b.pool('mean', Wide(whole(b, 22), 1.0, 2**22, FEATURES))
+  return finish(b, value.name, value.bound, per_graph=True)
+
+
+def soften_case(*, table, share, bits, factor=1.0):
+  b = start()
+  name = b.add(
+    'soften',
+    'y',
+    {'a': whole(b, bits)},
+    {'table': np.asarray(table, np.int32)},
+    bound=share,
+    share=share,
+  )
+  return finish(b, name, share)
+
+
+def powers():
+  return np.rint(2**13 * 2.0 ** -(np.arange(1024) / 64))
+
+
+@case
+def softmax():
+  return soften_case(table=powers(), share=2**11, bits=10)
+
+
+@case
+def softmax_of_wide_numbers():
+  return soften_case(table=powers(), share=2**11, bits=27)
+
+
+@case
+def softmax_with_ties():
+  # 5 / 10, 3 / 6 ...: quotients that end in a half.
+  return soften_case(table=[1, 1, 2, 3, 1, 1], share=5, bits=4)
+
+
+@case
+def softmax_of_a_quotient_near_a_half():
+  # p m (1 / t) and (p m) / t round to different numbers.
+  return soften_case(table=[2771, 1843], share=2048, bits=20)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_operation(name, engine):
+  check(engine, CASES[name](), small_graphs())
+
+
+HUB = [
+  'sum_of_edges',
+  'sum_with_weights_without_loops',
+  'sum_of_one_column',
+  'sum_that_wraps_on_the_way',
+  'weighed',
+  'search_of_degrees',
+  'loops_that_are_missing',
+  'norms_of_loops',
+]
+
+
+@pytest.mark.parametrize('name', HUB)
+def test_operation_at_a_hub(name, engine):
+  check(engine, CASES[name](), [hub_graph()])
+
+
+# Networks.
+
+
+def uniform(bits, *, zero=0.0, scale=0.1, width=None, signed=True):
+  rng = np.random.default_rng(bits)
+  shape = () if width is None else (width,)
+  low = -(2 ** (bits - 1)) if signed else 0
+  return grids.UniformGrid(
+    scale * rng.uniform(0.5, 2, shape),
+    np.rint(rng.uniform(-zero, zero, shape)),
+    low,
+    low + 2**bits - 1,
+  )
+
+
+def groups(count, bits=6, largest=40.0):
+  rng = np.random.default_rng(count)
+  limit = 2 ** rng.integers(1, bits, count) - 1
+  reach = np.exp(rng.uniform(-3, np.log(largest), count))
+  return grids.GroupGrid(reach / (limit + 1), limit, reach, False)
+
+
+def dense(build, rng, x, grid, columns, *, bits=4, per_column=True):
+  codes = build.quantize('input', x, grid)
+  high = 2 ** (bits - 1) - 1
+  weight = rng.integers(-high, high + 1, (codes.width, columns))
+  scale = rng.uniform(0.005, 0.02, columns if per_column else 1)
+  total = build.product('product', codes, weight, scale)
+  gain, shift = rng.uniform(0.5, 2, columns), rng.normal(size=columns)
+  return build.widen('result', total, factor=gain, bias=shift)
+
+
+def gin(*, message, aggregate, pool='mean', drop_loops=False, soft=False):
+  """A layer of GIN with a prompt, and what follows it."""
+  rng = np.random.default_rng(6)
+  b = Builder(max_degree=5001, max_nodes=60)
+  x = b.fix('nodes', 50.0, FEATURES)
+  with b.inside('conv'):
+    codes = b.quantize('message', x, message)
+    total = b.neighbor_sum('neighbors', codes, drop_loops=drop_loops)
+    own = b.widen('own', codes, factor=1.173)
+    s = b.plus('with_own', b.widen('sum', total), own)
+    if soft:
+      q = b.quantize('logits', s, None)
+      scores = b.product(
+        'scores', q, rng.integers(-127, 128, (FEATURES, 9)), np.full(9, 1e-4)
+      )
+      shares = b.soften('shares', scores, rng.normal(size=9))
+      basis = rng.integers(-127, 128, (9, FEATURES))
+      mixed = b.product('mixed', shares, basis, np.ones(FEATURES))
+      s = b.plus('prompted', s, b.widen('prompt', mixed, factor=0.01))
+    with b.inside('dense_0'):
+      h = b.relu('relu', dense(b, rng, s, aggregate, 14))
+    with b.inside('dense_1'):
+      h = dense(b, rng, h, uniform(5, signed=False), 8, bits=8)
+    h = b.shifted('shifted', h, rng.normal(size=8))
+  if pool is not None:
+    with b.inside('pool'):
+      h = b.pool(pool, h)
+    with b.inside('readout'):
+      h = dense(b, rng, h, uniform(8, scale=0.05), 3, per_column=False)
+  return b.program(h, per_graph=pool is not None, num_features=FEATURES)
+
+
+def gcn(*, self_loops, keep, message, weights=None, pool=None):
+  rng = np.random.default_rng(7)
+  b = Builder(max_degree=5001, max_nodes=60)
+  x = b.fix('nodes', 50.0, FEATURES)
+  norm, loops = b.norms(self_loops=self_loops, keep=keep)
+  for i in range(2):
+    with b.inside(f'conv_{i}'):
+      h = dense(b, rng, x, message, 6)
+      codes = b.quantize('message', h, uniform(4, scale=0.4, zero=2.0))
+      if weights is None:
+        total = b.normed_sum('neighbors', codes, norm, loops)
+        total = b.widen('sum', total)
+      else:
+        total = b.edge_sum('neighbors', codes, norm, loops, weights)
+      x = b.relu('relu', total)
+  if pool is not None:
+    with b.inside('pool'):
+      x = b.pool(pool, x)
+  return b.program(x, per_graph=pool is not None, num_features=FEATURES)
+
+
+NETWORKS = {
+  'gin': lambda: gin(message=uniform(4), aggregate=uniform(4)),
+  'gin_zero_points': lambda: gin(
+    message=uniform(4, zero=3.0, width=FEATURES),
+    aggregate=uniform(4, zero=3.0),
+    pool='sum',
+    drop_loops=True,
+  ),
+  'gin_groups': lambda: gin(
+    message=uniform(4, width=FEATURES, scale=0.4),
+    aggregate=groups(700),
+    pool='max',
+  ),
+  'gin_few_groups': lambda: gin(
+    message=uniform(4), aggregate=groups(5), pool=None
+  ),
+  'gin_prompt': lambda: gin(
+    message=uniform(8), aggregate=uniform(8, scale=0.4), soft=True
+  ),
+  'gin_without_quantizer': lambda: gin(message=uniform(4), aggregate=None),
+  'gcn': lambda: gcn(self_loops=True, keep=False, message=uniform(4)),
+  'gcn_keeps_loops': lambda: gcn(
+    self_loops=True, keep=True, message=uniform(4, zero=3.0), pool='mean'
+  ),
+  'gcn_without_loops': lambda: gcn(
+    self_loops=False, keep=False, message=groups(40)
+  ),
+  'gcn_edge_weights': lambda: gcn(
+    self_loops=True,
+    keep=False,
+    message=uniform(4),
+    weights=uniform(4, signed=False, scale=0.06),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_network(name, engine):
+  check(
+    engine,
+    NETWORKS[name](),
+    [*small_graphs(), hub_graph(), *random_graphs(10)],
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETWORKS)
+def test_network_on_many_graphs(name, engine):
+  larger = make_graph(np.random.default_rng(9), [300, 0, 700], 9000)
+  check(engine, NETWORKS[name](), [larger, *random_graphs(300, seed=8)])
+
+
+def test_scales_of_rows(engine):
+  rng = np.random.default_rng(10)
+  graph = make_graph(rng, [37], 90)
+  b = start()
+  limit = 2 ** rng.integers(1, 7, 37) - 1
+  grid = grids.RowGrid(rng.uniform(0.01, 1, 37), limit)
+  h = dense(b, rng, b.fix('nodes', 20.0, FEATURES), grid, 6)
+  program = b.program(h, per_graph=False, num_features=FEATURES)
+  check(engine, program, [graph])
+
+
+def test_means_near_a_half(engine):
+  """With sum / 14 in place of sum (1 / 14) some would differ."""
+  b = start()
+  value = b.pool('mean', Wide(narrow(b, 10), 1.0, 2**10, FEATURES))
+  program = finish(b, value.name, value.bound, per_graph=True)
+  graph = make_graph(np.random.default_rng(14), [14] * 100, 0)
+  total = program_lib.execute(program, graph, keep=True)['sum']
+  by_product = np.rint(total.astype(np.float32) * (1 / np.float32(14)))
+  assert np.any(by_product != np.rint(total / np.float32(14)))
+  check(engine, program, [graph])
+
+
+def test_factor_behind_a_long_product(engine):
+  """A fused factor would round parts of the sum."""
+  rng = np.random.default_rng(11)
+  b = start()
+  x = b.fix('nodes', 8.0, 1433)
+  codes = b.quantize('input', x, uniform(6, scale=0.02))
+  weight = rng.integers(-60, 61, (1433, 4))
+  total = b.product('product', codes, weight, np.full(4, 1e-3))
+  y = b.widen('result', total)
+  program = b.program(y, per_graph=False, num_features=1433)
+  check(engine, program, [make_graph(rng, [200], 0, features=1433)])
+
+
+def test_many_edges(engine):
+  """So many that engines add from several threads."""
+  if engine is reference:
+    edges = 3000
+  else:
+    edges = 100_000
+  b = start()
+  codes = Codes(narrow(b, 4), np.float64(1), np.zeros(()), 15, FEATURES)
+  program = finish(b, b.neighbor_sum('y', codes).name, INT32)
+  graph = make_graph(np.random.default_rng(12), [50], edges)
+  check(engine, program, [graph] * 5)
+
+
+# The file.
+
+
+def test_operations_are_those_of_programs():
+  assert list(onnx_writer.OPERATIONS) == list(program_lib.OPERATIONS)
+
+
+def test_cases_have_all_operations():
+  used = {node.op for name in CASES for node in CASES[name]().nodes}
+  assert used == set(program_lib.OPERATIONS)
+
+
+def bytes_of(low, high):
+  rng = np.random.default_rng(13)
+  b = start()
+  q = Codes(narrow(b, 4), np.float64(1), np.zeros(()), 15, FEATURES)
+  weight = rng.integers(low, high + 1, (FEATURES, 4000))
+  total = b.product('y', q, weight, np.ones(4000))
+  program = finish(b, total.name, total.bound, width=4000)
+  return len(onnx_writer.write(program).SerializeToString())
+
+
+@pytest.mark.parametrize(
+  'low, high, size', [(-8, 7, 0.5), (-7, 8, 0.5), (-9, 7, 1), (-128, 127, 1)]
+)
+def test_size_of_weights(low, high, size):
+  assert 0 <= bytes_of(low, high) - size * FEATURES * 4000 < 900
+
+
+def test_equal_constants_are_there_once():
+  b = start()
+  a = whole(b, 10)
+  table = powers().astype(np.int32)
+  for label in ('y', 'z'):
+    a = b.add(
+      'soften', label, {'a': a}, {'table': table}, bound=2**11, share=2**11
+    )
+  model = onnx_writer.write(finish(b, a, 2**11))
+  sizes = [len(t.raw_data) for t in model.graph.initializer]
+  assert sizes.count(2 * table.size) == 1
+  assert all(size <= 2 * table.size for size in sizes)
+  names = [t.name for t in model.graph.initializer]
+  read = {name for node in model.graph.node for name in node.input}
+  assert set(names) <= read and len(set(names)) == len(names)
+
+
+def test_names():
+  program = NETWORKS['gin']()
+  assert not onnx_writer.write(program).metadata_props
+  model = onnx_writer.write(program, names=True)
+  (entry,) = model.metadata_props
+  names = json.loads(entry.value)
+  assert entry.key == 'names' and program.output in names.values()
+  assert set(names.values()) <= {'nodes', *program.bounds}
+  assert all(len(short) <= 3 for short in set(names) - {'nodes'})
+
+
+def test_onnx_is_missing(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'onnx', None)
+  with pytest.raises(ImportError, match=r"pip install 'lorap_jax\[export\]'"):
+    onnx_writer.write(NETWORKS['gin']())
+
+
+def test_numbers_that_engines_round_are_refused():
+  with pytest.raises(ValueError, match='31 bits'):
+    onnx_writer.write(search_case([-(2**30), 2**30 + 1], 30))
+  with pytest.raises(ValueError, match='24 bits'):
+    onnx_writer.write(soften_case(table=[2**24], share=1, bits=4))
