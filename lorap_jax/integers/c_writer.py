@@ -202,6 +202,14 @@ def pack(weight: np.ndarray) -> tuple[np.ndarray, int]:
   return np.concatenate(packed).astype(np.uint8), bits
 
 
+def _thresholds(node: Node) -> np.ndarray:
+  """Those of a `search`, or of a `nearest` as a search."""
+  if node.op == 'search':
+    return np.asarray(node.constants['thresholds'])
+  reach = np.asarray(node.constants['reach']).astype(np.int64)
+  return -(-(reach[:-1] + reach[1:]) // 2)  # t <= 2 a: half of t, up.
+
+
 def _used(program: Program) -> list[Node]:
   """The nodes that the result needs."""
   needed, nodes = {program.output}, []
@@ -470,6 +478,9 @@ class _Writer:
       f'{node.op} {node.output!r} has arguments that do not fit',
     )
 
+  def _maker(self, node, argument) -> Node:
+    return next(n for n in self._nodes if n.output == node.inputs[argument])
+
   def _product(self, node, given):
     a, weight = given['a'], np.asarray(node.constants['weight'])
     _require(
@@ -531,7 +542,7 @@ class _Writer:
     return rows, 1, False, f'lorap_row_index({rows}, RESULT);'
 
   def _search(self, node, given):
-    a, thresholds = given['a'], np.asarray(node.constants['thresholds'])
+    a, thresholds = given['a'], _thresholds(node)
     _require(
       bool(np.all(np.diff(thresholds.astype(np.int64)) >= 0)),
       f'{node.output!r} has thresholds that are not in order',
@@ -539,6 +550,10 @@ class _Writer:
     _require(
       self._program.bounds[node.output] >= thresholds.size,
       f'{node.output!r} has more thresholds than its bound',
+    )
+    _require(
+      node.op == 'search' or 2 * a.bound <= INT32,
+      f'{node.output!r} doubles numbers that are too large',
     )
     call = (
       f'lorap_search({a.rows}, {a.name}, {self._tables.value(thresholds)}, '
@@ -551,11 +566,10 @@ class _Writer:
     if a.maker == 'row_index':
       self._most[a.rows] = min(self._most[a.rows], table.size)
     else:
-      places = next(
-        n.constants['thresholds'].size + 1 if n.op == 'search' else math.inf
-        for n in self._nodes
-        if n.output == node.inputs['a']
-      )
+      maker = self._maker(node, 'a')
+      places = math.inf
+      if maker.op in ('search', 'nearest'):
+        places = _thresholds(maker).size + 1
       _require(
         places <= table.size,
         f'{node.output!r} looks up what may lie outside of its table',
@@ -607,13 +621,25 @@ class _Writer:
     call = f'lorap_loop_norm({a.rows}, {row.name}, {a.name}, RESULT);'
     return a.rows, 1, True, call
 
+  def _quotient(self, node, given):
+    a, b = given['a'], given['b']
+    self._same_rows(node, a, b, width=1)
+    self._same_rows(node, b, a, width=1)
+    maker = self._maker(node, 'b')
+    _require(
+      maker.op == 'lookup' and int(np.min(maker.constants['table'])) > 0,
+      f'{node.output!r} may divide by 0',
+    )
+    call = f'lorap_quotient({a.rows}, {a.name}, {b.name}, RESULT);'
+    return a.rows, 1, True, call
+
   def _soften(self, node, given):
     a, table = given['a'], np.asarray(node.constants['table'])
     share = node.options['share']
     largest = _largest(table) * max(a.width, share)
     _require(
-      table.min() >= 0
-      and table[0] > 0
+      int(table.min()) >= 0
+      and int(table[0]) > 0
       and largest <= INT32
       and 2 * a.bound <= INT32
       and share <= EXACT,
@@ -637,6 +663,8 @@ _CALLS: Mapping[str, Callable[..., tuple[str, int, bool, str]]] = {
   'row_max': _Writer._each,
   'row_index': _Writer._row_index,
   'search': _Writer._search,
+  'nearest': _Writer._search,
+  'quotient': _Writer._quotient,
   'lookup': _Writer._lookup,
   'pool_sum': _Writer._pool,
   'pool_max': _Writer._pool,

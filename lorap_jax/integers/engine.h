@@ -587,14 +587,26 @@ static inline void lorap_loop_norm(int rows, const void *row, lorap_value a,
   }
 }
 
-/* rint(p share / sum of p), p = table[min(max - a, last)], in each row. */
+/* a (1 / b), in two roundings. */
+static inline void lorap_quotient(int rows, lorap_value a, lorap_value b,
+                                  void *y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    float over = LORAP_F32((float)lorap_get(a, (size_t)i));
+    float under = LORAP_F32((float)lorap_get(b, (size_t)i));
+    float inverse = LORAP_F32(1.0f / under);
+    lorap_put_f32(y, (size_t)i, LORAP_F32(over * inverse));
+  }
+}
+
+/* rint(p share (1 / sum of p)), p = table[min(max - a, last)], in each row. */
 static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
                                 lorap_value y, int32_t share) {
   int i, j;
   for (i = 0; i < rows; i++) {
     size_t first = (size_t)i * (size_t)a.width;
     int32_t most = lorap_get(a, first), total = 0, last = table.width - 1;
-    float whole;
+    float inverse;
     for (j = 1; j < a.width; j++) {
       int32_t x = lorap_get(a, first + (size_t)j);
       most = most < x ? x : most;
@@ -603,12 +615,13 @@ static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
       int32_t below = most - lorap_get(a, first + (size_t)j);
       total += lorap_get(table, (size_t)(below < last ? below : last));
     }
-    whole = LORAP_F32((float)total);
+    inverse = LORAP_F32(1.0f / LORAP_F32((float)total));
     for (j = 0; j < a.width; j++) {
       int32_t below = most - lorap_get(a, first + (size_t)j);
       int32_t p = lorap_get(table, (size_t)(below < last ? below : last));
       float part = LORAP_F32((float)(p * share));
-      lorap_put(y, first + (size_t)j, lorap_rint(LORAP_F32(part / whole), LORAP_EXACT));
+      part = LORAP_F32(part * inverse);
+      lorap_put(y, first + (size_t)j, lorap_rint(part, LORAP_EXACT));
     }
   }
 }

@@ -86,12 +86,13 @@ def gcn(rng, *, edge_weights=False, keep=False) -> Program:
   message = b.quantize('message', h, uniform(rng, 133, bits=4, zero=True))
   norm, loops = b.norms(self_loops=not edge_weights or keep, keep=keep)
   if edge_weights:
-    codes = dataclasses.replace(message, scale=np.float64(0.1))
-    grid = grids.UniformGrid(np.float64(1 / 7), np.zeros(()), 0, 7)
-    total = b.edge_sum('neighbors', codes, norm, loops, grid)
+    codes = dataclasses.replace(message, scale=np.asarray(0.1))
+    grid = grids.UniformGrid(np.asarray(1 / 7), np.asarray(1.4 * keep), 0, 7)
+    s = b.edge_sum('neighbors', codes, norm, loops, grid)
+    s = b.shifted('with_bias', s, rng.normal(size=133))
   else:
     total = b.normed_sum('neighbors', message, norm, loops)
-  s = b.widen('sum', total, bias=rng.normal(size=133))
+    s = b.widen('sum', total, bias=rng.normal(size=133))
   with b.inside('mixture'):
     codes = b.quantize('input', s, None)
     logits = b.product('scores', codes, *weights(rng, s.width, 4, 8))

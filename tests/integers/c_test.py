@@ -385,6 +385,12 @@ def refused_program(add):
       ),
       'do not fit',
     ),
+    (
+      lambda b, x: b.add(
+        'quotient', 'y', dict.fromkeys('ab', b.add('row_max', 'm', {'a': x}))
+      ),
+      'divide by 0',
+    ),
     (lambda b, x: b.add('fix', 'y', {'x': x}), 'another type'),
     (lambda b, x: b.add('pool_share', 'y', {}), 'no whole numbers'),
     (lambda b, x: b.add('pool_max', 'y', {'a': x}), 'another kind'),
@@ -597,6 +603,8 @@ BROKEN = {
   'kept_loops': ('if (keep) return;', ''),
   'share': ('count = end - start > 1', 'count = end - start > 2'),
   'weight': ('weight ? lorap_get(*weight, (size_t)i) : 1', '1'),
+  'quotient': ('LORAP_F32(over * inverse)', 'LORAP_F32(over / under)'),
+  'reciprocal': ('part = LORAP_F32(part * inverse);', 'part /= (float)total;'),
   'last_power': ('below < last ? below : last', 'below < 9 ? below : 9'),
 }
 
