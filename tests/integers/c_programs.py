@@ -132,6 +132,62 @@ def small() -> Program:
   )
 
 
+def quotients() -> Program:
+  """Quotients and shares that do not come out even."""
+  rng = np.random.default_rng(3)
+  b = builder()
+  x = b.add(
+    'fix',
+    'fixed',
+    {'x': 'nodes'},
+    {'factor': np.float32(3)},
+    bound=2**10,
+    low=-(2**10),
+    high=2**10,
+  )
+  most = b.add('row_max', 'most', {'a': x}, bound=2**10)
+  reach = np.sort(rng.choice(np.arange(1, 40), 30, replace=False))
+  group = b.add(
+    'nearest',
+    'group',
+    {'a': most},
+    {'reach': reach.astype(np.float32)},
+    bound=29,
+  )
+  over, under = (
+    b.add(
+      'lookup',
+      label,
+      {'a': group},
+      {'table': rng.integers(1, high, 30).astype(np.int16)},
+      bound=high,
+    )
+    for label, high in (('over', 30000), ('under', 99))
+  )
+  row = b.add('quotient', 'row', {'a': over, 'b': under})
+  scaled = b.add(
+    'scale',
+    'scaled',
+    {'a': x, 'row': row},
+    {'factor': np.float32(0.3)},
+    bound=2**24,
+    low=-(2**24),
+    high=2**24,
+  )
+  shares = b.add(
+    'soften',
+    'shares',
+    {'a': x},
+    {'table': np.array([9, 7, 6, 5, 3, 2, 1], np.int32)},
+    bound=63,
+    share=63,
+  )
+  total = b.add('add', 'both', {'a': scaled, 'b': shares}, bound=2**25)
+  return b.program(
+    Wide(total, 1.0, 2**25, FEATURES), per_graph=False, num_features=FEATURES
+  )
+
+
 @functools.cache
 def all_programs() -> dict[str, Program]:
   rng = np.random.default_rng(0)
@@ -143,12 +199,13 @@ def all_programs() -> dict[str, Program]:
     'gcn_keep': gcn(rng, keep=True),
     'gcn_edges': gcn(rng, edge_weights=True),
     'gcn_edges_keep': gcn(rng, edge_weights=True, keep=True),
+    'quotients': quotients(),
   }
 
 
 def with_every_value(programs: dict[str, Program]) -> dict[str, Program]:
   """Programs that end at each value of whole numbers."""
-  reals = ('pool_share', 'edge_norm', 'loop_norm')
+  reals = ('pool_share', 'edge_norm', 'loop_norm', 'quotient')
   edges = {'edge_norm'}
   found = {}
   for name, program in programs.items():
