@@ -1,0 +1,629 @@
+/* The executor of integer programs, C99. docs/integers.md has the definition.
+ *
+ * A value is an array [rows, width] of int8, int16 or int32 in the caller's
+ * arena, or of float32. Bytes are moved by memcpy: an arena needs no alignment,
+ * and no compiler may assume types of what lies in it. Each operation loads a
+ * block of a row into int32, works on that, and stores it.
+ *
+ * Results are the same in any compiler and with any flags but those of
+ * -ffast-math. Products and quotients of float32 numbers round once, to
+ * float32; no product is added to anything as a float.
+ */
+#ifndef LORAP_ENGINE_H
+#define LORAP_ENGINE_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "-ffast-math changes results"
+#endif
+
+/* What a run returns. */
+enum {
+  LORAP_OK = 0,
+  LORAP_ARENA_TOO_SMALL = 1,
+  LORAP_NEGATIVE_COUNT = 2,
+  LORAP_TOO_MANY_NODES = 3,
+  LORAP_TOO_MANY_EDGES = 4,
+  LORAP_TOO_MANY_GRAPHS = 5,
+  LORAP_BAD_FEATURE = 6,       /* NaN or infinite */
+  LORAP_BAD_EDGE = 7,          /* an end that is no node */
+  LORAP_BAD_GRAPH_OF = 8,      /* no graph, or not in order */
+  LORAP_DEGREE_TOO_LARGE = 9,  /* more edges into a node than sums have room */
+  LORAP_GRAPH_TOO_LARGE = 10   /* more nodes in a graph than sums have room */
+};
+
+#define LORAP_BLOCK 128  /* columns that are worked on at a time */
+#define LORAP_COLUMNS 8  /* of a product, a multiple of 4 */
+#define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
+#define LORAP_LARGEST 16777216.0f /* of one in `fix` */
+
+typedef struct {
+  void *at;
+  int size; /* bytes of a number: 1, 2 or 4 */
+  int width;
+} lorap_value;
+
+typedef struct {
+  const int32_t *senders, *receivers, *graph_of;
+  int n, e, g;
+} lorap_graph;
+
+typedef struct {
+  const float *factor;
+  int columns;         /* of the factor: 1 or the width */
+  const int32_t *bias; /* [width], or NULL */
+  const void *row;     /* float32 [rows], or NULL */
+  int32_t low, high;
+} lorap_scaling;
+
+typedef struct {
+  int max_nodes, max_edges, max_graphs, features;
+  int max_degree, max_nodes_of_graph; /* -1: any number */
+  size_t arena_bytes;
+} lorap_limits;
+
+/* x87 keeps more bits than float32 until a number is stored. Products and
+ * quotients of float32 numbers that round twice on the way are still right. */
+#if defined FLT_EVAL_METHOD && FLT_EVAL_METHOD == 0
+#define LORAP_F32(x) (x)
+#else
+#define LORAP_F32(x) lorap_f32(x)
+#endif
+
+static inline float lorap_f32(float x) {
+  volatile float stored = x;
+  return stored;
+}
+
+/* rint(x), ties to even; what lies outside of -most..most, at those ends. The
+ * bits of x are taken first: so x is a float32, and no compiler can contract
+ * its product with the subtraction below. All the rest is exact. */
+static inline int32_t lorap_rint(float x, float most) {
+  int32_t bits, size, end, sign, t;
+  float a, rest;
+  memcpy(&bits, &x, sizeof bits);
+  memcpy(&end, &most, sizeof end);
+  size = bits & INT32_MAX;
+  size = size < end ? size : end; /* in the order of the numbers themselves */
+  memcpy(&a, &size, sizeof a);
+  t = (int32_t)a;
+  rest = a - (float)t;
+  t += (rest > 0.5f) | ((rest == 0.5f) & t);
+  sign = -(bits < 0);
+  return (t ^ sign) - sign;
+}
+
+static inline int32_t lorap_clip(int32_t x, int32_t low, int32_t high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+/* How many of those that are left are worked on now. */
+static inline int lorap_some(size_t left, int most) {
+  return left < (size_t)most ? (int)left : most;
+}
+
+/* Numbers `first` to `first + count` of a value, as int32. */
+static inline void lorap_load(lorap_value v, size_t first, int count,
+                              int32_t *to) {
+  const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
+  int i;
+  if (v.size == 1) {
+    for (i = 0; i < count; i++) to[i] = from[i];
+  } else if (v.size == 2) {
+    int16_t half[LORAP_BLOCK];
+    memcpy(half, from, (size_t)count * sizeof *half);
+    for (i = 0; i < count; i++) to[i] = half[i];
+  } else {
+    memcpy(to, from, (size_t)count * sizeof *to);
+  }
+}
+
+static inline void lorap_load16(lorap_value v, size_t first, int count,
+                                int16_t *to) {
+  const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
+  int i;
+  if (v.size == 2)
+    memcpy(to, from, (size_t)count * sizeof *to);
+  else
+    for (i = 0; i < count; i++) to[i] = from[i];
+}
+
+static inline void lorap_store(lorap_value v, size_t first, int count,
+                               const int32_t *from) {
+  int8_t *to = (int8_t *)v.at + first * (size_t)v.size;
+  int i;
+  if (v.size == 1) {
+    for (i = 0; i < count; i++) to[i] = (int8_t)from[i];
+  } else if (v.size == 2) {
+    int16_t half[LORAP_BLOCK];
+    for (i = 0; i < count; i++) half[i] = (int16_t)from[i];
+    memcpy(to, half, (size_t)count * sizeof *half);
+  } else {
+    memcpy(to, from, (size_t)count * sizeof *from);
+  }
+}
+
+static inline int32_t lorap_get(lorap_value v, size_t index) {
+  int32_t x;
+  lorap_load(v, index, 1, &x);
+  return x;
+}
+
+static inline void lorap_put(lorap_value v, size_t index, int32_t x) {
+  lorap_store(v, index, 1, &x);
+}
+
+static inline float lorap_get_f32(const void *v, size_t index) {
+  float x;
+  memcpy(&x, (const char *)v + index * sizeof x, sizeof x);
+  return x;
+}
+
+static inline void lorap_put_f32(void *v, size_t index, float x) {
+  memcpy((char *)v + index * sizeof x, &x, sizeof x);
+}
+
+static inline void lorap_zero(lorap_value v, int rows) {
+  memset(v.at, 0, (size_t)rows * (size_t)v.width * (size_t)v.size);
+}
+
+/* Whether a graph can be run. The arena counts edges before it holds values. */
+static inline int lorap_check(const lorap_limits *limits, const float *nodes,
+                              const lorap_graph *graph, void *arena,
+                              size_t arena_bytes) {
+  int n = graph->n, e = graph->e, g = graph->g, i, run = 0;
+  size_t j, numbers;
+  lorap_value count = {0, 4, 1};
+  if (arena_bytes < limits->arena_bytes) return LORAP_ARENA_TOO_SMALL;
+  if (!arena && limits->arena_bytes) return LORAP_ARENA_TOO_SMALL;
+  if (n < 0 || e < 0 || g < 0) return LORAP_NEGATIVE_COUNT;
+  if (n > limits->max_nodes) return LORAP_TOO_MANY_NODES;
+  if (e > limits->max_edges) return LORAP_TOO_MANY_EDGES;
+  if (g > limits->max_graphs) return LORAP_TOO_MANY_GRAPHS;
+  numbers = (size_t)n * (size_t)limits->features;
+  for (j = 0; j < numbers; j++) {
+    uint32_t bits;
+    memcpy(&bits, nodes + j, sizeof bits);
+    if ((bits & 0x7f800000u) == 0x7f800000u) return LORAP_BAD_FEATURE;
+  }
+  for (i = 0; i < e; i++) {
+    if (graph->senders[i] < 0 || graph->senders[i] >= n) return LORAP_BAD_EDGE;
+    if (graph->receivers[i] < 0 || graph->receivers[i] >= n)
+      return LORAP_BAD_EDGE;
+  }
+  for (i = 0; i < n; i++) {
+    int32_t own = graph->graph_of[i];
+    if (own < 0 || own >= g) return LORAP_BAD_GRAPH_OF;
+    if (i > 0 && own < graph->graph_of[i - 1]) return LORAP_BAD_GRAPH_OF;
+    run = i > 0 && own == graph->graph_of[i - 1] ? run + 1 : 1;
+    if (limits->max_nodes_of_graph >= 0 && run > limits->max_nodes_of_graph)
+      return LORAP_GRAPH_TOO_LARGE;
+  }
+  if (limits->max_degree < 0 || e <= limits->max_degree) return LORAP_OK;
+  count.at = arena;
+  lorap_zero(count, n);
+  for (i = 0; i < e; i++) {
+    size_t to = (size_t)graph->receivers[i];
+    int32_t edges = lorap_get(count, to) + 1;
+    if (edges > limits->max_degree) return LORAP_DEGREE_TOO_LARGE;
+    lorap_put(count, to, edges);
+  }
+  return LORAP_OK;
+}
+
+/* clip(rint(f32(a) row factor) + bias), or of floats x instead of a. */
+static inline void lorap_affine(int rows, lorap_value a, const void *x,
+                                lorap_value y, const lorap_scaling *s,
+                                const lorap_value *limit) {
+  int32_t q[LORAP_BLOCK], zeros[LORAP_BLOCK];
+  float f[LORAP_BLOCK], same[LORAP_BLOCK];
+  size_t i, c, count = (size_t)rows, width = (size_t)y.width;
+  int j;
+  if (!s->row && !s->bias && !limit && s->columns == 1) {
+    width *= count; /* rows are all alike: one long row */
+    count = count > 0;
+  }
+  for (j = 0; j < LORAP_BLOCK; j++) zeros[j] = 0, same[j] = s->factor[0];
+  for (i = 0; i < count; i++) {
+    float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
+    int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
+    int32_t low = lorap_clip(s->low, -most, most);
+    int32_t high = lorap_clip(s->high, -most, most);
+    for (c = 0; c < width; c += LORAP_BLOCK) {
+      const float *factor = s->columns > 1 ? s->factor + c : same;
+      const int32_t *bias = s->bias ? s->bias + c : zeros;
+      const float end = x ? LORAP_LARGEST : LORAP_EXACT;
+      size_t first = i * width + c;
+      int block = lorap_some(width - c, LORAP_BLOCK);
+      if (x) {
+        memcpy(f, (const char *)x + first * sizeof *f,
+               (size_t)block * sizeof *f);
+      } else {
+        lorap_load(a, first, block, q);
+        for (j = 0; j < block; j++) f[j] = LORAP_F32((float)q[j]);
+      }
+      if (s->row)
+        for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * row);
+      for (j = 0; j < block; j++) {
+        int32_t whole = lorap_rint(LORAP_F32(f[j] * factor[j]), end);
+        q[j] = lorap_clip(whole + bias[j], low, high);
+      }
+      lorap_store(y, first, block, q);
+    }
+  }
+}
+
+static inline void lorap_fix(int rows, const void *x, lorap_value y,
+                             lorap_scaling s) {
+  lorap_affine(rows, y, x, y, &s, NULL);
+}
+
+static inline void lorap_scale(int rows, lorap_value a, lorap_value y,
+                               lorap_scaling s) {
+  lorap_affine(rows, a, NULL, y, &s, NULL);
+}
+
+static inline void lorap_scale_to(int rows, lorap_value a, lorap_value limit,
+                                  lorap_value y, lorap_scaling s) {
+  lorap_affine(rows, a, NULL, y, &s, &limit);
+}
+
+/* `count` weights of 2, 4 or 8 bits. Byte j has number j in its lowest bits,
+ * then j + bytes, j + 2 bytes, ...: so each step fills a run of `to`. */
+static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
+                                          int count, int16_t *to) {
+  int parts = 8 / bits, bytes = (count + parts - 1) / parts;
+  int sign = 1 << (bits - 1), mask = 2 * sign - 1, part, j;
+  for (part = 0; part < parts; part++, to += bytes, count -= bytes) {
+    int shift = part * bits, some = count < bytes ? count : bytes;
+    for (j = 0; j < some; j++)
+      to[j] = (int16_t)((((from[j] >> shift) & mask) ^ sign) - sign);
+  }
+  return from + bytes;
+}
+
+/* Four sums of products: compilers make vectors of this. */
+static inline void lorap_dot(const int16_t *x, const int16_t *w, int depth,
+                             int32_t *to) {
+  const int16_t *w1 = w + LORAP_BLOCK, *w2 = w1 + LORAP_BLOCK;
+  const int16_t *w3 = w2 + LORAP_BLOCK;
+  int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  int j;
+  for (j = 0; j < depth; j++) {
+    int32_t a = x[j];
+    s0 += a * w[j];
+    s1 += a * w1[j];
+    s2 += a * w2[j];
+    s3 += a * w3[j];
+  }
+  to[0] = s0;
+  to[1] = s1;
+  to[2] = s2;
+  to[3] = s3;
+}
+
+/* The same for numbers of more than 16 bits, which are rare. */
+static inline void lorap_dot_wide(const int32_t *x, const int16_t *w,
+                                  int depth, int32_t *to) {
+  int c, j;
+  for (c = 0; c < 4; c++, w += LORAP_BLOCK) {
+    to[c] = 0;
+    for (j = 0; j < depth; j++) to[c] += x[j] * w[j];
+  }
+}
+
+/* a W + bias. A few columns of W at a time are unpacked for all rows. */
+static inline void lorap_product(int rows, lorap_value a, lorap_value y,
+                                 const uint8_t *weight, int bits,
+                                 const int32_t *bias) {
+  int16_t w[LORAP_COLUMNS * LORAP_BLOCK], x[LORAP_BLOCK];
+  int32_t wide[LORAP_BLOCK], sum[LORAP_COLUMNS], total[LORAP_COLUMNS];
+  int c, k, i, j;
+  for (c = 0; c < y.width; c += LORAP_COLUMNS) {
+    int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
+    for (k = 0; k < a.width; k += LORAP_BLOCK) {
+      int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
+      int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
+      memset(w, 0, sizeof w);
+      memset(x, 0, sizeof x);
+      for (j = 0; j < columns; j++)
+        weight = lorap_unpack(weight, bits, depth, w + j * LORAP_BLOCK);
+      for (i = 0; i < rows; i++) {
+        size_t from = (size_t)i * (size_t)a.width + (size_t)k;
+        size_t to = (size_t)i * (size_t)y.width + (size_t)c;
+        if (a.size == 4) {
+          lorap_load(a, from, depth, wide);
+          for (j = 0; j < columns; j += 4)
+            lorap_dot_wide(wide, w + j * LORAP_BLOCK, depth, sum + j);
+        } else {
+          lorap_load16(a, from, depth, x);
+          for (j = 0; j < columns; j += 4)
+            lorap_dot(x, w + j * LORAP_BLOCK, whole, sum + j);
+        }
+        if (k > 0) {
+          lorap_load(y, to, columns, total);
+          for (j = 0; j < columns; j++) sum[j] += total[j];
+        } else if (bias) {
+          for (j = 0; j < columns; j++) sum[j] += bias[c + j];
+        }
+        lorap_store(y, to, columns, sum);
+      }
+    }
+  }
+}
+
+/* Row `to` of y += row `from` of a, for sums of 16 bits. */
+static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
+                                size_t to) {
+  int16_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
+  int c, j;
+  for (c = 0; c < a.width; c += LORAP_BLOCK) {
+    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
+    size_t place = to * (size_t)a.width + (size_t)c;
+    lorap_load16(a, from * (size_t)a.width + (size_t)c, block, sent);
+    lorap_load16(y, place, block, total);
+    for (j = 0; j < block; j++) total[j] = (int16_t)(total[j] + sent[j]);
+    memcpy((int8_t *)y.at + place * sizeof *total, total,
+           (size_t)block * sizeof *total);
+  }
+}
+
+/* Row `to` of y += w times row `from` of a. */
+static inline void lorap_plus(lorap_value a, size_t from, int32_t w,
+                              lorap_value y, size_t to) {
+  int32_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
+  int c, j;
+  for (c = 0; c < a.width; c += LORAP_BLOCK) {
+    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
+    size_t place = to * (size_t)a.width + (size_t)c;
+    lorap_load(a, from * (size_t)a.width + (size_t)c, block, sent);
+    lorap_load(y, place, block, total);
+    for (j = 0; j < block; j++) total[j] += sent[j] * w;
+    lorap_store(y, place, block, total);
+  }
+}
+
+/* The sum over edges; `weight` [e] may be NULL. */
+static inline void lorap_sum_edges(const lorap_graph *graph, lorap_value a,
+                                   const lorap_value *weight, lorap_value y,
+                                   int drop_loops) {
+  int half = !weight && y.size == 2 && a.size <= 2, i;
+  lorap_zero(y, graph->n);
+  for (i = 0; i < graph->e; i++) {
+    size_t from = (size_t)graph->senders[i], to = (size_t)graph->receivers[i];
+    if (drop_loops && from == to) continue;
+    if (half)
+      lorap_plus16(a, from, y, to);
+    else
+      lorap_plus(a, from, weight ? lorap_get(*weight, (size_t)i) : 1, y, to);
+  }
+}
+
+static inline void lorap_weigh(int rows, lorap_value a, lorap_value row,
+                               lorap_value y) {
+  int32_t q[LORAP_BLOCK];
+  int i, c, j;
+  for (i = 0; i < rows; i++) {
+    int32_t w = lorap_get(row, (size_t)i);
+    for (c = 0; c < a.width; c += LORAP_BLOCK) {
+      size_t first = (size_t)i * (size_t)a.width + (size_t)c;
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
+      lorap_load(a, first, block, q);
+      for (j = 0; j < block; j++) q[j] *= w;
+      lorap_store(y, first, block, q);
+    }
+  }
+}
+
+static inline void lorap_add(int rows, lorap_value a, lorap_value b,
+                             lorap_value y) {
+  int32_t p[LORAP_BLOCK], q[LORAP_BLOCK];
+  size_t i, count = (size_t)rows * (size_t)y.width;
+  int j;
+  for (i = 0; i < count; i += LORAP_BLOCK) {
+    int block = lorap_some(count - i, LORAP_BLOCK);
+    lorap_load(a, i, block, p);
+    lorap_load(b, i, block, q);
+    for (j = 0; j < block; j++) p[j] += q[j];
+    lorap_store(y, i, block, p);
+  }
+}
+
+static inline void lorap_relu(int rows, lorap_value a, lorap_value y) {
+  int32_t q[LORAP_BLOCK];
+  size_t i, count = (size_t)rows * (size_t)y.width;
+  int j;
+  for (i = 0; i < count; i += LORAP_BLOCK) {
+    int block = lorap_some(count - i, LORAP_BLOCK);
+    lorap_load(a, i, block, q);
+    for (j = 0; j < block; j++) q[j] = q[j] > 0 ? q[j] : 0;
+    lorap_store(y, i, block, q);
+  }
+}
+
+static inline void lorap_row_max(int rows, lorap_value a, lorap_value y) {
+  int32_t q[LORAP_BLOCK];
+  int i, c, j;
+  for (i = 0; i < rows; i++) {
+    int32_t most = 0;
+    for (c = 0; c < a.width; c += LORAP_BLOCK) {
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
+      lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);
+      for (j = 0; j < block; j++) {
+        int32_t size = q[j] < 0 ? -q[j] : q[j];
+        most = most < size ? size : most;
+      }
+    }
+    lorap_put(y, (size_t)i, most);
+  }
+}
+
+/* How many of the thresholds, which are in order, a number reaches. */
+static inline void lorap_search(int rows, lorap_value a, lorap_value thresholds,
+                                lorap_value y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    int32_t x = lorap_get(a, (size_t)i * (size_t)a.width);
+    int low = 0, high = thresholds.width;
+    while (low < high) {
+      int middle = low + (high - low) / 2;
+      if (lorap_get(thresholds, (size_t)middle) <= x)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    lorap_put(y, (size_t)i, low);
+  }
+}
+
+static inline void lorap_lookup(int rows, lorap_value a, lorap_value table,
+                                lorap_value y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
+    lorap_put(y, (size_t)i, lorap_get(table, index));
+  }
+}
+
+static inline void lorap_lookup_f32(int rows, lorap_value a, const float *table,
+                                    void *y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
+    lorap_put_f32(y, (size_t)i, table[index]);
+  }
+}
+
+/* The first node behind those of graph k, which begin at `start`. */
+static inline int lorap_end(const lorap_graph *graph, int k, int start) {
+  while (start < graph->n && graph->graph_of[start] == k) start++;
+  return start;
+}
+
+/* The sum, or the largest, of the nodes of each graph; 0 for none. */
+static inline void lorap_pool(const lorap_graph *graph, lorap_value a,
+                              lorap_value y, int largest) {
+  int32_t q[LORAP_BLOCK], total[LORAP_BLOCK];
+  int k, i, c, j, start = 0, end;
+  for (k = 0; k < graph->g; k++, start = end) {
+    end = lorap_end(graph, k, start);
+    for (c = 0; c < a.width; c += LORAP_BLOCK) {
+      int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
+      for (j = 0; j < block; j++) total[j] = largest ? -INT32_MAX : 0;
+      for (i = start; i < end; i++) {
+        lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);
+        if (largest)
+          for (j = 0; j < block; j++)
+            total[j] = total[j] < q[j] ? q[j] : total[j];
+        else
+          for (j = 0; j < block; j++) total[j] += q[j];
+      }
+      for (j = 0; largest && j < block; j++)
+        if (total[j] == -INT32_MAX) total[j] = 0;
+      lorap_store(y, (size_t)k * (size_t)a.width + (size_t)c, block, total);
+    }
+  }
+}
+
+static inline void lorap_pool_share(const lorap_graph *graph, void *y) {
+  int k, start = 0, end;
+  for (k = 0; k < graph->g; k++, start = end) {
+    int count;
+    end = lorap_end(graph, k, start);
+    count = end - start > 1 ? end - start : 1;
+    lorap_put_f32(y, (size_t)k, LORAP_F32(1.0f / LORAP_F32((float)count)));
+  }
+}
+
+static inline void lorap_row_index(int rows, lorap_value y) {
+  int i;
+  for (i = 0; i < rows; i++) lorap_put(y, (size_t)i, i);
+}
+
+static inline void lorap_degrees(const lorap_graph *graph, lorap_value y) {
+  int i;
+  lorap_zero(y, graph->n);
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i];
+    lorap_put(y, to, lorap_get(y, to) + 1);
+  }
+}
+
+/* 1 less the self loops of each node; 1 if those are kept and another added. */
+static inline void lorap_add_loops(const lorap_graph *graph, lorap_value y,
+                                   int keep) {
+  int i;
+  for (i = 0; i < graph->n; i++) lorap_put(y, (size_t)i, 1);
+  if (keep) return;
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i];
+    if (graph->senders[i] == graph->receivers[i])
+      lorap_put(y, to, lorap_get(y, to) - 1);
+  }
+}
+
+static inline void lorap_edge_norm(const lorap_graph *graph, const void *row,
+                                   void *y) {
+  int i;
+  for (i = 0; i < graph->e; i++) {
+    float s = lorap_get_f32(row, (size_t)graph->senders[i]);
+    float r = lorap_get_f32(row, (size_t)graph->receivers[i]);
+    lorap_put_f32(y, (size_t)i, LORAP_F32(s * r));
+  }
+}
+
+static inline void lorap_loop_norm(int rows, const void *row, lorap_value a,
+                                   void *y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    float r = lorap_get_f32(row, (size_t)i);
+    float count = LORAP_F32((float)lorap_get(a, (size_t)i));
+    lorap_put_f32(y, (size_t)i, LORAP_F32(LORAP_F32(r * r) * count));
+  }
+}
+
+/* a (1 / b), in two roundings. */
+static inline void lorap_quotient(int rows, lorap_value a, lorap_value b,
+                                  void *y) {
+  int i;
+  for (i = 0; i < rows; i++) {
+    float over = LORAP_F32((float)lorap_get(a, (size_t)i));
+    float under = LORAP_F32((float)lorap_get(b, (size_t)i));
+    float inverse = LORAP_F32(1.0f / under);
+    lorap_put_f32(y, (size_t)i, LORAP_F32(over * inverse));
+  }
+}
+
+/* rint(p share (1 / sum of p)), p = table[min(max - a, last)], in each row. */
+static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
+                                lorap_value y, int32_t share) {
+  int i, j;
+  for (i = 0; i < rows; i++) {
+    size_t first = (size_t)i * (size_t)a.width;
+    int32_t most = lorap_get(a, first), total = 0, last = table.width - 1;
+    float inverse;
+    for (j = 1; j < a.width; j++) {
+      int32_t x = lorap_get(a, first + (size_t)j);
+      most = most < x ? x : most;
+    }
+    for (j = 0; j < a.width; j++) {
+      int32_t below = most - lorap_get(a, first + (size_t)j);
+      total += lorap_get(table, (size_t)(below < last ? below : last));
+    }
+    inverse = LORAP_F32(1.0f / LORAP_F32((float)total));
+    for (j = 0; j < a.width; j++) {
+      int32_t below = most - lorap_get(a, first + (size_t)j);
+      int32_t p = lorap_get(table, (size_t)(below < last ? below : last));
+      float part = LORAP_F32((float)(p * share));
+      part = LORAP_F32(part * inverse);
+      lorap_put(y, first + (size_t)j, lorap_rint(part, LORAP_EXACT));
+    }
+  }
+}
+
+#endif /* LORAP_ENGINE_H */

@@ -1,0 +1,627 @@
+"""The C of integer programs gives the codes of the reference, in every bit."""
+
+import ctypes
+import dataclasses
+import shutil
+import struct
+import subprocess
+
+import c_programs
+import numpy as np
+import pytest
+
+from lorap_jax.integers import c_run, c_writer
+from lorap_jax.integers.builder import Builder, Wide
+from lorap_jax.integers.program import EXACT, INT32, OPERATIONS, Graph, execute
+
+needs_compiler = pytest.mark.skipif(
+  c_run.compiler() is None, reason='there is no C compiler named cc'
+)
+MOST = {
+  'max_nodes': c_programs.MAX_NODES,
+  'max_edges': c_programs.MAX_EDGES,
+  'max_graphs': c_programs.MAX_GRAPHS,
+}
+ARENA_TOO_SMALL, NEGATIVE, NODES, EDGES, GRAPHS = range(1, 6)
+FEATURE, EDGE, GRAPH_OF, DEGREE, TOGETHER = range(6, 11)
+GUARD = 64
+
+
+class Library:
+  """Some programs, compiled together."""
+
+  def __init__(self, programs, folder, flags=('-O1',), *, cc='cc', change=None):
+    self.programs = programs
+    headers = written(programs, change)
+    target = folder / 'programs.so'
+    c_run.build(headers, target, flags, cc=cc)
+    self._library = ctypes.CDLL(str(target))
+
+  def run(self, name, graph, *, arena=None, changes=None):
+    """The error, and the result between guards that nothing may touch.
+
+    Args:
+      name: of the program.
+      graph: on what to run it.
+      arena: bytes of it to use; else all that it asks for.
+      changes: arguments to replace, by their places.
+    """
+    program = self.programs[name]
+    outputs, needed, _ = (ctypes.c_int64 * 3).in_dll(
+      self._library, f'{name}_sizes'
+    )
+    rows = graph.num_graphs if program.per_graph else len(graph.nodes)
+    # Neither aligned nor clean.
+    rng = np.random.default_rng(len(graph.nodes))
+    around = rng.integers(0, 256, GUARD + 1 + needed + GUARD, dtype=np.uint8)
+    before = around.copy()
+    inner = slice(GUARD + 1, GUARD + 1 + needed)
+    out = np.full(GUARD + rows * outputs + GUARD, -77, np.int32)
+    arguments = list(c_run.arguments(graph))
+    for place, value in (changes or {}).items():
+      arguments[place] = value
+    code = c_run.function(self._library, name)(
+      *arguments,
+      around[inner],
+      needed if arena is None else needed + arena,
+      out[GUARD:],
+    )
+    around[inner] = before[inner] = 0
+    np.testing.assert_array_equal(around, before)
+    result = out[GUARD : GUARD + rows * outputs]
+    assert np.all(out[:GUARD] == -77)
+    assert np.all(out[GUARD + rows * outputs :] == -77)
+    if code:
+      assert np.all(result == -77)
+    return code, result.reshape(rows, outputs)
+
+
+def written(programs, change=None):
+  change = change or (lambda text: text)
+  return {
+    name: change(c_writer.write(program, name=name, **MOST))
+    for name, program in programs.items()
+  }
+
+
+_EXPECTED = {}
+
+
+def reference(program, graph):
+  """`execute`, once for the same arguments."""
+  key = id(program), id(graph)
+  if key not in _EXPECTED:
+    with np.errstate(over='ignore'):
+      # With what it belongs to: else another may get the same id.
+      _EXPECTED[key] = execute(program, graph), program, graph
+  return _EXPECTED[key][0]
+
+
+def assert_same(library, graphs):
+  for name, program in library.programs.items():
+    for label, graph in graphs.items():
+      code, result = library.run(name, graph)
+      assert code == 0, (name, label)
+      expected = reference(program, graph)
+      np.testing.assert_array_equal(result, expected, f'{name} on {label}')
+
+
+@pytest.fixture(scope='module')
+def library(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('c')
+  programs = c_programs.all_programs() | {'small': c_programs.small()}
+  return Library(programs, folder)
+
+
+def of_names(library, *names):
+  programs = {name: library.programs[name] for name in names}
+  part = object.__new__(Library)
+  part.__dict__.update(library.__dict__, programs=programs)
+  return part
+
+
+def test_every_operation_is_written():
+  assert set(c_writer._CALLS) == set(OPERATIONS)
+
+
+def test_the_programs_of_the_tests_have_every_operation_and_option():
+  programs = [*c_programs.all_programs().values(), c_programs.small()]
+  nodes = [node for program in programs for node in program.nodes]
+  assert {node.op for node in nodes} == set(OPERATIONS)
+  found = {
+    (node.op, key) for node in nodes for key in (*node.inputs, *node.constants)
+  }
+  assert {
+    ('scale', 'row'),
+    ('scale', 'limit'),
+    ('scale', 'bias'),
+    ('product', 'bias'),
+    ('sum_edges', 'weight'),
+  } <= found
+  assert any(node.options.get('drop_loops') for node in nodes)
+  assert {n.options['keep'] for n in nodes if n.op == 'add_loops'} == {0, 1}
+
+
+@needs_compiler
+def test_codes_are_those_of_the_reference(library):
+  names = set(library.programs) - {'small'}
+  assert_same(of_names(library, *names), c_programs.graphs(8))
+
+
+def small_graphs(count):
+  """Features that are ties, huge, tiny, and next to the ends of ranges."""
+  rng = np.random.default_rng(2)
+  special = np.float32(
+    [0.5, 1.5, 2.5, -0.5, -1.5, 2**23 + 1, 2**24 - 1, 2**24, 3e38, 1e-45, 0.25]
+  )
+  special = np.concatenate(
+    [special, -special, np.nextafter(special, np.float32(0))]
+  )
+  for i in range(count):
+    sizes = rng.integers(0, 5, 4)
+    n = int(sizes.sum())
+    graph = c_programs.graph(rng, list(sizes), 0)
+    # Three edges into each node, which is as many as this program allows.
+    receivers = np.repeat(np.arange(n), 3)
+    yield (
+      f'small_{i}',
+      graph._replace(
+        nodes=rng.choice(special, graph.nodes.shape),
+        senders=rng.integers(0, max(n, 1), 3 * n).astype(np.int32),
+        receivers=receivers.astype(np.int32),
+      ),
+    )
+
+
+@needs_compiler
+def test_ends_of_ranges(library):
+  assert_same(of_names(library, 'small'), dict(small_graphs(60)))
+
+
+@needs_compiler
+def test_rint_is_that_of_numpy(tmp_path):
+  more = """
+  void rint_all(const float *x, int count, int32_t *y);
+  void rint_all(const float *x, int count, int32_t *y) {
+    int i;
+    for (i = 0; i < count; i++) y[i] = lorap_rint(x[i], LORAP_LARGEST);
+  }"""
+  target = tmp_path / 'rint.so'
+  programs = {'small': c_programs.small()}
+  c_run.build(written(programs), target, ('-O2',), more=more)
+  rng = np.random.default_rng(0)
+  halves = np.arange(-(2**15), 2**15, dtype=np.float32) / 2
+  bits = rng.integers(0, 2**32, 2**18, dtype=np.uint32).view(np.float32)
+  near = (2.0 ** rng.uniform(20, 25, 2**16)).astype(np.float32)
+  x = np.concatenate(
+    [
+      halves,
+      np.nextafter(halves, np.float32(np.inf)),
+      np.nextafter(halves, np.float32(-np.inf)),
+      near,
+      np.rint(near) + np.float32(0.5),
+      bits[np.isfinite(bits)],
+      np.float32([np.inf, -np.inf, -0.0]),
+    ]
+  )
+  y = np.zeros(len(x), np.int32)
+  pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+  ctypes.CDLL(str(target)).rint_all(pointer(x), len(x), pointer(y))
+  expected = np.clip(np.rint(x), np.float32(-(2**24)), np.float32(2**24))
+  np.testing.assert_array_equal(y, expected.astype(np.int32))
+
+
+def a_graph(sizes=(2, 3)) -> Graph:
+  return c_programs.graph(np.random.default_rng(0), list(sizes), 6)
+
+
+def with_feature(value):
+  graph = a_graph()
+  graph.nodes[-1, -1] = value
+  return graph
+
+
+def index(*values):
+  return np.int32(values)
+
+
+E6 = index(0, 1, 2, 3, 4, 0)
+REFUSED = {
+  'arena': (ARENA_TOO_SMALL, a_graph(), {}, -1),
+  'negative_nodes': (NEGATIVE, a_graph(), {4: -1}, None),
+  'negative_edges': (NEGATIVE, a_graph(), {5: -1}, None),
+  'negative_graphs': (NEGATIVE, a_graph(), {6: -1}, None),
+  'least_number': (NEGATIVE, a_graph(), {4: -(2**31)}, None),
+  'nodes': (NODES, a_graph(), {4: MOST['max_nodes'] + 1}, None),
+  'most_nodes': (NODES, a_graph(), {4: INT32}, None),
+  'edges': (EDGES, a_graph(), {5: MOST['max_edges'] + 1}, None),
+  'graphs': (GRAPHS, a_graph(), {6: MOST['max_graphs'] + 1}, None),
+  'nan': (FEATURE, with_feature(np.nan), {}, None),
+  'infinity': (FEATURE, with_feature(-np.inf), {}, None),
+  'sender': (EDGE, a_graph(), {1: E6 + 1}, None),
+  'negative_sender': (EDGE, a_graph(), {1: E6 - 1}, None),
+  'receiver': (EDGE, a_graph(), {2: E6 + 1}, None),
+  'negative_receiver': (EDGE, a_graph(), {2: E6 - 1}, None),
+  'order': (GRAPH_OF, a_graph(), {3: index(0, 1, 0, 1, 1)}, None),
+  'graph': (GRAPH_OF, a_graph(), {3: index(0, 0, 1, 1, 2)}, None),
+  'negative_graph': (GRAPH_OF, a_graph(), {3: index(-1, 0, 1, 1, 1)}, None),
+  'no_graph': (GRAPH_OF, a_graph(), {6: 0}, None),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize('program', ['gin_mean', 'gcn_edges', 'small'])
+@pytest.mark.parametrize('case', REFUSED)
+def test_a_bad_call_is_refused(library, case, program):
+  error, graph, changes, arena = REFUSED[case]
+  code, _ = library.run(program, graph, arena=arena, changes=changes)
+  assert code == error
+
+
+@needs_compiler
+def test_what_bounds_do_not_cover_is_refused(library):
+  rng = np.random.default_rng(0)
+  four = c_programs.graph(
+    rng, [2], 0, senders=[0, 1, 0, 0], receivers=[1, 1, 1, 1]
+  )
+  assert library.run('small', four)[0] == DEGREE
+  fewer = four._replace(senders=four.senders[:3], receivers=four.receivers[:3])
+  assert library.run('small', fewer)[0] == 0
+  none = np.zeros(0, np.int32)
+  assert library.run('small', c_programs.graph(rng, [1, 4], 0))[0] == 0
+  large = c_programs.graph(rng, [1, 5], 0, senders=none, receivers=none)
+  assert library.run('small', large)[0] == TOGETHER
+
+
+@needs_compiler
+def test_errors_have_the_numbers_of_the_header(tmp_path):
+  names = [
+    'OK',
+    'ARENA_TOO_SMALL',
+    'NEGATIVE_COUNT',
+    'TOO_MANY_NODES',
+    'TOO_MANY_EDGES',
+    'TOO_MANY_GRAPHS',
+    'BAD_FEATURE',
+    'BAD_EDGE',
+    'BAD_GRAPH_OF',
+    'DEGREE_TOO_LARGE',
+    'GRAPH_TOO_LARGE',
+  ]
+  for number, name in enumerate(names):
+    assert f'LORAP_{name} = {number}' in c_writer.ENGINE
+
+
+@needs_compiler
+def test_a_compiled_program_runs_and_refuses():
+  program = c_programs.small()
+  compiled = c_run.Compiled(program, **MOST, flags=('-O0',))
+  graph = a_graph()
+  graph = graph._replace(receivers=E6)
+  np.testing.assert_array_equal(compiled(graph), execute(program, graph))
+  with pytest.raises(c_run.RunError) as error:
+    compiled(graph._replace(senders=E6 + 1))
+  assert error.value.code == EDGE
+
+
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_weights_are_packed_in_as_few_bits_as_they_need(bits):
+  rng = np.random.default_rng(0)
+  weight, _ = c_programs.weights(rng, 130, 9, bits)
+  packed, found = c_writer.pack(weight)
+  assert found == bits
+  parts = 8 // bits
+  assert packed.size == 9 * (-(-128 // parts) + -(-2 // parts))
+
+
+def test_weights_of_three_bits_take_four():
+  assert c_writer.pack(np.array([[3]]))[1] == 4
+  with pytest.raises(ValueError, match='more than 8 bits'):
+    c_writer.pack(np.array([[128]]))
+
+
+@pytest.mark.parametrize('name', ['Model', '1a', 'a b', 'a;', '', 'lorap_x'])
+def test_a_name_that_c_does_not_allow_is_refused(name):
+  with pytest.raises(ValueError, match='lower-case name'):
+    c_writer.write(c_programs.small(), name=name, **MOST)
+
+
+def test_a_maximum_that_no_count_has_is_refused():
+  with pytest.raises(ValueError, match='maximum'):
+    c_writer.write(c_programs.small(), **MOST | {'max_edges': -1})
+
+
+def refused_program(add):
+  b = Builder(max_degree=3, max_nodes=4)
+  x = b.fix('nodes', 1.0, 2).name
+  last = add(b, x)
+  return b.program(Wide(last, 1.0, 1, 1), per_graph=False, num_features=2)
+
+
+@pytest.mark.parametrize(
+  'add, message',
+  [
+    (
+      lambda b, x: b.add('lookup', 'y', {'a': x}, {'table': np.int32([1])}),
+      'outside of its table',
+    ),
+    (
+      lambda b, x: b.add('search', 'y', {'a': x}, {'thresholds': index(2, 1)}),
+      'not in order',
+    ),
+    (
+      lambda b, x: b.add(
+        'product', 'y', {'a': x}, {'weight': np.full((2, 1), 10**6)}, bound=9
+      ),
+      'could reach',
+    ),
+    (
+      lambda b, x: b.add(
+        'scale',
+        'y',
+        {'a': x},
+        {'factor': np.float32(np.inf)},
+        bound=1,
+        low=0,
+        high=1,
+      ),
+      'not finite',
+    ),
+    (
+      lambda b, x: b.add(
+        'scale',
+        'y',
+        {'a': x},
+        {'factor': np.float32(1), 'bias': index(INT32 - EXACT + 1)},
+        bound=1,
+        low=0,
+        high=1,
+      ),
+      'overflows',
+    ),
+    (
+      lambda b, x: b.add(
+        'add', 'y', {'a': x, 'b': b.add('row_max', 'm', {'a': x})}
+      ),
+      'do not fit',
+    ),
+    (
+      lambda b, x: b.add(
+        'quotient', 'y', dict.fromkeys('ab', b.add('row_max', 'm', {'a': x}))
+      ),
+      'divide by 0',
+    ),
+    (lambda b, x: b.add('fix', 'y', {'x': x}), 'another type'),
+    (lambda b, x: b.add('pool_share', 'y', {}), 'no whole numbers'),
+    (lambda b, x: b.add('pool_max', 'y', {'a': x}), 'another kind'),
+    (lambda b, x: 'nodes', 'no whole numbers'),
+  ],
+)
+def test_a_program_that_c_cannot_hold_is_refused(add, message):
+  with pytest.raises(ValueError, match=message):
+    c_writer.write(refused_program(add), **MOST)
+
+
+def test_a_program_without_scales_for_all_nodes_takes_fewer():
+  rng = np.random.default_rng(0)
+  b = Builder(max_degree=3, max_nodes=4)
+  x = b.fix('nodes', 1.0, 2)
+  x = b.widen('y', b.quantize('codes', x, c_programs.by_row(rng, 7)))
+  x = b.relu('relu', dataclasses.replace(x, unit=1.0))
+  text = c_writer.write(b.program(x, per_graph=False, num_features=2), **MOST)
+  assert '#define MODEL_MAX_NODES 7\n' in text
+
+
+# A program that reads graphs and writes results: for code of 32 bits, and for
+# sanitizers, which Python does not load.
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef int run_type(const float *, const int32_t *, const int32_t *,
+                     const int32_t *, int, int, int, void *, size_t, int32_t *);
+
+static void *numbers(int count) { /* just as long as they are */
+  void *read = malloc((size_t)count * 4);
+  if (count && fread(read, 4, (size_t)count, stdin) != (size_t)count) exit(3);
+  return read;
+}
+
+static void one(run_type *run, int features, size_t bytes, size_t values,
+                const int32_t *head) {
+  int n = head[1], e = head[2], g = head[3];
+  float *nodes = numbers(n * features);
+  int32_t *senders = numbers(e), *receivers = numbers(e), *of = numbers(n);
+  void *arena = malloc(bytes);
+  int32_t *out = malloc(values * 4);
+  int32_t error;
+  memset(arena, 0x5a, bytes);
+  error = run(nodes, senders, receivers, of, n, e, g, arena, bytes, out);
+  fwrite(&error, 4, 1, stdout);
+  if (!error) fwrite(out, 4, values, stdout);
+  free(nodes);
+  free(senders);
+  free(receivers);
+  free(of);
+  free(arena);
+  free(out);
+}
+
+int main(void) {
+  int32_t head[4];
+  while (fread(head, 4, 4, stdin) == 4) {
+    CASES
+  }
+  return 0;
+}
+"""
+CASE = """if (head[0] == {i})
+      one({name}_run, {upper}_FEATURES, {upper}_ARENA_BYTES,
+          (size_t)head[{upper}_PER_GRAPH ? 3 : 1] * {upper}_OUTPUTS, head);"""
+
+
+def run_program(programs, graphs, folder, flags, *, cc='cc'):
+  """Asserts that a program of its own gives the codes of the reference."""
+  cases = [
+    CASE.format(i=i, name=name, upper=name.upper())
+    for i, name in enumerate(programs)
+  ]
+  target = folder / 'main'
+  c_run.build(
+    written(programs),
+    target,
+    flags,
+    cc=cc,
+    more=MAIN.replace('CASES', '\n    '.join(cases)),
+  )
+  given, expected = [], []
+  for i, program in enumerate(programs.values()):
+    for graph in graphs.values():
+      arrays = c_run.arguments(graph)
+      given += [struct.pack('=4i', i, *arrays[4:])]
+      given += [array.tobytes() for array in arrays[:4]]
+      expected += [b'\0' * 4, reference(program, graph).tobytes()]
+  done = subprocess.run([target], input=b''.join(given), capture_output=True)
+  assert done.returncode == 0, done.stderr.decode()
+  got, wanted = (
+    np.frombuffer(x, np.int32) for x in (done.stdout, b''.join(expected))
+  )
+  np.testing.assert_array_equal(got, wanted)
+
+
+def require(tmp_path, flags, cc='cc'):
+  """Skips the test where the compiler does not make programs like this."""
+  if shutil.which(cc) is None:
+    pytest.skip(f'there is no C compiler named {cc}')
+  source = tmp_path / 'empty.c'
+  source.write_text('#include <stdio.h>\nint main(void) { return 0; }\n')
+  target = str(tmp_path / 'empty')
+  command = [cc, *flags, str(source), '-o', target]
+  if subprocess.run(command, capture_output=True).returncode:
+    pytest.skip(f'{cc} has no {" ".join(flags)}')
+  if subprocess.run([target], capture_output=True).returncode:
+    pytest.skip(f'what {cc} makes with {" ".join(flags)} does not run here')
+
+
+SANITIZED = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all')
+
+
+def a_few():
+  programs = c_programs.all_programs()
+  return {k: programs[k] for k in ('gin_mean', 'gcn', 'gcn_edges_keep')}
+
+
+def without_hubs(graphs):
+  return {k: v for k, v in graphs.items() if 'hub' not in k}
+
+
+def test_sanitizers_find_nothing(tmp_path):
+  flags = ('-O1', *SANITIZED)
+  require(tmp_path, flags)
+  run_program(a_few(), without_hubs(c_programs.graphs(3)), tmp_path, flags)
+
+
+def test_registers_of_80_bits_give_the_same_codes(tmp_path):
+  flags = ('-O2', '-m32', '-mfpmath=387', '-fexcess-precision=fast')
+  require(tmp_path, flags)
+  run_program(a_few(), without_hubs(c_programs.graphs(3)), tmp_path, flags)
+
+
+NATIVE = ('-O3', '-march=native')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cc', ['cc', 'clang'])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ('-O0',),
+    ('-O1', *SANITIZED),
+    ('-O3', '-march=native', *SANITIZED),
+    ('-O2',),
+    ('-Os',),
+    NATIVE,
+    (*NATIVE, '-ffp-contract=fast'),
+    ('-std=gnu99', '-O3', '-march=native'),
+    ('-std=gnu17', '-O3', '-march=native'),
+    ('-O0', '-m32'),
+    ('-O1', '-m32', *SANITIZED),
+    ('-O3', '-m32', '-msse2', '-mfpmath=sse'),
+    ('-O3', '-m32', '-mno-sse'),
+    ('-std=gnu99', '-O3', '-m32', '-mno-sse'),
+    ('-O0', '-m32', '-mfpmath=387'),
+    ('-O3', '-mfpmath=387'),
+    ('-O3', '-flto'),
+  ],
+  ids=' '.join,
+)
+def test_all_compilers_and_flags_give_the_same_codes(tmp_path, flags, cc):
+  require(tmp_path, flags, cc)
+  programs = c_programs.all_programs()
+  run_program(programs, c_programs.graphs(20), tmp_path, flags, cc=cc)
+  programs = {'small': c_programs.small()}
+  run_program(programs, dict(small_graphs(60)), tmp_path, flags, cc=cc)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize('flags', [('-O1',), NATIVE])
+def test_every_value_is_that_of_the_reference(tmp_path, flags):
+  for name, program in c_programs.all_programs().items():
+    folder = tmp_path / name
+    folder.mkdir()
+    programs = c_programs.with_every_value({name: program})
+    library = Library(programs, folder, flags)
+    for graph in without_hubs(c_programs.graphs(10)).values():
+      values = execute(program, graph, keep=True)
+      for key, part in programs.items():
+        code, result = library.run(key, graph)
+        assert code == 0
+        np.testing.assert_array_equal(result, values[part.output], key)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_hundreds_of_graphs(library):
+  graphs = without_hubs(c_programs.graphs(400))
+  assert_same(of_names(library, *c_programs.all_programs()), graphs)
+
+
+BROKEN = {
+  'half_up': ('((rest == 0.5f) & t)', '(rest == 0.5f)'),
+  'half_down': (' | ((rest == 0.5f) & t)', ''),
+  'order_of_factors': (
+    'f[j] = LORAP_F32(f[j] * row);',
+    'f[j] = f[j] * (row * same[0]);',
+  ),
+  'loops': ('if (drop_loops && from == to) continue;', ''),
+  'ties_of_search': ('(size_t)middle) <= x)', '(size_t)middle) < x)'),
+  'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
+  'sign': ('mask) ^ sign) - sign)', 'mask)))'),
+  'padding': ('(depth + 15) / 16', 'depth / 16'),
+  'largest': ('largest ? -INT32_MAX : 0', '0'),
+  'kept_loops': ('if (keep) return;', ''),
+  'share': ('count = end - start > 1', 'count = end - start > 2'),
+  'weight': ('weight ? lorap_get(*weight, (size_t)i) : 1', '1'),
+  'quotient': ('LORAP_F32(over * inverse)', 'LORAP_F32(over / under)'),
+  'reciprocal': ('part = LORAP_F32(part * inverse);', 'part /= (float)total;'),
+  'last_power': ('below < last ? below : last', 'below < 9 ? below : 9'),
+}
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize('name', BROKEN)
+def test_a_broken_executor_is_found(tmp_path, name):
+  old, new = BROKEN[name]
+
+  def change(text):
+    assert old in text
+    return text.replace(old, new)
+
+  programs = c_programs.all_programs() | {'small': c_programs.small()}
+  library = Library(programs, tmp_path, ('-O0', '-w'), change=change)
+  graphs = without_hubs(c_programs.graphs(20))
+  with pytest.raises(AssertionError):
+    assert_same(of_names(library, *c_programs.all_programs()), graphs)
+    assert_same(of_names(library, 'small'), dict(small_graphs(60)))
