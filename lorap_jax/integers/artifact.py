@@ -30,6 +30,7 @@ from lorap_jax.integers.program import Graph, Node, Program
 MANIFEST = 'manifest.json'
 PROGRAM = 'program.npz'
 ONNX = 'model.onnx'
+HEADER = 'model.h'
 PARITY = 'parity.npz'
 _FORMAT = 1
 

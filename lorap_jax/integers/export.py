@@ -11,6 +11,7 @@ from lorap_jax._version import __version__
 from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.integers import (
   artifact,
+  c_writer,
   evaluate,
   lowering,
   onnx_writer,
@@ -66,7 +67,8 @@ def export_run(
     run.variables,
     num_features=run.data['num_features'],
     largest_input=largest,
-    **limits,
+    max_degree=limits['max_degree'],
+    max_nodes=limits['max_nodes'],
   )
   accuracy = _accuracies(lowered, run, data)
   graph = (
@@ -77,10 +79,16 @@ def export_run(
   files = {
     artifact.PROGRAM: artifact.to_bytes(lowered),
     artifact.PARITY: _parity(lowered, graph),
-    'README.md': _readme(per_graph).encode(),
+    artifact.HEADER: c_writer.write(
+      lowered,
+      max_nodes=limits['max_nodes'],
+      max_edges=limits['max_edges'],
+      max_graphs=1,
+    ).encode(),
   }
   with contextlib.suppress(ImportError):  # An extra; the rest goes without.
     files[artifact.ONNX] = onnx_writer.write(lowered).SerializeToString()
+  files['README.md'] = _readme(per_graph, artifact.ONNX in files).encode()
   manifest = {
     'lorap_jax': __version__,
     'config': run.config,
@@ -143,7 +151,7 @@ def _parts(data: Any) -> tuple[Any, ...]:
 def _limits(
   data: Any, max_degree: int | None, max_nodes: int | None
 ) -> dict[str, int]:
-  degree, nodes = 0, 0
+  degree, nodes, edges = 0, 0, 0
   for part in _parts(data):
     graph = (
       evaluate.graph_of_nodes(part)
@@ -152,6 +160,8 @@ def _limits(
     )
     degree = max(degree, np.bincount(graph.receivers, minlength=1).max())
     nodes = max(nodes, np.bincount(graph.graph_of, minlength=1).max())
+    of_edge = graph.graph_of[graph.receivers]
+    edges = max(edges, np.bincount(of_edge, minlength=1).max())
   limits = {}
   for name, found, given in (
     ('max_degree', int(degree), max_degree),
@@ -162,6 +172,7 @@ def _limits(
         f'--{name}={given} is less than the {found} of the data of the run'
       )
     limits[name] = _MARGIN * found if given is None else given
+  limits['max_edges'] = _MARGIN * int(edges)
   return limits
 
 
@@ -218,15 +229,33 @@ def _parity(lowered: program.Program, graph: program.Graph) -> bytes:
   return file.getvalue()
 
 
-def _readme(per_graph: bool) -> str:
+def _readme(per_graph: bool, with_onnx: bool) -> str:
   rows = 'graph' if per_graph else 'node'
+  onnx = """
+In ONNX Runtime, with int32 arrays (`graph_of`: the graph of each node) and
+`num_graphs` [1]; leave out the inputs that the model does not have. OpenVINO
+needs `{'INFERENCE_PRECISION_HINT': 'f32'}`.
+
+    session = onnxruntime.InferenceSession('model.onnx')
+    codes, outputs = session.run(None, inputs)
+"""
   return f"""# An integer graph network
+
+`manifest.json` says what was exported, for which graphs, and how accurate it
+is. There is one row of outputs for each {rows}. In Python, with NumPy alone:
 
     import lorap_jax
     network = lorap_jax.load_artifact('.')
     outputs = network(nodes, senders, receivers, n_node)
+{onnx if with_onnx else ''}
+In C99, one graph at a time, without any other file:
 
-One row of outputs for each {rows}; NumPy is enough. `manifest.json` says what
-was exported and how accurate it is, `parity.npz` has graphs with the outputs
-that every engine must return for them, bit for bit.
+    #define MODEL_IMPLEMENTATION
+    #include "model.h"
+    static unsigned char arena[MODEL_ARENA_BYTES];
+    int error = model_run(nodes, senders, receivers, graph_of, n, e, 1,
+                          arena, sizeof arena, out);
+
+`parity.npz` has graphs with the whole numbers that every engine must return for
+them, bit for bit; times the output scale they are the outputs.
 """

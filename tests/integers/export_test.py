@@ -1,5 +1,6 @@
 """From a run to a folder of integers, and back to outputs."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -11,7 +12,14 @@ import tiny_run
 
 import lorap_jax
 from lorap_jax import export as command
-from lorap_jax.integers import artifact, builder, evaluate, export
+from lorap_jax.integers import (
+  artifact,
+  builder,
+  c_run,
+  evaluate,
+  export,
+  program,
+)
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +50,11 @@ def test_manifest(exported, finished):
   report = json.loads((finished[0] / 'report.json').read_text())
   assert manifest['result'] == report['result']
   assert manifest['config'] == report['config']
-  assert manifest['limits'] == {'max_degree': 12, 'max_nodes': 14}
+  assert manifest['limits'] == {
+    'max_degree': 12,
+    'max_nodes': 14,
+    'max_edges': 28,
+  }
   found = manifest['integers']['test']
   assert found['network'] == pytest.approx(report['result']['test'])
   assert found['count'] == 21 and found['same'] > 0.8
@@ -78,6 +90,36 @@ def test_parity_file(exported):
     )
     scale = network.program.output_scale
     np.testing.assert_array_equal(outputs, file['outputs'] * scale)
+
+
+def test_onnx_runs_with_the_same_bits(exported):
+  runtime = pytest.importorskip('onnxruntime', reason='pip install onnxruntime')
+  session = runtime.InferenceSession(exported / 'model.onnx')
+  with np.load(exported / 'parity.npz') as file:
+    given = {name: file[name] for name in file.files}
+  expected = given.pop('outputs')
+  given['num_graphs'] = np.array([len(expected)], np.int32)
+  inputs = {i.name: given[i.name] for i in session.get_inputs()}
+  np.testing.assert_array_equal(session.run(['codes'], inputs)[0], expected)
+
+
+def test_c_runs_with_the_same_bits(exported, tmp_path):
+  if c_run.compiler() is None:
+    pytest.skip('no C compiler here')
+  target = tmp_path / 'model.so'
+  c_run.build({'model': (exported / 'model.h').read_text()}, target, ('-O1',))
+  run = c_run.function(ctypes.CDLL(str(target)), 'model')
+  with np.load(exported / 'parity.npz') as file:
+    nodes, graph_of = file['nodes'], file['graph_of']
+    ends, expected = (file['senders'], file['receivers']), file['outputs']
+  arena = np.zeros(1 << 20, np.uint8)
+  for g, row in enumerate(expected):
+    mine, first = graph_of == g, int(np.argmax(graph_of == g))
+    edges = [(end - first)[graph_of[ends[1]] == g] for end in ends]
+    one = program.Graph(nodes[mine], *edges, 0 * graph_of[mine], 1)
+    out = np.zeros((1, 3), np.int32)
+    assert run(*c_run.arguments(one), arena, arena.size, out) == 0
+    np.testing.assert_array_equal(out[0], row)
 
 
 def test_an_artefact_needs_no_jax(exported):
