@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -233,3 +234,19 @@ def test_a_program_survives_its_file(exported):
     [dict(n.constants) for n in again.nodes],
     [dict(n.constants) for n in network.program.nodes],
   )
+
+
+def test_the_example_of_the_page(exported, finished):
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'integers.md'
+  code = page.read_text().split('```python\n', 1)[1].split('```', 1)[0]
+  assert 'runs/mnist_a2q_lorap/integers' in code
+  code = code.replace('runs/mnist_a2q_lorap/integers', str(exported))
+  nodes, senders, receivers, n_node = arrays(finished[1].test)
+  names = {
+    'nodes': nodes,
+    'senders': senders,
+    'receivers': receivers,
+    'n_node': n_node,
+  }
+  exec(compile(code, page.name, 'exec'), names)
+  assert names['outputs'].shape == (21, 3)
