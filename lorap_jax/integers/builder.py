@@ -174,10 +174,10 @@ class Builder:
 
   def narrow(self, label: str, value: Wide, bits: int) -> Wide:
     """The same in at most `bits` bits and a sign."""
-    if value.bound <= 2**bits:
+    limit = 2**bits - 1  # Fits a whole number of bits + 1 bits.
+    if value.bound <= limit:
       return value
     shift = math.ceil(math.log2(value.bound)) - bits
-    limit = 2**bits
     name = self.add(
       'scale',
       label,

@@ -469,6 +469,47 @@ def search_of_a_square():
 
 
 @case
+def nearest_of_many():
+  b = start()
+  a = b.add('row_max', 'size', {'a': whole(b, 20)}, bound=2**20)
+  reach = np.unique(np.geomspace(1, 2**20, 300).round())
+  name = b.add(
+    'nearest', 'y', {'a': a}, {'reach': reach.astype(np.float32)}, bound=300
+  )
+  return finish(b, name, 300, width=1)
+
+
+@case
+def quotients():
+  b = start()
+  group = b.add('row_max', 'size', {'a': whole(b, 6)}, bound=2**6)
+  rng = np.random.default_rng(6)
+  table = rng.integers(1, 2**20, 2**6 + 1).astype(np.int32)
+  divisor = b.add(
+    'lookup', 'divisor', {'a': group}, {'table': table}, bound=2**20
+  )
+  power = b.add(
+    'lookup',
+    'power',
+    {'a': group},
+    {'table': np.full(2**6 + 1, 8, np.int16)},
+    bound=8,
+  )
+  inverse = b.add('quotient', 'inverse', {'a': power, 'b': divisor})
+  rows = {'a': whole(b, 20), 'row': inverse}
+  name = b.add(
+    'scale',
+    'y',
+    rows,
+    {'factor': np.float32(1e4)},
+    bound=2**20,
+    low=-(2**20),
+    high=2**20,
+  )
+  return finish(b, name, 2**20)
+
+
+@case
 def search_beyond_float32():
   rng = np.random.default_rng(5)
   return search_case(np.sort(rng.integers(-(2**29), 2**29, 500)), 30)
