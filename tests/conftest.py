@@ -6,9 +6,31 @@ import drawing
 import hypothesis
 import jax
 import pytest
+from jax._src import compiler
+
+# Half of the time that XLA takes to compile a small program for a CPU.
+_QUICK = (
+  ('xla_cpu_use_fusion_emitters', False),
+  ('xla_cpu_parallel_codegen_split_count', 1),
+)
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.load_profile(drawing.PROFILE)
+
+
+def _quicker(options_of):
+  """JAX's options of a compilation, and `_QUICK` where it optimizes little."""
+
+  def quick(*args, **kwargs):
+    options = options_of(*args, **kwargs)
+    if jax.config.read('jax_disable_most_optimizations'):
+      options.env_option_overrides = [*_QUICK, *options.env_option_overrides]
+    return options
+
+  return quick
+
+
+compiler.get_compile_options = _quicker(compiler.get_compile_options)
 
 
 def pytest_configure(config):
@@ -17,10 +39,12 @@ def pytest_configure(config):
   Tests of what XLA's optimizations do to a program are marked `optimized`.
   """
   jax.config.update('jax_disable_most_optimizations', True)
+  # Lines of Python in programs, which nobody reads here.
+  jax.config.update('jax_traceback_in_locations_limit', 0)
   folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
   config.add_cleanup(folder.cleanup)
   jax.config.update('jax_compilation_cache_dir', folder.name)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
 
 
 def pytest_make_parametrize_id(val, argname):
@@ -53,6 +77,16 @@ def any_rate(monkeypatch):
   name = 'optim.learning_rate'
   allowed = ranges.RANGES[name]._replace(high=float('inf'))
   monkeypatch.setitem(ranges.RANGES, name, allowed)
+
+
+@pytest.fixture(scope='session')
+def finished_graphs(tmp_path_factory):
+  """A run on graphs that has ended; its folder is not to be changed."""
+  import tiny_run
+
+  folder = tmp_path_factory.mktemp('graphs') / 'a' / 'b'
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    return tiny_run.finish(monkeypatch, folder)
 
 
 @pytest.fixture(scope='session')

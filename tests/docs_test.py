@@ -4,7 +4,6 @@ import pathlib
 import re
 
 import pytest
-import tiny_run
 
 from configs import custom as custom_config
 from lorap_jax.data.sets import custom
@@ -53,12 +52,10 @@ def test_pure_functions(tmp_path, monkeypatch):
   execute(python_blocks(LIBRARY)[1], LIBRARY.name)
 
 
-def test_trained_run(tmp_path, monkeypatch):
-  tiny_run.feed(monkeypatch)
-  loop.train_and_evaluate(tiny_run.config(), tmp_path / 'run')
+def test_trained_run(finished_graphs):
   block = python_blocks(LIBRARY)[2]
   assert FOLDER in block
-  execute(block.replace(FOLDER, str(tmp_path / 'run')))
+  execute(block.replace(FOLDER, str(finished_graphs.folder)))
 
 
 def test_own_data_in_the_library(tmp_path, monkeypatch):

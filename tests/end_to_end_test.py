@@ -2,10 +2,8 @@
 
 import functools
 import json
-import pathlib
 import shutil
 import signal
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,6 @@ import tiny_run
 import lorap_jax
 from lorap_jax.reports import present, tables
 from lorap_jax.runs import batched, checkpointing, loop, settings, workdir
-from lorap_jax.runs import result as result_lib
 from lorap_jax.runs import run as run_lib
 from lorap_jax.training import history, steps, tasks
 
@@ -31,30 +28,10 @@ def tiny_data(monkeypatch):
   tiny_run.feed(monkeypatch)
 
 
-class Finished(NamedTuple):
-  folder: pathlib.Path
-  report: dict
-  run: run_lib.Run
-  compilations: list
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
+@pytest.fixture
+def finished(finished_graphs):
   """One uninterrupted run, and the object that ran it."""
-  folder = tmp_path_factory.mktemp('run') / 'a' / 'b'
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    tiny_run.feed(monkeypatch)
-    tiny_run.forget_programs()
-    runs = []
-    finish = result_lib.finish
-    monkeypatch.setattr(
-      result_lib, 'finish', lambda run: finish(runs.append(run) or run)
-    )
-    result = loop.train_and_evaluate(tiny_run.config(), folder)
-  (run,) = runs
-  programs = run.train_step, run.eval_step
-  compilations = [program._cache_size() for program in programs]
-  return Finished(folder, result, run, compilations)
+  return finished_graphs
 
 
 def metrics(folder):
@@ -404,7 +381,19 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('changes', VARIANTS.values(), ids=VARIANTS)
+# What no other run has; tests/matrix_test.py trains the parts of the rest.
+ALONE = ('a2q-gpf-published', 'a2q-lorap-post', 'a2q-integer-bypass')
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    pytest.param(
+      changes, marks=() if name in ALONE else pytest.mark.slow, id=name
+    )
+    for name, changes in VARIANTS.items()
+  ],
+)
 def test_every_variant_takes_two_steps(changes):
   with tiny_run.programs(**changes) as (state, batch, train_step, _):
     before = jax.device_get(state.params)

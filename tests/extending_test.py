@@ -17,32 +17,33 @@ from lorap_jax.runs import cells, datasets
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'extending.md'
 
 
-@pytest.fixture
-def names(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def names(tmp_path_factory):
   """What the blocks of the page define, run in an empty folder."""
-  monkeypatch.chdir(tmp_path)
-  for module, table in (
-    (factory, 'SCHEMES'),
-    (factory, 'NODE_SCHEMES'),
-    (cells, 'QUANTIZERS'),
-    (datasets, 'DATASETS'),
-    (spec, 'FORMS'),
-  ):
-    monkeypatch.setattr(module, table, dict(getattr(module, table)))
-  found = {'__name__': 'extending'}
-  for block in python_blocks(PAGE):
-    exec(compile(block, PAGE.name, 'exec'), found)
-  return found
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.chdir(tmp_path_factory.mktemp('extending'))
+    for module, table in (
+      (factory, 'SCHEMES'),
+      (factory, 'NODE_SCHEMES'),
+      (cells, 'QUANTIZERS'),
+      (datasets, 'DATASETS'),
+      (spec, 'FORMS'),
+    ):
+      monkeypatch.setattr(module, table, dict(getattr(module, table)))
+    found = {'__name__': 'extending'}
+    for block in python_blocks(PAGE):
+      exec(compile(block, PAGE.name, 'exec'), found)
+    yield found
 
 
-def test_a_quantizer_from_its_module_to_its_report(names, tmp_path):
+def test_a_quantizer_from_its_module_to_its_report(names):
   report = names['report']
   groups = report['parameters']['by_group']
   assert set(groups) == {'base', 'prompt', 'feature_scale'}
   points = {point['path']: point for point in report['points']}
   assert points['conv_0/aggregate']['bits'] == 4
   assert 0 < points['conv_0/aggregate']['error'] < 0.5
-  saved = json.loads((tmp_path / 'runs/step/report.json').read_text())
+  saved = json.loads(pathlib.Path('runs/step/report.json').read_text())
   assert saved['config']['scheme']['name'] == 'step'
   run = lorap_jax.load_run('runs/step')
   steps = [

@@ -45,6 +45,7 @@ def config_of(backbone, quantizer, prompt, task):
     config.train.batch_size = 16
   if quantizer == 'mixq_search':
     config.scheme.name = 'mixq_search'
+    config.scheme.candidates = (2, 8)
   config.model.features = 8
   if backbone == 'gat':
     config.model.heads = 2

@@ -18,8 +18,6 @@ from lorap_jax.data.sets import custom, superpixels
 from lorap_jax.runs import default_config, loop
 from lorap_jax.runs import run as run_lib
 
-pytestmark = pytest.mark.optimized  # As the processes that are killed.
-
 ROOT = pathlib.Path(__file__).parents[1]
 BUILD = """
   import os, signal, sys
@@ -105,7 +103,9 @@ def test_own_data_that_is_gone(tmp_path, monkeypatch):
   custom.save(path, data)
   config = default_config.own_data_config()
   config.data.path = str(path)
-  config.update_from_flattened_dict({'model.features': 8, 'train.epochs': 6})
+  config.update_from_flattened_dict(
+    {'model.features': 8, 'model.num_layers': 1, 'train.epochs': 6}
+  )
   whole = loop.train_and_evaluate(config, tmp_path / 'whole')
   folder = tmp_path / 'run'
   stop(monkeypatch, config, folder)

@@ -29,17 +29,26 @@ def graph_file(path):
   np.savez(path, split=split, **arrays)
 
 
-@pytest.mark.parametrize('cell', ['gcn,dq8,lorap', 'gat,a2q,none'])
+NODES = (node_file, 'node', 'none', 'none')
+GRAPHS = (graph_file, 'graph', 'mean', 'dense')
+CELLS = ('gcn,dq8,lorap', 'gat,a2q,none')
+
+
 @pytest.mark.parametrize(
-  'write, level, pool, encoder',
-  [(node_file, 'node', 'none', 'none'), (graph_file, 'graph', 'mean', 'dense')],
+  'write, level, pool, encoder, cell',
+  [
+    (*GRAPHS, CELLS[0]),
+    (*NODES, CELLS[1]),
+    pytest.param(*NODES, CELLS[0], marks=pytest.mark.slow),
+    pytest.param(*GRAPHS, CELLS[1], marks=pytest.mark.slow),
+  ],
 )
 def test_runs_as_it_is(tmp_path, cell, write, level, pool, encoder):
   path = tmp_path / 'own.npz'
   write(path)
   config = custom.get_config(cell)
   config.data.path = str(path)
-  config.model.features = 8
+  config.model.features, config.model.num_layers = 8, 2
   config.train.epochs = 2
   report = protocol.run(config, tmp_path / 'run')
   record = json.loads((tmp_path / 'run' / 'config.json').read_text())

@@ -2,9 +2,10 @@
 
 import contextlib
 import itertools
+import pathlib
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from ml_collections import config_dict
 
 from configs import mnist_a2q_lorap, planetoid, superpixels
 from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
-from lorap_jax.runs import fields, full_batch, loop, settings
+from lorap_jax.runs import fields, full_batch, loop, result, settings
+from lorap_jax.runs import run as run_lib
 from lorap_jax.training import optimizer, state, steps, tasks
 
 NUM_TRAIN = 40  # Batches of 16, 16 and 8.
@@ -131,6 +133,27 @@ def _changed(values: config_dict.ConfigDict, changes):
   with contextlib.suppress(ValueError):  # Of names, for tests of mistakes.
     fields.drop_unused(values, given)
   return values
+
+
+class Finished(NamedTuple):
+  """A run that has ended, the object that ran it, and its programs."""
+
+  folder: pathlib.Path
+  report: dict[str, Any]
+  run: run_lib.Run
+  compilations: list[int]
+
+
+def finish(monkeypatch, folder: pathlib.Path) -> Finished:
+  """Runs `config` on graphs to the end, in a folder to be made."""
+  feed(monkeypatch)
+  forget_programs()
+  runs, end = [], result.finish
+  monkeypatch.setattr(result, 'finish', lambda r: end(runs.append(r) or r))
+  report = loop.train_and_evaluate(config(), folder)
+  (run,) = runs
+  programs = run.train_step, run.eval_step
+  return Finished(folder, report, run, [p._cache_size() for p in programs])
 
 
 def feed(monkeypatch, data: Callable[[], settings.Data] = splits) -> None:

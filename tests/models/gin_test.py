@@ -18,7 +18,14 @@ SCHEMES = {'fp32': methods.FP32(), 'a2q': methods.A2QGraph(num_groups=16)}
 PROMPT = prompts.PromptSpec('gpf_lorap', num_prompts=4, rank=2)
 LIVE = dataclasses.replace(PROMPT, init='glorot', node_init='glorot')
 BOTH = pytest.mark.parametrize('scheme', list(SCHEMES))
+SLOW = pytest.mark.slow
 PLACED = pytest.mark.parametrize('placement', prompts.PLACEMENTS)
+
+
+def some_and_others(names, some, others):
+  """Cases of the ordinary run, and those that are left for the slow one."""
+  slow = [pytest.param(*case, marks=SLOW) for case in others]
+  return pytest.mark.parametrize(names, [*some, *slow])
 
 
 def make(scheme='a2q', prompt=LIVE, **changes):
@@ -43,8 +50,8 @@ def batch_of(graph_list, budget=BUDGET, *, layout=True):
 def _variables_of(model):
   """Parameters and running statistics that some training has moved."""
   batch = batch_of(graph_list())
-  variables = jax.jit(functools.partial(model.init, train=True))(
-    jax.random.key(1), batch.graph, layout=batch.layout
+  variables = _init(model)(
+    jax.random.key(1), batch.graph, layout=batch.layout, train=True
   )
   rng = np.random.default_rng(0)
   stats = jax.tree.map(
@@ -58,6 +65,11 @@ def variables_of(model):
   # Neither changes a parameter: one initialization serves all of them.
   prompt = dataclasses.replace(model.prompt, placement='pre', bits=32)
   return _variables_of(model.clone(prompt=prompt))
+
+
+@functools.cache
+def _init(model):
+  return jax.jit(model.init, static_argnames='train')
 
 
 @functools.cache
@@ -159,10 +171,10 @@ class TestParameters:
     pooled = variables_of(make('fp32', normalize_pooled=True))['batch_stats']
     assert 'norm_pooled' in pooled
 
-  @BOTH
+  @some_and_others('scheme', ['fp32'], [('a2q',)])
   def test_init_leaves_statistics_alone(self, key, scheme):
     batch = batch_of(graph_list())
-    init = jax.jit(make(scheme).init, static_argnames='train')
+    init = _init(make(scheme))
     for train in (False, True):
       variables = init(key, batch.graph, layout=batch.layout, train=train)
       for leaf in jax.tree.leaves(variables['batch_stats']):
@@ -170,7 +182,7 @@ class TestParameters:
 
   def test_init_does_not_depend_on_train(self, key):
     batch = batch_of(graph_list())
-    init = jax.jit(make('fp32').init, static_argnames='train')
+    init = _init(make('fp32'))
     one, other = (
       init(key, batch.graph, layout=batch.layout, train=train)
       for train in (False, True)
@@ -181,9 +193,9 @@ class TestParameters:
   def test_data_start_of_quantizers_fits_the_pass_that_init_ran(self, key):
     """Batch norm moves the ranges: a training run starts with train=True."""
     batch = batch_of(graph_list())
-    model = make(prompt=prompts.PromptSpec(), num_layers=3)
+    model = make(prompt=prompts.PromptSpec())
     errors = {}
-    init = jax.jit(model.init, static_argnames='train')
+    init = _init(model)
     for start in (False, True):
       variables = init(key, batch.graph, layout=batch.layout, train=start)
       variables = {k: variables[k] for k in ('params', 'batch_stats')}
@@ -225,8 +237,11 @@ class TestFullPrecision:
 
 
 class TestInvariance:
-  @BOTH
-  @pytest.mark.parametrize('train', [False, True], ids=['eval', 'train'])
+  @some_and_others(
+    'scheme, train',
+    [('fp32', False), ('a2q', True)],
+    [('fp32', True), ('a2q', False)],
+  )
   def test_more_padding(self, scheme, train):
     model = make(scheme)
     variables = variables_of(model)
@@ -313,7 +328,7 @@ class TestInvariance:
     ]
     assert_logits_close(np.stack(alone), together, scheme)
 
-  @BOTH
+  @some_and_others('scheme', ['fp32'], [('a2q',)])
   def test_layout(self, scheme):
     model = make(scheme)
     variables = variables_of(model)
@@ -326,7 +341,7 @@ class TestInvariance:
       other, _ = apply(model, variables, batch)
       assert_logits_close(other, one, scheme)
 
-  @BOTH
+  @some_and_others('scheme', ['fp32'], [('a2q',)])
   def test_jit(self, scheme):
     model = make(scheme)
     variables = variables_of(model)
@@ -355,8 +370,11 @@ class TestInvariance:
 
 
 class TestPrompts:
-  @BOTH
-  @PLACED
+  @some_and_others(
+    'scheme, placement',
+    [('fp32', 'post'), *(('a2q', p) for p in prompts.PLACEMENTS)],
+    [('fp32', p) for p in prompts.PLACEMENTS if p != 'post'],
+  )
   def test_zeroed_prompts_are_exactly_no_prompt(self, scheme, placement):
     plain = make(scheme, prompts.PromptSpec())
     prompted = make(scheme, dataclasses.replace(PROMPT, placement=placement))
@@ -398,14 +416,15 @@ class TestPrompts:
     logits, _ = apply(model, variables_of(model), batch_of(graph_list()))
     assert np.all(np.isfinite(logits))
 
-  @BOTH
-  @pytest.mark.parametrize(
-    'placement, bits', [('pre', 32), ('post', 4), ('bypass', 32)]
+  @some_and_others(
+    'scheme, placement, bits',
+    [('a2q', 'pre', 32), ('fp32', 'post', 4), ('a2q', 'bypass', 32)],
+    [('fp32', 'pre', 32), ('a2q', 'post', 4), ('fp32', 'bypass', 32)],
   )
   def test_gradients_reach_the_prompts(self, scheme, placement, bits):
     spec = dataclasses.replace(LIVE, placement=placement, bits=bits)
     model = make(scheme, spec)
-    grads = gradients(model, variables_of(model))
+    grads = gradients(model)
     for i in range(2):
       for name, leaf in grads[f'conv_{i}']['prompt'].items():
         assert np.any(leaf), (i, name)
@@ -413,14 +432,14 @@ class TestPrompts:
 
   def test_zero_start_can_leave_zero(self):
     model = make('fp32', PROMPT)
-    grads = gradients(model, variables_of(model))
+    grads = gradients(model)
     for i in range(2):
       assert np.any(grads[f'conv_{i}']['prompt']['up'])
     assert np.any(grads['node_prompt']['prompt'])
 
   def test_gradients_reach_all_parameters(self):
     model = make()
-    grads = gradients(model, variables_of(model))
+    grads = gradients(model)
     silent = {
       path
       for path in helpers.tree_spec(grads)
@@ -515,7 +534,7 @@ class TestNnxBridge:
     from flax import nnx
 
     batch = batch_of(graph_list())
-    linen = make()
+    linen = make(prompt=prompts.PromptSpec(), num_layers=1)
     model = bridge.ToNNX(linen, rngs=nnx.Rngs(0)).lazy_init(
       batch.graph, layout=batch.layout, train=False
     )
@@ -523,15 +542,8 @@ class TestNnxBridge:
     assert logits.shape == (7, 3)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-    expected = linen.apply(
-      {'params': params, 'batch_stats': stats},
-      batch.graph,
-      layout=batch.layout,
-      train=False,
-    )
-    np.testing.assert_allclose(
-      logits[:REAL], expected[:REAL], rtol=1e-5, atol=1e-6
-    )
+    expected, _ = apply(linen, {'params': params, 'batch_stats': stats}, batch)
+    np.testing.assert_allclose(logits[:REAL], expected, rtol=1e-5, atol=1e-6)
 
 
 def in_numpy(variables, graph):
@@ -592,7 +604,9 @@ def change(tree, name, function):
   }
 
 
-def gradients(model, variables):
+@functools.cache
+def gradients(model):
+  variables = variables_of(model)
   batch = batch_of(graph_list())
   mask = np.asarray(graphs.graph_mask(batch.graph))[:, None]
   target = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)

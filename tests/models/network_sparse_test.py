@@ -66,10 +66,14 @@ SPARSE = {
     methods.MixQ(),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
-  'mixq_search': ('gcn', methods.MixQSearch(), prompts.PromptSpec()),
+  'mixq_search': (
+    'gcn',
+    methods.MixQSearch(candidates=(2, 8)),
+    prompts.PromptSpec(),
+  ),
   'mixq_search_of_gpf': (
     'gcn',
-    methods.MixQSearch(),
+    methods.MixQSearch(candidates=(2, 8)),
     prompts.PromptSpec('gpf', node_init='glorot'),
   ),
   'gpf_plus': (
@@ -98,8 +102,13 @@ def batches():
 
 
 def make(backbone='gcn', scheme=None, **changes):
-  fields = {'encoder': 'none', 'pool': 'none', **changes}
+  fields = {'encoder': 'none', 'pool': 'none', 'num_layers': 1, **changes}
   return networks.make(backbone, scheme, **fields)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start(model, keys, graph, layout):
+  return model.init(keys, graph, layout=layout, train=True)
 
 
 @functools.cache
@@ -107,8 +116,7 @@ def variables_of(model):
   """Quantizers start from the dense form."""
   batch = batches()[0]
   keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
-  init = functools.partial(model.init, layout=batch.layout, train=True)
-  variables = init(keys, batch.graph)
+  variables = start(model, keys, batch.graph, batch.layout)
   kept = ('params', 'quant_stats')
   return {name: variables[name] for name in kept if name in variables}
 
@@ -133,7 +141,23 @@ def seen(model, batch):
   return found[0]
 
 
-@pytest.mark.parametrize('name', list(SPARSE))
+# Their parts are met by others: GAT, features under QAT, GPF under a quantizer.
+MORE = (
+  'gat_fp32',
+  'gcn_qat_features',
+  'degree_quant_of_gpf',
+  'mixq',
+  'mixq_search_of_gpf',
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in MORE))
+    for name in SPARSE
+  ],
+)
 class TestSparse:
   def model(self, name):
     backbone, scheme, prompt = SPARSE[name]
@@ -175,7 +199,7 @@ class TestSparse:
     model = self.model(name)
     keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
     batch = batches()[1]
-    variables = model.init(keys, batch.graph, layout=batch.layout, train=True)
+    variables = start(model, keys, batch.graph, batch.layout)
     found = {name: variables[name] for name in variables_of(model)}
     helpers.assert_trees_close(found, variables_of(model), rtol=1e-5, atol=1e-6)
 
@@ -187,7 +211,12 @@ class TestSparse:
     features = sparse[0]['features']['features']['features']
     assert features['elements'] == layers.REAL * WIDTH and features['energy']
     macs = sparse[0]['products']['layer']['conv_0/dense']['macs']
-    assert macs == layers.REAL * WIDTH * 6
+    assert macs == layers.REAL * WIDTH * kernel_width(name)
+
+
+def kernel_width(name):
+  """Of the layer that receives the features: three outputs, of each head."""
+  return 3 * {'gcn': 1, 'gat': 2}[SPARSE[name][0]]
 
 
 DENSE = {
@@ -216,11 +245,9 @@ def test_dense_where_something_takes_every_element(name):
   model = make(backbone, **fields)
   x = seen(model, batches()[1])
   assert x.shape[0] == 28 and not isinstance(x, graphs.SparseRows)
-  outs = []
-  for batch in batches():
-    keys = {k: jax.random.key(0) for k in ('params', 'quantization')}
-    run = functools.partial(model.init_with_output, layout=batch.layout)
-    outs.append(run(keys, batch.graph, train=True)[0])
+  keys = {k: jax.random.key(0) for k in ('params', 'quantization')}
+  run = jax.jit(functools.partial(model.init_with_output, train=True))
+  outs = [run(keys, b.graph, layout=b.layout)[0] for b in batches()]
   np.testing.assert_array_equal(*outs)
 
 
@@ -337,14 +364,21 @@ def test_networks_of_many_seeds_in_one_program(rate):
   assert one._cache_size() == 1
 
 
-@pytest.mark.optimized
+# Those of a user's programs.
+OPTIMIZED = {
+  'xla_backend_optimization_level': 3,
+  'xla_llvm_disable_expensive_passes': False,
+  'xla_cpu_use_fusion_emitters': True,
+}
+
+
 def test_gradients_of_the_compiled_program():
   """XLA once wrote sums over what the same loop still gathered from."""
   prompt = prompts.PromptSpec('gpf', node_init='glorot')
-  model = make('gcn', methods.MixQ(), prompt=prompt, norm=True)
+  model = make('gcn', methods.MixQ(), prompt=prompt, norm=True, num_layers=2)
   batch = batches()[0]
   keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
-  variables = model.init(keys, batch.graph, layout=batch.layout, train=True)
+  variables = start(model, keys, batch.graph, batch.layout)
   rng = np.random.default_rng(0)
   # Off the start, which is special: biases 0 and whole zero points.
   params = jax.tree_util.tree_map_with_path(
@@ -368,6 +402,7 @@ def test_gradients_of_the_compiled_program():
     return jnp.mean(jax.nn.log_softmax(out[: layers.REAL])[:, 0])
 
   grad = jax.grad(loss)
+  compiled = jax.jit(grad, compiler_options=OPTIMIZED)(params, batch)
   helpers.assert_trees_close(
-    jax.jit(grad)(params, batch), grad(params, batch), rtol=1e-4, atol=1e-4
+    compiled, grad(params, batch), rtol=1e-4, atol=1e-4
   )

@@ -134,8 +134,10 @@ class TestFrame:
     found = {}
     for operand in ('signed', 'non_negative', 'int8'):
       scheme = methods.A2QGraph(num_groups=4)
-      model = networks.make('gin', scheme, encoder_operand=operand)
-      variables = networks.variables_of(model)
+      model = networks.make(
+        'gin', scheme, encoder_operand=operand, num_layers=1
+      )
+      variables = networks.variables_of(model, jit=True)
       found[operand] = variables['params']['embedding']
       if operand == 'int8':
         assert 'range' in variables['quant_stats']['input']

@@ -1,5 +1,7 @@
 """A Flax user's plain loop needs to know no collections of this library."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -26,7 +28,8 @@ def keys():
 def test_init_returns_what_is_trained_or_kept(name):
   graph = networks.batch_of().graph
   model = networks.make('gin', SCHEMES[name])
-  variables = model.init(keys(), graph, train=True)
+  init = functools.partial(model.init, train=True)
+  variables = jax.eval_shape(init, keys(), graph)
   assert set(variables) <= {'params', 'batch_stats', 'quant_stats'}
 
 
@@ -34,13 +37,14 @@ def test_init_returns_what_is_trained_or_kept(name):
 def test_a_pass_charges_memory_once(name):
   """Whatever variables it is given: those of init, or of a pass before."""
   graph = networks.batch_of().graph
-  model = networks.make('gin', SCHEMES[name])
-  variables = model.init(keys(), graph, train=True)
+  model = networks.make('gin', SCHEMES[name], num_layers=1)
+  variables = jax.jit(functools.partial(model.init, train=True))(keys(), graph)
+  apply = jax.jit(
+    functools.partial(model.apply, train=True, mutable=WRITTEN, rngs=keys())
+  )
   charged = []
   for _ in range(3):
-    _, new = model.apply(
-      variables, graph, train=True, mutable=WRITTEN, rngs=keys()
-    )
+    _, new = apply(variables, graph)
     variables = {**variables, **new}
     charged.append(float(sum(jax.tree.leaves(new['memory']))))
   assert charged[0] > 0 and charged == [charged[0]] * 3
@@ -48,8 +52,8 @@ def test_a_pass_charges_memory_once(name):
 
 def test_plain_loop():
   graph = networks.batch_of().graph
-  model = networks.make('gin', SCHEMES['a2q'])
-  variables = model.init(keys(), graph, train=True)
+  model = networks.make('gin', SCHEMES['a2q'], num_layers=1)
+  variables = jax.jit(functools.partial(model.init, train=True))(keys(), graph)
   params = variables.pop('params')
   optimizer = optax.adam(1e-2)
   state = optimizer.init(params)
@@ -69,11 +73,15 @@ def test_plain_loop():
     penalty = a2q_groups.memory_penalty(memory, target=0.0, weight=1.0)
     return losses.mean() + penalty, new
 
-  step = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+  @jax.jit
+  def step(params, state, variables):
+    run = jax.value_and_grad(loss_of, has_aux=True)
+    (loss, variables), grads = run(params, variables)
+    updates, state = optimizer.update(grads, state)
+    return loss, optax.apply_updates(params, updates), state, variables
+
   found = []
   for _ in range(20):
-    (loss, variables), grads = step(params, variables)
-    updates, state = optimizer.update(grads, state)
-    params = optax.apply_updates(params, updates)
+    loss, params, state, variables = step(params, state, variables)
     found.append(float(loss))
   assert found[-1] < 0.9 * found[0]

@@ -24,7 +24,7 @@ def run(spec, key):
   """Parameters, output and its gradient, and the reports of a layer."""
   batch = layers.batch_of(layers.graph_list())
   x, rows = jnp.asarray(batch.graph.nodes), layers.rows_of(batch)
-  layer = conv.GINConv(8, methods.A2QGraph(bits=4), spec)
+  layer = conv.GINConv(8, methods.A2QGraph(bits=4, num_groups=16), spec)
   variables = jax.jit(lambda: layer.init(key, x, batch.graph, rows=rows))()
   variables = {k: variables[k] for k in ('params', 'batch_stats')}
 

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 
 import pytest
-import tiny_run
 from PIL import Image
 from run_folder import metrics, read
 
 from lorap_jax.reports import page, tables
-from lorap_jax.runs import protocol, workdir
+from lorap_jax.runs import workdir
 
 BROWSER = next(
   filter(
@@ -61,15 +60,14 @@ document.title = `wide ${wide.length} of ${innerWidth}, ` +
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, finished_graphs, finished_pair):
   """Work folders of a run on batches and of a group on one graph."""
   root = tmp_path_factory.mktemp('pages')
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    tiny_run.feed(monkeypatch)
-    protocol.run(tiny_run.config(train__plots=False), root / 'run')
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    tiny_run.feed(monkeypatch, tiny_run.node_data)
-    protocol.run(tiny_run.node_config('gcn,a2q,lorap', seeds=2), root / 'group')
+  for name, folder in (
+    ('run', finished_graphs.folder),
+    ('group', finished_pair),
+  ):
+    shutil.copytree(folder, root / name)
   return root
 
 

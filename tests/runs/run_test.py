@@ -104,8 +104,13 @@ class TestFail:
 def test_aggregation_is_logged_and_reported(
   tmp_path, caplog, aggregation, words
 ):
-  config = tiny_run.config(train__aggregation=aggregation)
-  config.train.epochs = 1
+  config = tiny_run.config(
+    train__aggregation=aggregation,
+    train__epochs=1,
+    train__plots=False,
+    scheme__name='fp32',
+    prompt__name='none',
+  )
   with caplog.at_level('INFO'):
     report = loop.train_and_evaluate(
       config, tmp_path / 'run', data=tiny_run.splits()

@@ -242,7 +242,16 @@ def test_graphs_run_one_after_the_other(tmp_path, monkeypatch):
 
 
 class TestGoingOn:
-  @pytest.mark.parametrize('dispatch', [1, 3])
+  @pytest.mark.parametrize(
+    'trained, dispatch',
+    [
+      pytest.param(CELLS['fp32'], 1, marks=pytest.mark.slow),
+      (CELLS['a2q_node'], 1),
+      (CELLS['fp32'], 3),
+      pytest.param(CELLS['a2q_node'], 3, marks=pytest.mark.slow),
+    ],
+    indirect=['trained'],
+  )
   def test_after_an_interruption(
     self, trained, tmp_path, monkeypatch, dispatch
   ):

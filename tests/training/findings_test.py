@@ -41,8 +41,9 @@ def test_evaluation_that_is_no_number(tmp_path, monkeypatch):
     'evaluate',
     lambda self, split: {'loss': float('nan'), 'accuracy': 0.5},
   )
+  config = tiny_run.config(scheme__name='fp32', prompt__name='none')
   with pytest.raises(NonFiniteError, match='valid_loss is nan after epoch 1'):
-    loop.train_and_evaluate(tiny_run.config(), tmp_path, data=tiny_run.splits())
+    loop.train_and_evaluate(config, tmp_path, data=tiny_run.splits())
   assert not metrics(tmp_path)
 
 

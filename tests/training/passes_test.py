@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -15,12 +17,21 @@ SCHEMES = {
 }
 
 
-@pytest.fixture(params=SCHEMES)
-def made(request, key):
+@pytest.fixture(scope='module', params=SCHEMES)
+def made(request):
   scheme = SCHEMES[request.param]
-  model = networks.make('gin', scheme)
+  model = networks.make('gin', scheme, num_layers=1)
   graph = networks.batch_of().graph
+  key = jax.random.key(0)
   return scheme, model, graph, passes.init(model, key, graph, train=True)
+
+
+@pytest.fixture(scope='module')
+def trained(made):
+  """A pass in training."""
+  _, model, graph, variables = made
+  key = jax.random.key(0)
+  return passes.apply(model, variables, graph, train=True, key=key)[1]
 
 
 def same(a, b):
@@ -30,24 +41,27 @@ def same(a, b):
 
 def test_evaluation_changes_nothing(made):
   _, model, graph, variables = made
-  outputs, seen = passes.apply(model, variables, graph)
-  plain = model.apply(variables, graph, train=False)
+  # Compiled alike, to the last bit.
+  outputs, seen = jax.jit(functools.partial(passes.apply, model))(
+    variables, graph
+  )
+  plain = jax.jit(functools.partial(model.apply, train=False))(variables, graph)
   np.testing.assert_array_equal(outputs, plain)
   assert seen.variables.keys() == variables.keys()
   assert same(seen.variables, variables)
 
 
-def test_training_updates_the_statistics_and_no_parameter(made, key):
-  _, model, graph, variables = made
-  _, seen = passes.apply(model, variables, graph, train=True, key=key)
+def test_training_updates_the_statistics_and_no_parameter(made, trained):
+  *_, variables = made
+  seen = trained
   assert same(seen.variables['params'], variables['params'])
   for name in {'batch_stats', 'quant_stats'} & variables.keys():
     assert not same(seen.variables[name], variables[name]), name
 
 
-def test_memory_and_bits_are_those_of_the_scheme(made, key):
-  scheme, model, graph, variables = made
-  _, seen = passes.apply(model, variables, graph, train=True, key=key)
+def test_memory_and_bits_are_those_of_the_scheme(made, trained):
+  scheme, *_ = made
+  seen = trained
   bits = float(passes.average_bits(seen, scheme))
   charged = float(scheme.penalty(seen.memory))
   if isinstance(scheme, methods.A2QGraph):
@@ -60,7 +74,7 @@ def test_memory_and_bits_are_those_of_the_scheme(made, key):
 
 
 def test_keys_draw_the_protected_nodes(key):
-  model = networks.make('gin', SCHEMES['dq'])
+  model = networks.make('gin', SCHEMES['dq'], num_layers=1)
   graph = networks.batch_of().graph
   variables = passes.init(model, key, graph, train=True)
   outputs = [

@@ -80,7 +80,11 @@ def test_penalty_enters_the_loss():
 
 
 def test_local_objective_enters_the_loss_and_trains_its_prompt():
-  changes = {'prompt__placement': 'post', 'prompt__objective': 'local'}
+  changes = {
+    'scheme__name': 'qat',
+    'prompt__placement': 'post',
+    'prompt__objective': 'local',
+  }
   with tiny_run.programs(**changes) as (state, batch, train, _):
     before = jax.device_get(state.params['conv_0']['prompt'])
     state, found = train(state, batch, tiny_run.rates())
