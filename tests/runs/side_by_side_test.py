@@ -19,8 +19,6 @@ from lorap_jax.runs import (
 )
 from lorap_jax.runs.run import Interrupted, NonFiniteError, Run
 
-pytestmark = pytest.mark.optimized
-
 SEEDS = (0, 1, 2)
 CELLS = {'fp32': 'gcn,fp32,none', 'a2q_node': 'gcn,a2q,gpf_lorap'}
 
@@ -172,41 +170,6 @@ class TestGroups:
 
 def interrupt(*args):
   raise Interrupted
-
-
-RATES = {
-  'plain': {},
-  'fast prompts': {'optim__prompt_factor': 20.0},
-  'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
-  'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
-  'warm': {
-    'train__schedule': 'cosine',
-    'train__warmup': 0.5,
-    'optim__feature_scale_lr': 0.1,
-  },
-  'seed': {'seed': 1},
-}
-
-
-def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
-  full_batch.make_epochs.cache_clear()
-  found = sizes(monkeypatch)
-  cell = CELLS['a2q_node']
-  given = [
-    (config_of(**{'seed': 0, 'cell': cell, **changes}), tmp_path / name)
-    for name, changes in RATES.items()
-  ]
-  reports = loop.train_members(given)
-  assert found == [len(RATES)] * 3
-  assert full_batch.make_epochs.cache_info().misses == 1
-  for (config, place), report in zip(given, reports, strict=True):
-    alone = tmp_path / 'alone' / place.name
-    other = loop.train_and_evaluate(config, alone)
-    assert_same_run(place, alone, (report, other))
-  losses = {metrics(place)[-1]['valid_loss'] for _, place in given}
-  assert len(losses) == len(RATES)
-  # One for all of them together, one for each alone.
-  assert full_batch.make_epochs.cache_info().misses == 2
 
 
 def sizes(monkeypatch):
@@ -489,3 +452,39 @@ def test_stacked_and_taken_apart():
     found = side_by_side._part(joined, i, 2)
     np.testing.assert_array_equal(found[0], numbers)
     assert found[1].dtype == key.dtype and (found[1] == key).all()
+
+
+RATES = {
+  'plain': {},
+  'fast prompts': {'optim__prompt_factor': 20.0},
+  'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
+  'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
+  'warm': {
+    'train__schedule': 'cosine',
+    'train__warmup': 0.5,
+    'optim__feature_scale_lr': 0.1,
+  },
+  'seed': {'seed': 1},
+}
+
+
+@pytest.mark.optimized  # As a user's programs are.
+def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
+  full_batch.make_epochs.cache_clear()
+  found = sizes(monkeypatch)
+  cell = CELLS['a2q_node']
+  given = [
+    (config_of(**{'seed': 0, 'cell': cell, **changes}), tmp_path / name)
+    for name, changes in RATES.items()
+  ]
+  reports = loop.train_members(given)
+  assert found == [len(RATES)] * 3
+  assert full_batch.make_epochs.cache_info().misses == 1
+  for (config, place), report in zip(given, reports, strict=True):
+    alone = tmp_path / 'alone' / place.name
+    other = loop.train_and_evaluate(config, alone)
+    assert_same_run(place, alone, (report, other))
+  losses = {metrics(place)[-1]['valid_loss'] for _, place in given}
+  assert len(losses) == len(RATES)
+  # One for all of them together, one for each alone.
+  assert full_batch.make_epochs.cache_info().misses == 2
