@@ -21,6 +21,8 @@ from lorap_jax.runs.run import Interrupted, NonFiniteError, Run
 
 SEEDS = (0, 1, 2)
 CELLS = {'fp32': 'gcn,fp32,none', 'a2q_node': 'gcn,a2q,gpf_lorap'}
+DEEP = {'model__num_layers': 2, 'model__dropout': 0.5}
+GRAPHS = {'scheme__name': 'fp32', 'prompt__name': 'none', 'train__epochs': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +32,7 @@ def tiny_data(monkeypatch):
 
 
 def config_of(seed, cell='gcn,fp32,none', **changes):
-  return tiny_run.node_config(
-    cell, seed=seed, model__num_layers=2, model__dropout=0.5, **changes
-  )
+  return tiny_run.node_config(cell, seed=seed, **changes)
 
 
 def members(folder, seeds=SEEDS, **changes):
@@ -77,7 +77,7 @@ def trained(request, tmp_path_factory):
     tiny_run.feed_short_node_runs(monkeypatch)
     alone = [
       loop.train_and_evaluate(*member)
-      for member in members(folder / 'alone', cell=request.param)
+      for member in members(folder / 'alone', cell=request.param, **DEEP)
     ]
     full_batch.make_epochs.cache_clear()
     make = full_batch.make_epochs
@@ -87,7 +87,7 @@ def trained(request, tmp_path_factory):
       return make(*recipe, joint=True)
 
     monkeypatch.setattr(full_batch, 'make_epochs', only_joint)
-    together = members(folder / 'together', cell=request.param)
+    together = members(folder / 'together', cell=request.param, **DEEP)
     return folder, request.param, alone, loop.train_members(together)
 
 
@@ -197,9 +197,8 @@ def test_graphs_run_one_after_the_other(tmp_path, monkeypatch):
   tiny_run.feed(monkeypatch)
   monkeypatch.delattr(side_by_side, 'train')
   started = tiny_run.starts(monkeypatch)
-  changes = {'scheme__name': 'fp32', 'train__epochs': 1}
   loop.train_members(
-    [(tiny_run.config(seed=s, **changes), tmp_path / str(s)) for s in (0, 1)]
+    [(tiny_run.config(seed=s, **GRAPHS), tmp_path / str(s)) for s in (0, 1)]
   )
   assert list(started) == ['0', '1']
 
@@ -219,7 +218,7 @@ class TestGoingOn:
     self, trained, tmp_path, monkeypatch, dispatch
   ):
     folder, cell, alone, _ = trained
-    given = members(tmp_path, cell=cell)
+    given = members(tmp_path, cell=cell, **DEEP)
     with monkeypatch.context() as patch:
       tiny_run.interrupt_after_dispatch(patch, dispatch)
       with pytest.raises(Interrupted):
@@ -404,9 +403,8 @@ class TestDivergence:
 
   def test_graphs_after_it_are_run(self, tmp_path, monkeypatch):
     tiny_run.feed(monkeypatch)
-    changes = {'scheme__name': 'fp32', 'train__epochs': 1}
     given = [
-      (tiny_run.config(**changes, optim__learning_rate=rate), tmp_path / name)
+      (tiny_run.config(**GRAPHS, optim__learning_rate=rate), tmp_path / name)
       for name, rate in (('fast', 1e38), ('slow', 0.01))
     ]
     error, report = loop.train_members(given)
