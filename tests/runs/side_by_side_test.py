@@ -19,10 +19,10 @@ from lorap_jax.runs import (
 )
 from lorap_jax.runs.run import Interrupted, NonFiniteError, Run
 
-pytestmark = pytest.mark.optimized
-
 SEEDS = (0, 1, 2)
 CELLS = {'fp32': 'gcn,fp32,none', 'a2q_node': 'gcn,a2q,gpf_lorap'}
+DEEP = {'model__num_layers': 2, 'model__dropout': 0.5}
+GRAPHS = {'scheme__name': 'fp32', 'prompt__name': 'none', 'train__epochs': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,7 @@ def tiny_data(monkeypatch):
 
 
 def config_of(seed, cell='gcn,fp32,none', **changes):
-  return tiny_run.node_config(
-    cell, seed=seed, model__num_layers=2, model__dropout=0.5, **changes
-  )
+  return tiny_run.node_config(cell, seed=seed, **changes)
 
 
 def members(folder, seeds=SEEDS, **changes):
@@ -79,7 +77,7 @@ def trained(request, tmp_path_factory):
     tiny_run.feed_short_node_runs(monkeypatch)
     alone = [
       loop.train_and_evaluate(*member)
-      for member in members(folder / 'alone', cell=request.param)
+      for member in members(folder / 'alone', cell=request.param, **DEEP)
     ]
     full_batch.make_epochs.cache_clear()
     make = full_batch.make_epochs
@@ -89,7 +87,7 @@ def trained(request, tmp_path_factory):
       return make(*recipe, joint=True)
 
     monkeypatch.setattr(full_batch, 'make_epochs', only_joint)
-    together = members(folder / 'together', cell=request.param)
+    together = members(folder / 'together', cell=request.param, **DEEP)
     return folder, request.param, alone, loop.train_members(together)
 
 
@@ -174,41 +172,6 @@ def interrupt(*args):
   raise Interrupted
 
 
-RATES = {
-  'plain': {},
-  'fast prompts': {'optim__prompt_factor': 20.0},
-  'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
-  'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
-  'warm': {
-    'train__schedule': 'cosine',
-    'train__warmup': 0.5,
-    'optim__feature_scale_lr': 0.1,
-  },
-  'seed': {'seed': 1},
-}
-
-
-def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
-  full_batch.make_epochs.cache_clear()
-  found = sizes(monkeypatch)
-  cell = CELLS['a2q_node']
-  given = [
-    (config_of(**{'seed': 0, 'cell': cell, **changes}), tmp_path / name)
-    for name, changes in RATES.items()
-  ]
-  reports = loop.train_members(given)
-  assert found == [len(RATES)] * 3
-  assert full_batch.make_epochs.cache_info().misses == 1
-  for (config, place), report in zip(given, reports, strict=True):
-    alone = tmp_path / 'alone' / place.name
-    other = loop.train_and_evaluate(config, alone)
-    assert_same_run(place, alone, (report, other))
-  losses = {metrics(place)[-1]['valid_loss'] for _, place in given}
-  assert len(losses) == len(RATES)
-  # One for all of them together, one for each alone.
-  assert full_batch.make_epochs.cache_info().misses == 2
-
-
 def sizes(monkeypatch):
   """Gets, from now on, the number of members of each dispatch."""
   found, program = [], full_batch.FullBatchRun.program
@@ -234,9 +197,8 @@ def test_graphs_run_one_after_the_other(tmp_path, monkeypatch):
   tiny_run.feed(monkeypatch)
   monkeypatch.delattr(side_by_side, 'train')
   started = tiny_run.starts(monkeypatch)
-  changes = {'scheme__name': 'fp32', 'train__epochs': 1}
   loop.train_members(
-    [(tiny_run.config(seed=s, **changes), tmp_path / str(s)) for s in (0, 1)]
+    [(tiny_run.config(seed=s, **GRAPHS), tmp_path / str(s)) for s in (0, 1)]
   )
   assert list(started) == ['0', '1']
 
@@ -256,7 +218,7 @@ class TestGoingOn:
     self, trained, tmp_path, monkeypatch, dispatch
   ):
     folder, cell, alone, _ = trained
-    given = members(tmp_path, cell=cell)
+    given = members(tmp_path, cell=cell, **DEEP)
     with monkeypatch.context() as patch:
       tiny_run.interrupt_after_dispatch(patch, dispatch)
       with pytest.raises(Interrupted):
@@ -441,9 +403,8 @@ class TestDivergence:
 
   def test_graphs_after_it_are_run(self, tmp_path, monkeypatch):
     tiny_run.feed(monkeypatch)
-    changes = {'scheme__name': 'fp32', 'train__epochs': 1}
     given = [
-      (tiny_run.config(**changes, optim__learning_rate=rate), tmp_path / name)
+      (tiny_run.config(**GRAPHS, optim__learning_rate=rate), tmp_path / name)
       for name, rate in (('fast', 1e38), ('slow', 0.01))
     ]
     error, report = loop.train_members(given)
@@ -489,3 +450,39 @@ def test_stacked_and_taken_apart():
     found = side_by_side._part(joined, i, 2)
     np.testing.assert_array_equal(found[0], numbers)
     assert found[1].dtype == key.dtype and (found[1] == key).all()
+
+
+RATES = {
+  'plain': {},
+  'fast prompts': {'optim__prompt_factor': 20.0},
+  'decayed': {'optim__prompt_weight_decay': 0.5, 'optim__weight_decay': 0.1},
+  'steps': {'train__schedule': 'step', 'train__step_epochs': 2},
+  'warm': {
+    'train__schedule': 'cosine',
+    'train__warmup': 0.5,
+    'optim__feature_scale_lr': 0.1,
+  },
+  'seed': {'seed': 1},
+}
+
+
+@pytest.mark.optimized  # As a user's programs are.
+def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
+  full_batch.make_epochs.cache_clear()
+  found = sizes(monkeypatch)
+  cell = CELLS['a2q_node']
+  given = [
+    (config_of(**{'seed': 0, 'cell': cell, **changes}), tmp_path / name)
+    for name, changes in RATES.items()
+  ]
+  reports = loop.train_members(given)
+  assert found == [len(RATES)] * 3
+  assert full_batch.make_epochs.cache_info().misses == 1
+  for (config, place), report in zip(given, reports, strict=True):
+    alone = tmp_path / 'alone' / place.name
+    other = loop.train_and_evaluate(config, alone)
+    assert_same_run(place, alone, (report, other))
+  losses = {metrics(place)[-1]['valid_loss'] for _, place in given}
+  assert len(losses) == len(RATES)
+  # One for all of them together, one for each alone.
+  assert full_batch.make_epochs.cache_info().misses == 2
