@@ -89,7 +89,9 @@ def test_all_that_is_public_is_met():
   assert set(lorap_jax.__all__) - {'__version__'} - inside == {
     'LoadedRun',  # Its predict in graphs.
     'default_config',
+    'export_run',  # With its graphs in integers/export_test.
     'from_pyg',  # In graphs.
+    'load_artifact',  # As export_run.
     'load_run',  # In folders.
     'own_data_config',
     'train_and_evaluate',  # Data in graphs, going on in folders.
