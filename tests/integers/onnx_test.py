@@ -15,6 +15,8 @@ from lorap_jax.integers.program import EXACT, INT32, Graph
 from lorap_jax.quantization import grids
 
 onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+# OpenVINO asks the system for its release when it is imported.
+pytestmark = pytest.mark.filterwarnings('ignore:os.fork')
 
 FEATURES = 5
 ENGINES = ('reference', 'onnxruntime', 'openvino')
