@@ -6,7 +6,7 @@
 | program.npz   | the integer program, for `load_artifact`                    |
 | model.onnx    | the same for ONNX Runtime and others (extra `export`)       |
 | model.h       | the same for a C99 compiler                                 |
-| parity.npz    | graphs with the codes of every value and the outputs        |
+| parity.npz    | graphs, and the whole numbers that the program returns      |
 | README.md     | how to run it                                               |
 
 Reading needs NumPy alone.

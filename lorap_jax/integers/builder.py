@@ -151,7 +151,7 @@ class Builder:
     bias: Any = None,
     bits: int = WIDE_BITS,
   ) -> Wide:
-    """Codes scale factor + bias, a wide value; zero points must be 0."""
+    """The wide value of s (q - z) factor + bias."""
     scale = np.asarray(codes.scale, np.float64) * factor
     offset = np.zeros(()) if bias is None else np.asarray(bias, np.float64)
     zero = np.asarray(codes.zero, np.float64)
@@ -306,8 +306,8 @@ class Builder:
     )
     # reach = s 2**(b-1) in units, and the largest code is 2**(b-1) - 1.
     ranges = lookup('range', reach.astype(np.int32))
-    power = lookup('power', (limit + 1).astype(np.int16))
-    most = lookup('limit', limit.astype(np.int8))
+    power = lookup('power', (limit + 1).astype(np.int32))
+    most = lookup('limit', limit.astype(np.int32))
     inverse = self.add('quotient', 'inverse', {'a': power, 'b': ranges})
     step = self.add('quotient', 'step', {'a': ranges, 'b': power})
     bound = int(limit.max())
@@ -364,8 +364,10 @@ class Builder:
   def product(
     self, label: str, a: Codes, weight: np.ndarray, scale: np.ndarray
   ) -> Codes:
-    """A W, for the integer weights W [f, c] with one scale for each column."""
+    """The product a W of weights in -128..127, with a scale for each column."""
     weight = np.asarray(weight)
+    if weight.size and not (-128 <= weight.min() and weight.max() <= 127):
+      raise ExportError(f'{self.path(label)}: weights of more than 8 bits')
     size = np.abs(weight.astype(np.int64)).sum(0)
     if np.ndim(a.scale):
       raise ExportError(
@@ -611,7 +613,9 @@ class Builder:
       name, np.asarray(1 / _SHARE), np.zeros(()), _SHARE, logits.width
     )
 
-  def program(self, output: Wide, *, per_graph: bool, num_features: int):
+  def program(
+    self, output: Wide, *, per_graph: bool, num_features: int
+  ) -> Program:
     """The finished program."""
     return Program(
       tuple(self.nodes),

@@ -20,7 +20,6 @@ from lorap_jax.prompts import lorap as lorap_lib
 from lorap_jax.quantization import grids
 
 _EPSILON = 1e-5  # Of batch norm.
-_OWN_BITS = 14  # Of 1 + eps of GIN.
 
 
 class Place:
@@ -215,8 +214,9 @@ def _weight(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Integer weights with zero point 0, and the scale of each column.
 
-  Weights with a scale for each input feature (MixQ) get 8 bits and a scale for
-  each output instead: the former does not factor out of a product.
+  Two kinds get new codes of 8 bits with a scale for each output: weights with a
+  scale for each input feature (MixQ), which does not factor out of a product,
+  and codes that leave 8 bits without their zero point.
   """
   module: Any = scheme.quantizer('weight', non_negative=False)
   if module is None or not hasattr(module, 'grid'):
@@ -236,18 +236,20 @@ def _weight(
     ).values,
     np.float64,
   )
-  if getattr(module, 'transposed', False):
-    scale = np.max(np.abs(values), axis=0, initial=0) / 127
-    scale = np.where(scale > 0, scale, 1)
-  else:
+  if not getattr(module, 'transposed', False):
     scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
+    codes = np.rint(values / scale)
+    if np.max(np.abs(codes), initial=0) <= 127:
+      return codes, scale
+  scale = np.max(np.abs(values), axis=0, initial=0) / 127
+  scale = np.where(scale > 0, scale, 1)
   return np.rint(values / scale), scale
 
 
 def _prompt(
   builder: Builder, spec: prompts.PromptSpec, place: Place, s: Wide
 ) -> Wide:
-  """S + softmax(s W + c) P, the prompt folded and in integers."""
+  """The value s + softmax(s W + c) P, the prompt folded and in integers."""
   if 'lorap' not in spec.name:
     return s
   own = place.child('prompt')
@@ -374,7 +376,7 @@ def _convolve(
 def _times(
   builder: Builder, label: str, value: Wide, gain: Any, shift: Any = None
 ) -> Wide:
-  """Value gain + shift, column by column."""
+  """The value times a gain plus a shift, column by column."""
   as_codes = Codes(
     value.name,
     np.asarray(value.unit),
@@ -385,19 +387,13 @@ def _times(
   return builder.widen(label, as_codes, factor=gain, bias=shift)
 
 
-def _values(builder: Builder, x: Wide | Codes) -> Wide:
-  return x if isinstance(x, Wide) else builder.widen('values', x)
-
-
 def _gin(
   builder: Builder, layer: conv.GINConv, place: Place, x: Wide | Codes
 ) -> Wide:
   scheme = layer.scheme
   message = x
   if isinstance(x, Wide):
-    message = builder.quantize(
-      'message', x, _grid(builder, scheme, 'message', place)
-    )
+    message = _codes(builder, scheme, 'message', place, x)
   assert isinstance(message, Codes)
   if message.row is not None:
     # Rows of different scales have no common sum.
@@ -418,9 +414,7 @@ def _gin(
       term = builder.widen('own', node, factor=own)
     s = builder.plus('with_own', s, term)
   s = _prompt(builder, layer.prompt, place, s)
-  h: Any = builder.quantize(
-    'aggregate', s, _grid(builder, scheme, 'aggregate', place)
-  )
+  h: Any = _codes(builder, scheme, 'aggregate', place, s)
   for i in range(layer.num_dense):
     if layer.full_precision_dense and i == 0:
       raise ExportError(
@@ -475,9 +469,7 @@ def _gcn(
   norm, loops = builder.norms(
     self_loops=layer.self_loops, keep=layer.existing_loops == 'keep'
   )
-  message = builder.quantize(
-    'message', h, _grid(builder, scheme, 'message', place)
-  )
+  message = _codes(builder, scheme, 'message', place, h)
   grid = _grid(builder, scheme, 'norm', place, non_negative=True)
   if scheme.edge_weights and isinstance(grid, grids.UniformGrid):
     s = builder.edge_sum('neighbors', message, norm, loops, grid)

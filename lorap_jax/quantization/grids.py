@@ -46,13 +46,11 @@ class GroupGrid(NamedTuple):
     scale: s, float64 [m].
     limit: largest codes, int [m].
     reach: the range by which a group is found, float64 [m].
-    non_negative: no code is negative.
   """
 
   scale: np.ndarray
   limit: np.ndarray
   reach: np.ndarray
-  non_negative: bool
 
 
 Grid = UniformGrid | RowGrid | GroupGrid

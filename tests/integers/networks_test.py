@@ -9,6 +9,7 @@ from matrix_test import config_of
 
 from lorap_jax.data import pipeline
 from lorap_jax.integers import builder, evaluate, lowering, program
+from lorap_jax.quantization import grids
 from lorap_jax.runs import settings
 from lorap_jax.training import state
 
@@ -17,6 +18,7 @@ CELLS = [
   ('gin', 'a2q', 'gpf_lorap', 'graph'),
   ('gcn', 'a2q', 'gpf_plus_lorap', 'node'),
   ('gcn', 'mixq', 'lorap', 'node'),
+  ('gin', 'qat8', 'none', 'graph'),
 ]
 MORE = [
   ('gin', 'dq4', 'lorap', 'node'),
@@ -227,3 +229,20 @@ def test_what_could_overflow_is_refused_by_name():
       max_degree=2**30,
       max_nodes=9,
     )
+
+
+def test_codes_of_nine_bits_and_weights_of_more_than_eight():
+  """Non-negative features have one bit more inside: codes up to 255."""
+  made = builder.Builder(max_degree=1, max_nodes=1)
+  grid = grids.GroupGrid(np.array([0.1]), np.array([255]), np.array([25.6]))
+  codes = made.quantize('input', made.fix('nodes', 25.5, 1), grid)
+  graph = evaluate.Graph(
+    np.array([[25.5], [-3.0]], np.float32), *np.zeros((3, 0), np.int32), 1
+  )
+  nodes = made.program(
+    made.widen('out', codes), per_graph=False, num_features=1
+  )
+  values = program.execute(nodes, graph, keep=True)
+  np.testing.assert_array_equal(values[codes.name][:, 0], [255, -30])
+  with pytest.raises(builder.ExportError, match='more than 8 bits'):
+    made.product('product', codes, np.array([[128]]), np.ones(1))

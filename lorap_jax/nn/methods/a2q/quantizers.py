@@ -117,9 +117,7 @@ class GroupedQuantizer(_FeatureQuantizer, nn.Module):
     del statistics, path
     rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
     scale, bits, limit = _table(params, rule)
-    return grids.GroupGrid(
-      scale, limit, scale * 2.0 ** (bits - 1), self.non_negative
-    )
+    return grids.GroupGrid(scale, limit, scale * 2.0 ** (bits - 1))
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
     start = jnp.full((self.num_groups,), float(self.bits + sign_bit))
