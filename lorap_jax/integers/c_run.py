@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def arguments(graph: Graph) -> tuple:
   )
 
 
-def function(library: ctypes.CDLL, name: str):
+def function(library: ctypes.CDLL, name: str) -> Callable[..., int]:
   """The run of the program `name`, which takes NumPy arrays."""
   found = getattr(library, f'{name}_run')
   array = lambda dtype: np.ctypeslib.ndpointer(dtype, flags='C_CONTIGUOUS')

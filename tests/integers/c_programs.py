@@ -32,7 +32,7 @@ def uniform(rng, width=None, *, bits=4, zero=False) -> grids.UniformGrid:
 def grouped(rng, groups=37, *, bits=4) -> grids.GroupGrid:
   reach = np.exp(rng.uniform(-5, 3, groups))
   limit = 2 ** (rng.integers(2, bits + 1, groups) - 1) - 1
-  return grids.GroupGrid(reach / (limit + 1), limit, reach, False)
+  return grids.GroupGrid(reach / (limit + 1), limit, reach)
 
 
 def by_row(rng, rows=MAX_NODES) -> grids.RowGrid:

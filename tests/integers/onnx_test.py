@@ -715,7 +715,7 @@ def groups(count, bits=6, largest=40.0):
   rng = np.random.default_rng(count)
   limit = 2 ** rng.integers(1, bits, count) - 1
   reach = np.exp(rng.uniform(-3, np.log(largest), count))
-  return grids.GroupGrid(reach / (limit + 1), limit, reach, False)
+  return grids.GroupGrid(reach / (limit + 1), limit, reach)
 
 
 def dense(build, rng, x, grid, columns, *, bits=4, per_column=True):
