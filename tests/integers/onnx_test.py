@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lorap_jax.integers import onnx_writer
+from lorap_jax.integers import onnx_ops, onnx_writer
 from lorap_jax.integers import program as program_lib
 from lorap_jax.integers.builder import Builder, Codes, Wide
 from lorap_jax.integers.program import EXACT, INT32, Graph
@@ -886,7 +886,7 @@ def test_many_edges(engine):
 
 
 def test_operations_are_those_of_programs():
-  assert list(onnx_writer.OPERATIONS) == list(program_lib.OPERATIONS)
+  assert list(onnx_ops.OPERATIONS) == list(program_lib.OPERATIONS)
 
 
 def test_cases_have_all_operations():

@@ -1,0 +1,283 @@
+"""The operations of integer programs in ONNX operators.
+
+`OPERATIONS` has a function for each: its first argument is the model that is
+written, the others are names of tensors, constants and options as in
+`program.OPERATIONS`; it returns the name of the result.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lorap_jax.integers.onnx_graph import FLOAT32_WHOLE, largest
+from lorap_jax.integers.program import EXACT, INT32
+
+_FEW = 256  # Thresholds that one comparison takes.
+
+
+def _fix(w, x, factor, *, low, high):
+  product = w.emit('Mul', x, w.real(factor))
+  return w.from_whole(w.rounded(product, low, high, INT32))
+
+
+def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
+  value, reach = w.as_float(a), INT32
+  if row is not None:
+    value = w.emit('Mul', value, row)
+  else:
+    reach = np.float32(w.bound[a]) * np.float32(np.max(np.abs(factor)))
+    reach = int(min(np.rint(reach), np.float32(INT32)))
+  if np.any(np.asarray(factor) != 1):
+    value = w.emit('Mul', value, w.columns(factor, w.width[a]))
+  if bias is None:
+    low, high = max(low, -EXACT), min(high, EXACT)
+    value = w.from_whole(w.rounded(value, low, high, reach))
+  else:
+    value = w.from_whole(w.rounded(value, -EXACT, EXACT, reach))
+    reach = min(reach, EXACT) + largest(bias)
+    bias = w.columns(bias, w.width[a])
+    value = w.exact('Add', value, bias, limit=reach)
+    value = _clip(w, value, low, high, reach)
+  if limit is not None:
+    value = w.exact('Min', value, limit)
+    value = w.exact('Max', value, w.exact('Neg', limit))
+  return value
+
+
+def _clip(w, value, low, high, reach):
+  """clip(value) of int32 numbers up to `reach`."""
+  if reach <= min(high, -low):
+    return value
+  if reach <= FLOAT32_WHOLE:
+    return w.from_whole(w.clipped(w.as_float(value), low, high, reach))
+  if max(abs(low), abs(high)) <= FLOAT32_WHOLE:
+    return w.emit('Clip', value, w.number(low), w.number(high))
+  # By Max twice: OpenVINO makes a Clip of Max and Min.
+  value = w.emit('Max', value, w.number(low))
+  value = w.emit('Max', w.emit('Neg', value), w.number(-high))
+  return w.emit('Neg', value)
+
+
+def _product(w, a, weight, bias=None):
+  size = int(np.abs(np.asarray(weight, np.int64)).sum(0).max(initial=0))
+  total = _exact_product(w, a, w.bound[a], weight, max(size, 1))
+  if bias is None:
+    return total
+  return w.exact('Add', total, w.constant(np.asarray(bias)))
+
+
+def _exact_product(w, a, bound, weight, size):
+  """A product whose parts are each below 2**24."""
+  if bound * size <= FLOAT32_WHOLE:
+    return _matmul(w, a, weight)
+  bits = (FLOAT32_WHOLE // size).bit_length()  # |low| <= 2**(bits-1).
+  slack = 128 if bound > FLOAT32_WHOLE else 0
+  while bits > 1 and (2 ** (bits - 1) + slack) * size > FLOAT32_WHOLE:
+    bits -= 1
+  if bits < 2:
+    raise ValueError(
+      f'a product of {len(weight)} columns exceeds 24 bits in every split'
+    )
+  high, low = w.halves(a, bits, bound)
+  part = -(-bound // 2**bits) + 1
+  high = _exact_product(w, high, part, weight, size)
+  high = w.times_power(high, bits, min((part * size) << bits, INT32))
+  return w.exact('Add', high, _matmul(w, low, weight), limit=bound * size)
+
+
+def _matmul(w, a, weight):
+  """A product all of whose sums are less than 2**24."""
+  # In float32: ONNX Runtime takes ten times as long in int32. Engines put the
+  # factor of a next product into this one, unless there is a Round.
+  matrix = w.as_float(w.constant(np.asarray(weight)))
+  total = w.emit('MatMul', w.as_float(a), matrix)
+  return w.from_whole(w.emit('Round', total))
+
+
+def _sum_edges(w, a, weight=None, *, drop_loops=0):
+  if drop_loops:
+    proper = w.as_int(w.emit('Not', w.loops()))
+    weight = proper if weight is None else w.emit('Mul', weight, proper)
+  if w.width[a] > 1:
+    return w.edge_sums(a, weight)
+  sent = w.edges_at(a, 'senders')
+  if weight is not None:
+    sent = w.emit('Mul', sent, weight)
+  return w.segments(sent, 'receivers', w.num_nodes(), 1)
+
+
+def _weigh(w, a, row):
+  return w.exact('Mul', a, row)
+
+
+def _add(w, a, b):
+  return w.exact('Add', a, b)
+
+
+def _relu(w, a):
+  return w.exact('Max', a, w.number(0))
+
+
+def _row_max(w, a):
+  return w.row_max(w.exact('Abs', a), w.bound[a])
+
+
+def _search(w, a, thresholds):
+  thresholds = np.asarray(thresholds, np.int32)
+  if not thresholds.size:
+    return w.full(w.emit('Shape', a, end=1), 1, 0)
+  # float32 keeps the order of a and a threshold that is less than 2**24.
+  reach = largest(thresholds)
+  direct = reach < FLOAT32_WHOLE
+  if not direct and reach + w.bound[a] > INT32:
+    raise ValueError('a search of numbers and thresholds of 31 bits and more')
+  if thresholds.size <= _FEW:
+    return _count(w, a, w.constant(thresholds), direct=direct)
+  # First the blocks that are full, then the next block alone.
+  block = int(np.ceil(np.sqrt(thresholds.size)))
+  full = _count(w, a, w.constant(thresholds[block - 1 :: block]), direct=direct)
+  rows = thresholds.size // block + 1
+  table = np.full(rows * block, thresholds[-1])
+  table[: thresholds.size] = thresholds
+  row = w.emit('Squeeze', full, w.whole(1))
+  row = w.emit('Gather', w.constant(table.reshape(rows, block)), row)
+  found = w.emit('Mul', full, w.number(block))
+  found = w.emit('Add', found, _count(w, a, row, direct=direct))
+  # What fills the last row counts only with all others.
+  return w.emit('Min', found, w.number(thresholds.size))
+
+
+def _count(w, a, thresholds, *, direct):
+  """How many thresholds are <= a, int32 [n, 1]."""
+  if direct:
+    a, thresholds = w.as_float(a), w.as_float(thresholds)
+  else:
+    a, thresholds = w.emit('Sub', a, thresholds), w.number(0)
+  below = w.as_int(w.emit('GreaterOrEqual', a, thresholds))
+  return w.emit('ReduceSum', below, w.whole(1))
+
+
+def _nearest(w, a, reach):
+  reach = np.asarray(reach, np.float32)
+  exact = reach[:-1].astype(np.int64) + reach[1:].astype(np.int64)
+  exact_here = np.array_equal(reach[:-1] + reach[1:], exact)
+  if not (exact_here and 2 <= reach.size <= _FEW + 1):
+    twice = w.exact('Add', a, a, limit=2 * w.bound[a])
+    w.bound[twice] = 2 * w.bound[a]
+    return _search(w, twice, exact)
+  # The table of ranges is there anyway, for a lookup.
+  ranges, ends = w.constant(reach), (w.whole(0), w.whole(reach.size - 1))
+  left = w.emit('Slice', ranges, *ends)
+  right = w.emit('Slice', ranges, w.whole(1), w.whole(reach.size))
+  middle = w.emit('Mul', w.emit('Add', left, right), w.real(0.5))
+  below = w.as_int(w.emit('GreaterOrEqual', w.as_float(a), middle))
+  return w.emit('ReduceSum', below, w.whole(1))
+
+
+def _quotient(w, a, b):
+  return w.emit('Mul', w.as_float(a), _inverse(w, b))
+
+
+def _lookup(w, a, table):
+  table = np.asarray(table)
+  name = w.constant(table)
+  if table.dtype == np.float32:
+    return w.emit('Gather', name, a)
+  if largest(table) > FLOAT32_WHOLE:
+    return w.emit('Gather', name, a)
+  return w.from_whole(w.emit('Gather', w.as_float(name), a))
+
+
+def _pool_sum(w, a):
+  return w.segments(a, 'graph_of', w.num_graphs(), w.width[a])
+
+
+def _pool_max(w, a):
+  found = w.segments(
+    a,
+    'graph_of',
+    w.num_graphs(),
+    w.width[a],
+    reduction='max',
+  )
+  above = w.emit('Add', w.emit('Min', found, w.number(0)), w.number(INT32))
+  filled = w.as_int(w.emit('Not', w.is_zero(above)))
+  return w.emit('Mul', found, filled)  # Where is in float32 in OpenVINO.
+
+
+def _inverse(w, a):
+  """f32(1) / f32(a) for a > 0."""
+  # Without Abs a product with it becomes a quotient, which rounds once.
+  return w.emit('Abs', w.emit('Div', w.real(1), w.as_float(a)))
+
+
+def _pool_share(w):
+  ones = w.full(w.num_nodes(), 1, 1)
+  count = w.segments(ones, 'graph_of', w.num_graphs(), 1)
+  return _inverse(w, w.emit('Max', count, w.number(1)))
+
+
+def _degrees(w):
+  return w.degrees()
+
+
+def _add_loops(w, *, keep=0):
+  if keep:
+    return w.full(w.num_nodes(), 1, 1)
+  loops = w.as_int(w.loops())
+  count = w.segments(loops, 'receivers', w.num_nodes(), 1)
+  return w.emit('Sub', w.number(1), count)
+
+
+def _edge_norm(w, row):
+  ends = (w.edges_at(row, end) for end in ('senders', 'receivers'))
+  return w.emit('Mul', *ends)
+
+
+def _loop_norm(w, row, a):
+  return w.emit('Mul', w.emit('Mul', row, row), w.as_float(a))
+
+
+def _row_index(w, a):
+  count = w.emit('Squeeze', w.emit('Shape', a, end=1), w.whole(0))
+  index = w.emit('Range', w.number(0), w.as_int(count), w.number(1))
+  return w.emit('Unsqueeze', index, w.whole(1))
+
+
+def _soften(w, a, table, *, share):
+  bound = 2 * w.bound[a]
+  if largest(table) * w.width[a] > FLOAT32_WHOLE:
+    raise ValueError(f'a softmax of {w.width[a]} columns exceeds 24 bits')
+  below = w.exact('Sub', w.row_max(a, w.bound[a]), a, limit=bound)
+  entry = w.exact('Min', below, w.number(len(table) - 1), limit=bound)
+  power = w.emit('Gather', w.as_float(w.constant(np.asarray(table))), entry)
+  total = w.emit('ReduceSum', power, w.whole(1))
+  # It rounds as an int32 product that becomes a float32 does.
+  part = w.emit('Mul', power, w.real(share))
+  part = w.emit('Mul', part, _inverse(w, w.from_whole(total)))
+  return w.from_whole(w.emit('Round', part))
+
+
+OPERATIONS: dict[str, Callable[..., str]] = {
+  'row_index': _row_index,
+  'degrees': _degrees,
+  'add_loops': _add_loops,
+  'edge_norm': _edge_norm,
+  'loop_norm': _loop_norm,
+  'soften': _soften,
+  'fix': _fix,
+  'scale': _scale,
+  'product': _product,
+  'sum_edges': _sum_edges,
+  'weigh': _weigh,
+  'add': _add,
+  'relu': _relu,
+  'row_max': _row_max,
+  'search': _search,
+  'nearest': _nearest,
+  'quotient': _quotient,
+  'lookup': _lookup,
+  'pool_sum': _pool_sum,
+  'pool_max': _pool_max,
+  'pool_share': _pool_share,
+}
