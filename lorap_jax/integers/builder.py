@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from lorap_jax.integers import packing
 from lorap_jax.integers.program import EXACT, INT32, Node, Program
 from lorap_jax.quantization import grids
 
 WIDE_BITS = 22  # Of values between quantizers, unless a sum needs room.
 _OPERAND_BITS = 16  # Of operands that no quantizer acts on.
-_LOG2_UNIT = 64  # Logits of a softmax are counted in 1 / 64 of an octave.
-_LOG2_ENTRIES = 1024
+_LOG2_UNIT = 32  # Logits of a softmax are counted in 1 / 32 of an octave.
+_LOG2_ENTRIES = 12 * _LOG2_UNIT + 1  # The last one is for all below: 0.
 _POWER = 2**13
 _NORM = 2**10
-_REACH_BITS = 6  # Of the range of a group of A2Q.
+_REACH_BITS = 5  # Of the range of a group of A2Q, times a power of two.
+_OCTAVES = 15  # From the smallest range to the largest.
+# Of multipliers, and of biases beside their sign, in a unit of all columns.
+_FACTOR_BITS, _BIAS_BITS = 10, 9
 _SHARE = 2**11
 
 
@@ -149,28 +153,31 @@ class Builder:
     *,
     factor: Any = 1.0,
     bias: Any = None,
-    bits: int = WIDE_BITS,
+    least_unit: float = 0.0,
   ) -> Wide:
-    """The wide value of s (q - z) factor + bias."""
+    """The wide value of s (q - z) factor + bias, in `least_unit` or larger."""
     scale = np.asarray(codes.scale, np.float64) * factor
     offset = np.zeros(()) if bias is None else np.asarray(bias, np.float64)
     zero = np.asarray(codes.zero, np.float64)
     offset = offset - zero * scale
     # Of |codes| <= bound. Zero points are part of the offset.
     largest = np.max(codes.bound * codes.reach * np.abs(scale) + np.abs(offset))
-    unit = _unit(float(largest), bits)
+    unit = max(_unit(float(largest), WIDE_BITS), least_unit)
     inputs = {'a': codes.name}
     if codes.row is not None:
       inputs['row'] = codes.row
     constants = {'factor': _f32(scale / unit, columns=True)}
     if np.any(offset):
-      shift = np.broadcast_to(np.rint(offset / unit), (codes.width,))
+      shift = packing.short(np.rint(offset / unit), _BIAS_BITS)
+      shift = np.broadcast_to(shift, (codes.width,))
       constants['bias'] = shift.astype(np.int32)[None]
-    limit = 2 ** (bits + 1)
+    # The bound is inside of the limits: these are never met.
+    bound = math.ceil(largest / unit * (1 + 2.0**-10)) + 2
+    limit = 2 ** (WIDE_BITS + 1)
     name = self.add(
-      'scale', label, inputs, constants, bound=limit, low=-limit, high=limit
+      'scale', label, inputs, constants, bound=bound, low=-limit, high=limit
     )
-    return Wide(name, unit, limit, codes.width)
+    return Wide(name, unit, bound, codes.width)
 
   def narrow(self, label: str, value: Wide, bits: int) -> Wide:
     """The same in at most `bits` bits and a sign."""
@@ -222,6 +229,7 @@ class Builder:
   def shifted(self, label: str, value: Wide, vector: np.ndarray) -> Wide:
     """Value + vector, a constant row."""
     shift = np.rint(np.asarray(vector, np.float64) / value.unit)
+    shift = packing.short(shift, _BIAS_BITS)
     bound = value.bound + int(np.max(np.abs(shift), initial=0))
     name = self.add(
       'scale',
@@ -254,8 +262,15 @@ class Builder:
         return self._grouped(value, grid)
       return self._by_row(value, grid)
 
-  def _as_operand(self, value: Wide) -> Codes:
-    narrow = self.narrow('codes', value, _OPERAND_BITS - 1)
+  def operand(self, label: str, value: Wide, weight: np.ndarray) -> Codes:
+    """Codes whose sums of products with weights are below 2**24."""
+    size = max(int(np.abs(weight).sum(0).max(initial=0)), 1)
+    with self.inside(label):
+      return self._as_operand(value, 24 - math.ceil(math.log2(size)))
+
+  def _as_operand(self, value: Wide, bits: int = _OPERAND_BITS - 1) -> Codes:
+    bits = min(bits, _OPERAND_BITS - 1)
+    narrow = self.narrow('codes', value, bits)
     return Codes(
       narrow.name,
       np.asarray(narrow.unit),
@@ -307,10 +322,18 @@ class Builder:
     # reach = s 2**(b-1) in units, and the largest code is 2**(b-1) - 1.
     ranges = lookup('range', reach.astype(np.int32))
     power = lookup('power', (limit + 1).astype(np.int32))
-    most = lookup('limit', limit.astype(np.int32))
+    bound = int(limit.max())
+    most = self.add(
+      'scale',
+      'limit',
+      {'a': power},
+      {'factor': _f32(1.0), 'bias': np.full((1, 1), -1, np.int32)},
+      bound=bound,
+      low=-2 * bound,
+      high=2 * bound,
+    )
     inverse = self.add('quotient', 'inverse', {'a': power, 'b': ranges})
     step = self.add('quotient', 'step', {'a': ranges, 'b': power})
-    bound = int(limit.max())
     name = self.add(
       'scale',
       'codes',
@@ -587,7 +610,9 @@ class Builder:
     inputs = {'a': logits.name}
     if logits.row is not None:
       inputs['row'] = logits.row
-    shift = np.clip(np.rint(bias / unit), -limit, limit)
+    shift = packing.short(
+      np.clip(np.rint(bias / unit), -limit, limit), _BIAS_BITS
+    )
     scaled = self.add(
       'scale',
       f'{label}_logits',
@@ -601,6 +626,7 @@ class Builder:
       high=limit,
     )
     table = np.rint(_POWER * 2.0 ** -(np.arange(_LOG2_ENTRIES) / _LOG2_UNIT))
+    table[-1] = 0
     name = self.add(
       'soften',
       label,
@@ -637,6 +663,7 @@ def _groups(
   equal the one of most bits stays.
   """
   reach = np.clip(np.rint(grid.reach / unit), 1, EXACT)
+  reach = np.maximum(reach, 2.0 ** (np.floor(np.log2(reach.max())) - _OCTAVES))
   power = np.maximum(np.floor(np.log2(reach)) - (_REACH_BITS - 1), 0)
   reach = (np.rint(reach / 2**power) * 2**power).astype(np.int64)
   ranges, place = np.unique(reach, return_inverse=True)
@@ -655,8 +682,11 @@ def _unit(largest: float, bits: int) -> float:
 
 
 def _f32(value: Any, *, columns: bool = False) -> np.ndarray:
-  """As float32; with `columns` a row [1, f], or a number."""
-  array = np.asarray(value, np.float64).astype(np.float32)
+  """As float32; with `columns` a short row [1, f], or a number."""
+  array = np.asarray(value, np.float64)
+  if columns and array.ndim == 1:
+    array = packing.short(array, _FACTOR_BITS)
+  array = array.astype(np.float32)
   if not np.all(np.isfinite(array)):
     raise ExportError('a multiplier is not finite in float32')
   return array[None] if columns and array.ndim == 1 else array

@@ -258,7 +258,8 @@ def _prompt(
     for name in lorap_lib.LoRAPParams._fields
   }
   params = lorap_lib.LoRAPParams(**values)
-  folded = lorap_lib.quantize_prompt(params, bits=min(spec.bits, 8))
+  bits = min(spec.bits, 8)
+  folded = lorap_lib.quantize_prompt(params, bits=bits)
   with builder.inside('prompt'):
     return builder.plus(
       'prompted',
@@ -269,6 +270,8 @@ def _prompt(
         kernel=_folded_kernel(folded),
         bias=np.asarray(folded.bias, np.float64),
         basis=np.asarray(folded.up, np.float64),
+        # A kernel in two factors is not on a grid when they are multiplied.
+        bits=8 if folded.score_down is not None else bits,
       ),
     )
 
@@ -287,20 +290,23 @@ def _mixture(
   kernel: np.ndarray,
   bias: np.ndarray,
   basis: np.ndarray,
+  bits: int = 8,
 ) -> Wide:
-  """softmax(x W + c) P with W and P on grids of 8 bits."""
-  codes = builder.quantize('input', x, None)
-  weights, scale = _on_grid(kernel)
+  """softmax(x W + c) P with W and P on grids."""
+  weights, scale = _on_grid(kernel, bits)
+  codes = builder.operand('input', x, weights)
   logits = builder.product('scores', codes, weights, scale)
   shares = builder.soften('shares', logits, bias)
-  return builder.widen(
-    'values', builder.product('mixed', shares, *_on_grid(basis))
-  )
+  mixed = builder.product('mixed', shares, *_on_grid(basis, bits))
+  return builder.widen('values', mixed, least_unit=x.unit)
 
 
-def _on_grid(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Codes in -127..127 and one scale, repeated for each column."""
-  scale = np.max(np.abs(matrix), initial=0) / 127 or 1.0
+def _on_grid(
+  matrix: np.ndarray, bits: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+  """Codes of `bits` bits and one scale, repeated for each column."""
+  qmax = 2 ** (bits - 1) - 1
+  scale = np.max(np.abs(matrix), initial=0) / qmax or 1.0
   return np.rint(matrix / scale), np.full(matrix.shape[1], scale)
 
 
@@ -411,7 +417,7 @@ def _gin(
     if isinstance(node, Wide):
       term = _times(builder, 'own', node, own)
     else:
-      term = builder.widen('own', node, factor=own)
+      term = builder.widen('own', node, factor=own, least_unit=s.unit)
     s = builder.plus('with_own', s, term)
   s = _prompt(builder, layer.prompt, place, s)
   h: Any = _codes(builder, scheme, 'aggregate', place, s)

@@ -5,6 +5,9 @@ bytes, which the model takes apart by itself; engines do that once, when they
 load it.
 """
 
+import collections
+import itertools
+import string
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,12 @@ from lorap_jax.integers.program import INT32, Program
 OPSET, IR = 21, 10
 FLOAT32_WHOLE = 2**24  # float32 holds all whole numbers up to here.
 FLOAT32, UINT8, INT32_TYPE, INT64 = 1, 2, 6, 7  # Of TensorProto.
+INPUTS = ('nodes', 'senders', 'receivers', 'graph_of', 'num_graphs')
 _TYPES = {'float32': 1, 'uint8': 2, 'int32': 6, 'int64': 7}
 _SPLIT_BITS = 12
-_SMALL = 8  # Numbers that are not worth packing.
+_SMALL = 16  # Numbers that are not worth packing.
+_FEW = 2000  # Numbers that are not worth a store of their own,
+_BITS = (4, 8, 10, 16, 24)  # but share one of these.
 
 
 def largest(array: Any) -> int:
@@ -36,6 +42,9 @@ class Model:
     width: columns of a tensor.
     bound: largest magnitude in a tensor.
     limit: largest magnitude of the result that is being written.
+    powers: tensors of powers of two.
+    products: tensors that a product of matrices made.
+    index: the same in int64, of tensors that index.
   """
 
   def __init__(self, onnx: Any):
@@ -44,12 +53,16 @@ class Model:
     self._emitted: dict[Any, str] = {}
     self._real: dict[str, str] = {}  # The same numbers in float32.
     self._stored: dict[Any, tuple[str, Any]] = {}
-    self._stores: dict[Any, dict[bytes, tuple[str, np.ndarray]]] = {}
-    self._read: set[str] = set()  # What the finished model has.
+    self._stores: dict[Any, dict[Any, tuple[str, np.ndarray, int]]] = {}
+    self._read: set[str] = set()  # What the finished model has,
+    self._final: dict[str, str] = {}  # and its names there.
     self._count = 0
     self.width: dict[str, int] = {}
     self.bound: dict[str, int] = {}
     self.limit = INT32
+    self.powers: set[str] = set()
+    self.products: set[str] = set()
+    self.index: dict[str, str] = {}
 
   def name(self) -> str:
     """A new name, as short as possible."""
@@ -107,19 +120,21 @@ class Model:
 
   def _unpacked(self, packed: packing.Packed) -> str:
     """The float32 numbers of a packed array."""
-    shape, offset = packed.codes.shape, packed.offset
+    codes, offset, bits = packed.codes, packed.offset, packed.bits
     # The store takes this from all its codes; it is that of both signs.
-    shared = offset.ndim == 0 and offset == -(2 ** (packed.bits - 1))
-    store = self._stores.setdefault(
-      (packed.bits, bool(shared), packed.fraction), {}
-    )
-    codes = packed.codes.reshape(-1)
-    name, _ = store.setdefault(codes.tobytes(), (self.name(), codes))
-    if len(shape) > 1 and shape[0] > 1:
-      name = self.emit('Reshape', name, self.whole(-1, shape[-1]))
-    if np.any(offset) and not shared:
+    shared = bool(offset.ndim == 0 and offset == -(2 ** (bits - 1)))
+    if codes.size < _FEW:  # A store less takes less than these bits.
+      bits = next(b for b in _BITS if b >= bits)
+      codes = codes + shared * (2 ** (bits - 1) - 2 ** (packed.bits - 1))
+    width = codes.shape[-1] if codes.ndim > 1 else 1
+    inside = shared or not np.any(offset)
+    exponent = packed.exponent if inside and width > 1 else 0
+    store = self._stores.setdefault((bits, shared, packed.fraction, width), {})
+    key = (codes.tobytes(), exponent)
+    name, *_ = store.setdefault(key, (self.name(), codes, exponent))
+    if not inside:
       name = self.emit('Add', name, self.real(offset))
-    if packed.exponent:
+    if packed.exponent != exponent:
       name = self.emit('Mul', name, self.real(2.0**packed.exponent))
     return name
 
@@ -162,7 +177,12 @@ class Model:
 
   def kept(self, value: str) -> str:
     """The name of int32 numbers in the file: maybe that in float32."""
-    return value if value in self._read else self._real.get(value, value)
+    name = value if value in self._read else self._real.get(value, value)
+    return self._final.get(name, name)
+
+  def in_float(self, *values: str) -> bool:
+    """Whether whole numbers are at hand in float32, all of them exact."""
+    return all(value in self._real for value in values)
 
   def exact(self, op: str, *inputs: str, limit: int | None = None) -> str:
     """An operator on whole numbers, in float32 where that is exact.
@@ -177,7 +197,7 @@ class Model:
       The name in int32.
     """
     limit = self.limit if limit is None else limit
-    if limit <= FLOAT32_WHOLE and all(x in self._real for x in inputs):
+    if limit <= FLOAT32_WHOLE and self.in_float(*inputs):
       return self.from_whole(self.emit(op, *(self._real[x] for x in inputs)))
     return self.emit(op, *inputs)
 
@@ -336,15 +356,18 @@ class Model:
       'graph_of': (INT32_TYPE, 'n'),
       'num_graphs': (INT32_TYPE, 1),
     }
+    stored = [t for name, t in self._stored.values() if name in read]
+    nodes = opening + nodes[::-1]
+    self._rename(nodes, stored)
     graph = helper.make_graph(
-      opening + nodes[::-1],
+      nodes,
       'g',
       [tensor(name, *kind) for name, kind in inputs.items() if name in read],
       [
         tensor('codes', INT32_TYPE, rows, outputs),
         tensor('values', FLOAT32, rows, outputs),
       ],
-      [t for name, t in self._stored.values() if name in read],
+      stored,
     )
     return helper.make_model(
       graph,
@@ -353,47 +376,89 @@ class Model:
       producer_name='lorap_jax',
     )
 
+  def _rename(self, nodes: list[Any], stored: list[Any]) -> None:
+    """Gives the shortest names to those that are used most."""
+    uses = collections.Counter(
+      name for node in nodes for name in (*node.input, *node.output)
+    )
+    fixed = {'codes', 'values', *INPUTS}
+    names = [name for name, _ in uses.most_common() if name not in fixed]
+    letters = string.ascii_letters + string.digits
+    short = (
+      ''.join(word)
+      for n in (1, 2, 3)
+      for word in itertools.product(letters, repeat=n)
+    )
+    self._final = dict(zip(names, short, strict=False))
+    final = lambda name: self._final.get(name, name)
+    for node in nodes:
+      node.input[:] = [final(name) for name in node.input]
+      node.output[:] = [final(name) for name in node.output]
+    for tensor in stored:
+      tensor.name = final(tensor.name)
+
   def _taken_apart(self, read: set[str]) -> list[Any]:
     """Operators that make the constants that are read of their bytes."""
     rest, self._nodes = self._nodes, []
-    for (bits, shared, fraction), store in self._stores.items():
+    for kind, store in self._stores.items():
       used = [entry for entry in store.values() if entry[0] in read]
-      if not used:
-        continue
-      codes = np.concatenate([codes for _, codes in used])
-      sizes = [len(codes) for _, codes in used]
-      fill = -len(codes) % 8  # So that all fields are equally long.
-      value = self._joined(np.pad(codes, (0, fill)), bits)
-      if shared:
-        value = self.emit('Sub', value, self.real(2.0 ** (bits - 1)))
-      if fraction is not None:
-        value = self.emit('Gather', self._grid(fraction), self.as_int(value))
-      names = [name for name, _ in used]
-      if fill:
-        names, sizes = [*names, self.name()], [*sizes, fill]
-      self._nodes.append(
-        self._node('Split', [value, self.whole(*sizes)], names)
-      )
+      if used:
+        self._take_apart(used, *kind)
     opening, self._nodes = self._nodes, rest
     return opening
 
-  def _joined(self, codes: np.ndarray, bits: int) -> str:
-    """Codes float32 [k] of their fields."""
+  def _take_apart(self, used, bits, shared, fraction, width) -> None:
+    """Constants of `width` columns each, one below the other."""
+    names = [name for name, *_ in used]
+    sizes = [codes.size // width for _, codes, _ in used]
+    exponents = [exponent for *_, exponent in used]
+    # All fields are full, and so equally long.
+    parts = 8 // packing.widths(bits)[-1]
+    fill = next(
+      k for k in range(parts) if (sum(sizes) + k) * width % parts == 0
+    )
+    codes = np.concatenate([codes.reshape(-1) for _, codes, _ in used])
+    shape = (-1, width) if width > 1 else (-1,)
+    value = self._joined(np.pad(codes, (0, fill * width)), bits, shape)
+    if shared:
+      value = self.emit('Sub', value, self.real(2.0 ** (bits - 1)))
+    if fraction is not None:
+      value = self.emit('Gather', self._grid(fraction), self.as_int(value))
+    if fill:
+      names, sizes = [*names, self.name()], [*sizes, fill]
+      exponents = [*exponents, 0]
+    if any(exponents):
+      units = np.repeat(2.0 ** np.array(exponents), sizes)
+      units = units[:, None] if width > 1 else units
+      value = self.emit('Mul', value, self._plain(units.astype(np.float32)))
+    self._nodes.append(self._node('Split', [value, self.whole(*sizes)], names))
+
+  def _joined(self, codes: np.ndarray, bits: int, shape: Any) -> str:
+    """Codes float32 of a shape, from their fields."""
     total, shift = '', 0
     for width, content in packing.fields(codes, bits):
-      value = self._plain(content[None])
-      scale = 2.0 ** (shift - width * np.arange(8 // width)[:, None])
-      if width < 8:
-        masks = (2**width - 1) << (width * np.arange(8 // width)[:, None])
-        masks = self._plain(masks.astype(np.uint8))
-        value = self.emit('BitwiseAnd', value, masks)
-      value = self.emit('Cast', value, to=FLOAT32)
-      if np.any(scale != 1):
-        value = self.emit('Mul', value, self._plain(scale.astype(np.float32)))
-      value = self.emit('Reshape', value, self.whole(-1))
+      if width == 8:
+        value = self._plain(content.reshape(shape))
+        value = self.emit('Cast', value, to=FLOAT32)
+        if shift:
+          value = self.emit('Mul', value, self.real(2.0**shift))
+      else:
+        value = self._parts(content, width, 2.0**shift)
+        value = self.emit('Reshape', value, self.whole(*shape))
       total = self.emit('Add', total, value) if total else value
       shift += width
     return total
+
+  def _parts(self, content: np.ndarray, width: int, unit: float) -> str:
+    """The parts of bytes, float32 [8 / width, bytes]."""
+    shifts = width * np.arange(8 // width)[:, None]
+    masks = ((2**width - 1) << shifts).astype(np.uint8)
+    value = self.emit(
+      'BitwiseAnd', self._plain(content[None]), self._plain(masks)
+    )
+    value = self.emit('Cast', value, to=FLOAT32)
+    units = (unit * 2.0**-shifts).astype(np.float32)
+    return self.emit('Mul', value, self._plain(units))
 
   def _grid(self, fraction: int) -> str:
     """What the codes of floating-point numbers stand for, float32 [k]."""

@@ -27,17 +27,26 @@ def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
   else:
     reach = np.float32(w.bound[a]) * np.float32(np.max(np.abs(factor)))
     reach = int(min(np.rint(reach), np.float32(INT32)))
+  if w.limit < min(high, -low):
+    reach = min(reach, w.limit + (0 if bias is None else largest(bias)))
+  if row is None and a in w.products:
+    # Else engines put the factor into the product, and round its parts.
+    value = w.emit('Round', value)
   if np.any(np.asarray(factor) != 1):
     value = w.emit('Mul', value, w.columns(factor, w.width[a]))
+  if row is not None or np.any(np.asarray(factor) % 1):
+    value = w.emit('Round', value)
   if bias is None:
-    low, high = max(low, -EXACT), min(high, EXACT)
-    value = w.from_whole(w.rounded(value, low, high, reach))
+    if limit is None or w.bound[limit] > min(high, -low, EXACT):
+      value = w.clipped(value, max(low, -EXACT), min(high, EXACT), reach)
+    value = w.from_whole(value)
   else:
-    value = w.from_whole(w.rounded(value, -EXACT, EXACT, reach))
+    value = w.from_whole(w.clipped(value, -EXACT, EXACT, reach))
     reach = min(reach, EXACT) + largest(bias)
     bias = w.columns(bias, w.width[a])
     value = w.exact('Add', value, bias, limit=reach)
-    value = _clip(w, value, low, high, reach)
+    if w.limit >= min(high, -low):
+      value = _clip(w, value, low, high, reach)
   if limit is not None:
     value = w.exact('Min', value, limit)
     value = w.exact('Max', value, w.exact('Neg', limit))
@@ -87,11 +96,11 @@ def _exact_product(w, a, bound, weight, size):
 
 def _matmul(w, a, weight):
   """A product all of whose sums are less than 2**24."""
-  # In float32: ONNX Runtime takes ten times as long in int32. Engines put the
-  # factor of a next product into this one, unless there is a Round.
+  # In float32: ONNX Runtime takes ten times as long in int32.
   matrix = w.as_float(w.constant(np.asarray(weight)))
-  total = w.emit('MatMul', w.as_float(a), matrix)
-  return w.from_whole(w.emit('Round', total))
+  total = w.from_whole(w.emit('MatMul', w.as_float(a), matrix))
+  w.products.add(total)
+  return total
 
 
 def _sum_edges(w, a, weight=None, *, drop_loops=0):
@@ -115,7 +124,9 @@ def _add(w, a, b):
 
 
 def _relu(w, a):
-  return w.exact('Max', a, w.number(0))
+  if w.in_float(a):
+    return w.exact('Relu', a)
+  return w.emit('Max', a, w.number(0))
 
 
 def _row_max(w, a):
@@ -159,33 +170,35 @@ def _count(w, a, thresholds, *, direct):
 
 def _nearest(w, a, reach):
   reach = np.asarray(reach, np.float32)
-  exact = reach[:-1].astype(np.int64) + reach[1:].astype(np.int64)
-  exact_here = np.array_equal(reach[:-1] + reach[1:], exact)
-  if not (exact_here and 2 <= reach.size <= _FEW + 1):
+  if reach.size > _FEW or w.bound[a] > FLOAT32_WHOLE:
     twice = w.exact('Add', a, a, limit=2 * w.bound[a])
     w.bound[twice] = 2 * w.bound[a]
-    return _search(w, twice, exact)
+    whole = reach.astype(np.int32)
+    return _search(w, twice, whole[:-1] + whole[1:])
   # The table of ranges is there anyway, for a lookup.
-  ranges, ends = w.constant(reach), (w.whole(0), w.whole(reach.size - 1))
-  left = w.emit('Slice', ranges, *ends)
-  right = w.emit('Slice', ranges, w.whole(1), w.whole(reach.size))
-  middle = w.emit('Mul', w.emit('Add', left, right), w.real(0.5))
-  below = w.as_int(w.emit('GreaterOrEqual', w.as_float(a), middle))
-  return w.emit('ReduceSum', below, w.whole(1))
+  gap = w.emit('Abs', w.emit('Sub', w.as_float(a), w.constant(reach)))
+  found = w.emit('ArgMin', gap, axis=1, select_last_index=1)
+  w.index[w.as_int(found)] = found
+  return w.as_int(found)
 
 
 def _quotient(w, a, b):
+  if a in w.powers or b in w.powers:  # These round once in any order.
+    return w.emit('Div', w.as_float(a), w.as_float(b))
   return w.emit('Mul', w.as_float(a), _inverse(w, b))
 
 
 def _lookup(w, a, table):
   table = np.asarray(table)
-  name = w.constant(table)
+  name, a = w.constant(table), w.index.get(a, a)
   if table.dtype == np.float32:
     return w.emit('Gather', name, a)
   if largest(table) > FLOAT32_WHOLE:
     return w.emit('Gather', name, a)
-  return w.from_whole(w.emit('Gather', w.as_float(name), a))
+  found = w.from_whole(w.emit('Gather', w.as_float(name), a))
+  if np.all(np.frexp(table)[0] == 0.5):
+    w.powers.add(found)
+  return found
 
 
 def _pool_sum(w, a):
