@@ -15,20 +15,20 @@ as it was. A result times `model_scale` is an output of the network.
 
 import collections
 import dataclasses
-import math
-import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from lorap_jax.integers.program import EXACT, INT32, Node, Program
-
-ENGINE = (pathlib.Path(__file__).parent / 'engine.h').read_text()
-# Each row or block is read before it is written, in order: the result may lie
-# where an argument lay.
-_IN_PLACE = ('fix', 'scale', 'weigh', 'add', 'relu')
+from lorap_jax.integers import c_arena, c_ops
+from lorap_jax.integers.c_tables import (
+  ENGINE,
+  Tables,
+  number,
+  require,
+  size,
+  wrapped,
+)
+from lorap_jax.integers.program import INT32, Node, Program
 
 
 def write(
@@ -64,152 +64,6 @@ def write(
   return _Writer(program, name, most).text()
 
 
-@dataclasses.dataclass
-class _Value:
-  """What a value is, and its place.
-
-  Attributes:
-    name: in C.
-    rows: of nodes `n`, edges `e` or graphs `g`.
-    width: number of columns.
-    size: bytes of a number.
-    bound: largest magnitude; None for float32.
-    maker: the operation.
-    at: the place, in C.
-  """
-
-  name: str
-  rows: str
-  width: int
-  size: int
-  bound: int | None
-  maker: str
-  at: str = ''
-
-  def declaration(self) -> str:
-    if self.bound is None:
-      return f'unsigned char *const {self.name} = {self.at};'
-    return (
-      f'const lorap_value {self.name} = '
-      f'{{{self.at}, {self.size}, {self.width}}};'
-    )
-
-
-@dataclasses.dataclass
-class _Span:
-  """Bytes that are in use from one operation to another."""
-
-  size: int
-  first: int
-  last: int
-  offset: int = 0
-
-
-class _Tables:
-  """Constant arrays, each written once."""
-
-  def __init__(self, name: str):
-    self._name = name
-    self._names: dict[tuple[str, bytes], str] = {}
-    self.lines: list[str] = []
-    self.bytes = 0
-
-  def add(self, array: Any, kind: str) -> str:
-    """The name of a table of the C type `kind`."""
-    dtype = np.dtype({'float': 'float32'}.get(kind, kind.removesuffix('_t')))
-    array = np.asarray(array, dtype).reshape(-1)
-    if not np.all(np.isfinite(array)):
-      raise ValueError('a table has numbers that are not finite')
-    key = (kind, array.tobytes())
-    if key not in self._names:
-      name = self._names[key] = f'{self._name}_table_{len(self._names)}'
-      # C has no arrays without numbers.
-      numbers = [_number(x) for x in array] or ['0']
-      self.lines += [
-        f'static const {kind} {name}[] = {{',
-        *_wrapped(numbers),
-        '};',
-      ]
-      self.bytes += array.nbytes
-    return self._names[key]
-
-  def value(self, array: np.ndarray) -> str:
-    """Whole numbers in their smallest type, as a value."""
-    size = _size(_largest(array))
-    table = self.add(array, f'int{8 * size}_t')
-    return f'(lorap_value){{(void *){table}, {size}, {array.size}}}'
-
-
-def _number(x: Any) -> str:
-  return f'{float(x).hex()}f' if x.dtype.kind == 'f' else str(x)
-
-
-def _wrapped(words: Sequence[str]) -> list[str]:
-  """Words in lines of 80 columns."""
-  lines = ['']
-  for word in words:
-    if len(lines[-1]) + len(word) > 76:
-      lines.append('')
-    lines[-1] += f' {word},'
-  return [f' {line}' for line in lines]
-
-
-def _largest(array: Any) -> int:
-  return int(np.max(np.abs(np.asarray(array, np.int64)), initial=0))
-
-
-def _size(bound: int) -> int:
-  """Bytes of the smallest type that holds -bound..bound."""
-  _require(bound <= INT32, f'a number of {bound} takes more than 32 bits')
-  return 1 if bound < 2**7 else 2 if bound < 2**15 else 4
-
-
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise ValueError(message)
-
-
-def constant(name: str) -> int:
-  """A whole number that engine.h defines."""
-  found = re.search(rf'^#define {name} (\d+)', ENGINE, re.MULTILINE)
-  assert found
-  return int(found[1])
-
-
-def pack(weight: np.ndarray) -> tuple[np.ndarray, int]:
-  """Integer weights [f, c] in 2, 4 or 8 bits, in the order of their reading.
-
-  Args:
-    weight: in -128..127.
-
-  Returns:
-    Bytes, and the bits of a weight.
-  """
-  low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
-  bits = 2
-  while low < -(2 ** (bits - 1)) or high >= 2 ** (bits - 1):
-    bits *= 2
-  _require(bits <= 8, f'weights in {low}..{high} take more than 8 bits')
-  rows, columns = constant('LORAP_BLOCK'), constant('LORAP_COLUMNS')
-  parts, packed = 8 // bits, [np.zeros(0, np.int64)]
-  shifts = bits * np.arange(parts)[:, None]
-  for c in range(0, weight.shape[1], columns):
-    for k in range(0, weight.shape[0], rows):
-      for column in weight[k : k + rows, c : c + columns].T:
-        codes = column.astype(np.int64) & (2**bits - 1)
-        codes = np.pad(codes, (0, -len(codes) % parts))
-        packed.append((codes.reshape(parts, -1) << shifts).sum(0))
-  return np.concatenate(packed).astype(np.uint8), bits
-
-
-def _thresholds(node: Node) -> np.ndarray:
-  """Those of a `search`, or of a `nearest` as a search."""
-  if node.op == 'search':
-    return np.asarray(node.constants['thresholds'])
-  reach = np.asarray(node.constants['reach']).astype(np.int64)
-  return -(-(reach[:-1] + reach[1:]) // 2)  # t <= 2 a: half of t, up.
-
-
 def _used(program: Program) -> list[Node]:
   """The nodes that the result needs."""
   needed, nodes = {program.output}, []
@@ -239,36 +93,26 @@ def _joined(nodes: list[Node], output: str) -> list[Node]:
   return [node for i, node in enumerate(nodes) if i not in gone]
 
 
-def _place(spans: Sequence[_Span]) -> int:
-  """Sets offsets so that no two overlap at a time; returns the bytes of all."""
-  placed: list[_Span] = []
-  for span in sorted(spans, key=lambda s: (-s.size, s.first)):
-    for other in sorted(placed, key=lambda s: s.offset):
-      apart = other.last < span.first or span.last < other.first
-      if not apart and other.offset < span.offset + span.size:
-        span.offset = max(span.offset, other.offset + other.size)
-    placed.append(span)
-  return max((s.offset + s.size for s in spans), default=0)
-
-
 class _Writer:
   """Text of one program."""
 
   def __init__(self, program: Program, name: str, most: dict[str, int]):
-    self._program, self._name, self._most = program, name, most
-    self._tables = _Tables(name)
-    self._nodes = _joined(_used(program), program.output)
-    self._degree = self._together = INT32
+    self.program, self._name, self.most = program, name, most
+    self.tables = Tables(name)
+    self.nodes = _joined(_used(program), program.output)
+    self.degree = self.together = INT32
     self._values = {
-      'nodes': _Value('nodes', 'n', program.num_features, 4, None, 'nodes')
+      'nodes': c_arena.Value(
+        'nodes', 'n', program.num_features, 4, None, 'nodes'
+      )
     }
     self._calls: list[str] = []
-    for i, node in enumerate(self._nodes):
+    for i, node in enumerate(self.nodes):
       self._call(i, node)
     result = self._values.get(program.output)
     if result is None or result.bound is None or result.maker == 'nodes':
       raise ValueError(f'the result {program.output!r} is no whole numbers')
-    _require(
+    require(
       result.rows == ('g' if program.per_graph else 'n'),
       f'the result {program.output!r} has rows of another kind',
     )
@@ -280,19 +124,19 @@ class _Writer:
     given = {k: self._values[v] for k, v in node.inputs.items()}
     for key, value in given.items():
       real = key == 'x' or (key == 'row' and node.op != 'weigh')
-      _require(
+      require(
         real == (value.bound is None),
         f'{node.op} {node.output!r}: {key} is of another type',
       )
-    rows, width, real, call = _CALLS[node.op](self, node, given)
-    bound = None if real else self._program.bounds[node.output]
-    if node.output == self._program.output or real:
-      size = 4
-    else:
-      size = _size(self._program.bounds[node.output])
-    _require(width > 0, f'{node.output!r} has no columns')
+    rows, width, real, call = c_ops.OPERATIONS[node.op](self, node, given)
+    bound = None if real else self.program.bounds[node.output]
+    small = not real and node.output != self.program.output
+    bytes_each = size(self.program.bounds[node.output]) if small else 4
+    require(width > 0, f'{node.output!r} has no columns')
     name = f'v{i}'
-    self._values[node.output] = _Value(name, rows, width, size, bound, node.op)
+    self._values[node.output] = c_arena.Value(
+      name, rows, width, bytes_each, bound, node.op
+    )
     self._calls += [
       f'  /* {re.sub("[^A-Za-z0-9_/ -]", "_", node.output)} */',
       f'  {call.replace("RESULT", name)}',
@@ -300,79 +144,17 @@ class _Writer:
 
   def _arrange(self) -> int:
     """Gives each value its place; returns the size of the arena."""
-    # A result in the place of a wider one holds all of that: better or worse.
-    tries = [self._spans(narrower) for narrower in (False, True)]
-    sizes = [
-      _place(list({id(s): s for s in t.values()}.values())) for t in tries
-    ]
-    total = min(sizes)
-    for name, span in tries[sizes.index(total)].items():
-      self._values[name].at = f'(unsigned char *)arena + {span.offset}'
-    self._result.at = 'out'
-    if self._degree < self._most['e']:
-      total = max(total, 4 * self._most['n'])  # Degrees are counted there.
-    _require(total <= INT32, f'an arena of {total} bytes takes too much')
+    total = c_arena.arrange(self.nodes, self._values, self.most, self._result)
+    if self.degree < self.most['e']:
+      total = max(total, 4 * self.most['n'])  # Degrees are counted there.
+    require(total <= INT32, f'an arena of {total} bytes takes too much')
     return max(total, 1)
-
-  def _spans(self, narrower: bool) -> dict[str, _Span]:
-    """How long each value is needed; those in one place share a span.
-
-    Args:
-      narrower: a result of fewer bytes may take the place of an argument.
-    """
-    last = {
-      v: i for i, node in enumerate(self._nodes) for v in node.inputs.values()
-    }
-    spans: dict[str, _Span] = {}
-    for i, node in enumerate(self._nodes):
-      value = self._values[node.output]
-      if value is self._result:
-        continue
-      end = last[node.output]
-      for old in node.inputs.values() if node.op in _IN_PLACE else ():
-        was = self._values[old]
-        fits = (was.rows, was.width) == (value.rows, value.width) and (
-          was.size == value.size or (narrower and was.size > value.size)
-        )
-        if old in spans and last[old] == i and fits:
-          spans[node.output] = spans[old]
-          spans[old].last = end
-          break
-      else:
-        numbers = self._most[value.rows] * value.width
-        size = -(-numbers * value.size // 4) * 4
-        spans[node.output] = _Span(size, i, end)
-    return spans
 
   def text(self) -> str:
     """The header."""
-    program, most, upper = self._program, self._most, self._name.upper()
-    scale = np.asarray(program.output_scale, np.float32).reshape(-1)
+    upper = self._name.upper()
+    scale = np.asarray(self.program.output_scale, np.float32).reshape(-1)
     scale = np.broadcast_to(scale, (self._result.width,))
-    limit = lambda value, least: value if value < least else -1
-    limits = ', '.join(
-      str(x)
-      for x in (
-        most['n'],
-        most['e'],
-        most['g'],
-        program.num_features,
-        limit(self._degree, most['e']),
-        limit(self._together, most['n']),
-        self._bytes,
-      )
-    )
-    defined = {
-      'FEATURES': program.num_features,
-      'OUTPUTS': self._result.width,
-      'PER_GRAPH': int(program.per_graph),
-      'MAX_NODES': most['n'],
-      'MAX_EDGES': most['e'],
-      'MAX_GRAPHS': most['g'],
-      'MAX_ROWS': most[self._result.rows],
-      'ARENA_BYTES': self._bytes,
-      'TABLE_BYTES': self._tables.bytes,
-    }
     signature = [
       f'int {self._name}_run(const float *nodes, const int32_t *senders,',
       '  const int32_t *receivers, const int32_t *graph_of,',
@@ -384,7 +166,7 @@ class _Writer:
       '',
       f'#ifndef {upper}_H',
       f'#define {upper}_H',
-      *(f'#define {upper}_{key} {value}' for key, value in defined.items()),
+      *self._defined(upper),
       '/* What a unit of each output is worth. */',
       f'extern const float {self._name}_scale[{upper}_OUTPUTS];',
       '/* Returns LORAP_OK, or an error, which leaves `out` as it was.',
@@ -394,284 +176,55 @@ class _Writer:
       '#endif',
       '',
       f'#ifdef {upper}_IMPLEMENTATION',
-      *self._tables.lines,
+      *self.tables.lines,
       f'const float {self._name}_scale[{upper}_OUTPUTS] = {{',
-      *_wrapped([_number(x) for x in scale]),
+      *wrapped([number(x) for x in scale]),
       '};',
       '',
       *signature,
+      *self._body(),
+      f'#endif /* {upper}_IMPLEMENTATION */',
+      '',
+    ]
+    return '\n'.join(lines)
+
+  def _defined(self, upper: str) -> list[str]:
+    """The sizes that a caller needs."""
+    defined = {
+      'FEATURES': self.program.num_features,
+      'OUTPUTS': self._result.width,
+      'PER_GRAPH': int(self.program.per_graph),
+      'MAX_NODES': self.most['n'],
+      'MAX_EDGES': self.most['e'],
+      'MAX_GRAPHS': self.most['g'],
+      'MAX_ROWS': self.most[self._result.rows],
+      'ARENA_BYTES': self._bytes,
+      'TABLE_BYTES': self.tables.bytes,
+    }
+    return [f'#define {upper}_{key} {value}' for key, value in defined.items()]
+
+  def _body(self) -> list[str]:
+    """What the run does."""
+    limit = lambda value, least: value if value < least else -1
+    numbers = (
+      self.most['n'],
+      self.most['e'],
+      self.most['g'],
+      self.program.num_features,
+      limit(self.degree, self.most['e']),
+      limit(self.together, self.most['n']),
+      self._bytes,
+    )
+    limits = ', '.join(str(x) for x in numbers)
+    return [
       '{',
       f'  static const lorap_limits limits = {{{limits}}};',
       '  const lorap_graph graph = {senders, receivers, graph_of, n, e, g};',
-      *(f'  {self._values[node.output].declaration()}' for node in self._nodes),
+      *(f'  {self._values[node.output].declaration()}' for node in self.nodes),
       '  const int error = lorap_check(&limits, nodes, &graph, arena,',
       '                                arena_bytes);',
       '  if (error) return error;',
       *self._calls,
       '  return LORAP_OK;',
       '}',
-      f'#endif /* {upper}_IMPLEMENTATION */',
-      '',
     ]
-    return '\n'.join(lines)
-
-  # Operations: rows, width and float32 of the result, and the call.
-
-  def _fix(self, node, given):
-    x = given['x']
-    low, high = node.options['low'], node.options['high']
-    _require(
-      max(abs(low), abs(high)) <= EXACT + 1,
-      f'{node.output!r} has limits that float32 does not hold',
-    )
-    scaling = self._scaling(node, x.width, low, high)
-    call = f'lorap_fix({x.rows}, {x.name}, RESULT, {scaling});'
-    return x.rows, x.width, False, call
-
-  def _scale(self, node, given):
-    a = given['a']
-    row, limit = given.get('row'), given.get('limit')
-    for column in (row, limit):
-      self._same_rows(node, a, column)
-    bias = node.constants.get('bias')
-    _require(
-      bias is None or _largest(bias) <= INT32 - EXACT,
-      f'{node.output!r} has a bias that overflows',
-    )
-    scaling = self._scaling(
-      node, a.width, node.options['low'], node.options['high'], row
-    )
-    to = (
-      f'_to({a.rows}, {a.name}, {limit.name}'
-      if limit
-      else (f'({a.rows}, {a.name}')
-    )
-    return a.rows, a.width, False, f'lorap_scale{to}, RESULT, {scaling});'
-
-  def _scaling(self, node, width, low, high, row=None) -> str:
-    factor = np.asarray(node.constants['factor']).reshape(-1)
-    _require(
-      factor.size in (1, width),
-      f'{node.output!r} has factors for other columns',
-    )
-    bias = self._bias(node, width)
-    factors = self._tables.add(factor, 'float')
-    row = row.name if row else 'NULL'
-    return (
-      f'(lorap_scaling){{{factors}, {factor.size}, {bias}, {row}, '
-      f'{low}, {high}}}'
-    )
-
-  def _bias(self, node, width) -> str:
-    bias = node.constants.get('bias')
-    if bias is None:
-      return 'NULL'
-    bias = np.asarray(bias).reshape(-1)
-    _require(
-      bias.size in (1, width), f'{node.output!r} has a bias for other columns'
-    )
-    return self._tables.add(np.broadcast_to(bias, (width,)), 'int32_t')
-
-  def _same_rows(self, node, a, column, *, width=1):
-    _require(
-      column is None or (column.rows, column.width) == (a.rows, width),
-      f'{node.op} {node.output!r} has arguments that do not fit',
-    )
-
-  def _maker(self, node, argument) -> Node:
-    return next(n for n in self._nodes if n.output == node.inputs[argument])
-
-  def _product(self, node, given):
-    a, weight = given['a'], np.asarray(node.constants['weight'])
-    _require(
-      weight.shape[0] == a.width, f'{node.output!r} has weights for other rows'
-    )
-    columns = np.abs(weight.astype(np.int64)).sum(0)
-    largest = a.bound * int(columns.max(initial=0))
-    bias = node.constants.get('bias')
-    largest += 0 if bias is None else _largest(bias)
-    _require(largest <= INT32, f'{node.output!r} could reach {largest}')
-    packed, bits = pack(weight)
-    call = (
-      f'lorap_product({a.rows}, {a.name}, RESULT, '
-      f'{self._tables.add(packed, "uint8_t")}, {bits}, '
-      f'{self._bias(node, weight.shape[1])});'
-    )
-    return a.rows, weight.shape[1], False, call
-
-  def _sum_edges(self, node, given):
-    a, weight = given['a'], given.get('weight')
-    _require(a.rows == 'n', f'{node.output!r} is no sum of nodes')
-    _require(
-      weight is None or (weight.rows, weight.width) == ('e', 1),
-      f'{node.output!r} has weights that are not those of edges',
-    )
-    largest = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
-    most = self._program.bounds[node.output] // largest
-    self._degree = min(self._degree, most)
-    call = (
-      f'lorap_sum_edges(&graph, {a.name}, '
-      f'{f"&{weight.name}" if weight else "NULL"}, RESULT, '
-      f'{node.options.get("drop_loops", 0)});'
-    )
-    return 'n', a.width, False, call
-
-  def _weigh(self, node, given):
-    a, row = given['a'], given['row']
-    self._same_rows(node, a, row)
-    _require(
-      a.bound * row.bound <= INT32,
-      f'{node.output!r} could reach {a.bound * row.bound}',
-    )
-    call = f'lorap_weigh({a.rows}, {a.name}, {row.name}, RESULT);'
-    return a.rows, a.width, False, call
-
-  def _add(self, node, given):
-    a, b = given['a'], given['b']
-    self._same_rows(node, a, b, width=a.width)
-    call = f'lorap_add({a.rows}, {a.name}, {b.name}, RESULT);'
-    return a.rows, a.width, False, call
-
-  def _each(self, node, given):
-    a = given['a']
-    width = a.width if node.op == 'relu' else 1
-    return a.rows, width, False, f'lorap_{node.op}({a.rows}, {a.name}, RESULT);'
-
-  def _row_index(self, node, given):
-    rows = given['a'].rows
-    return rows, 1, False, f'lorap_row_index({rows}, RESULT);'
-
-  def _search(self, node, given):
-    a, thresholds = given['a'], _thresholds(node)
-    _require(
-      bool(np.all(np.diff(thresholds.astype(np.int64)) >= 0)),
-      f'{node.output!r} has thresholds that are not in order',
-    )
-    _require(
-      self._program.bounds[node.output] >= thresholds.size,
-      f'{node.output!r} has more thresholds than its bound',
-    )
-    _require(
-      node.op == 'search' or 2 * a.bound <= INT32,
-      f'{node.output!r} doubles numbers that are too large',
-    )
-    call = (
-      f'lorap_search({a.rows}, {a.name}, {self._tables.value(thresholds)}, '
-      'RESULT);'
-    )
-    return a.rows, 1, False, call
-
-  def _lookup(self, node, given):
-    a, table = given['a'], np.asarray(node.constants['table']).reshape(-1)
-    if a.maker == 'row_index':
-      self._most[a.rows] = min(self._most[a.rows], table.size)
-    else:
-      maker = self._maker(node, 'a')
-      places = math.inf
-      if maker.op in ('search', 'nearest'):
-        places = _thresholds(maker).size + 1
-      _require(
-        places <= table.size,
-        f'{node.output!r} looks up what may lie outside of its table',
-      )
-    if table.dtype.kind == 'f':
-      table = self._tables.add(table, 'float')
-      call = f'lorap_lookup_f32({a.rows}, {a.name}, {table}, RESULT);'
-      return a.rows, 1, True, call
-    table = self._tables.value(table)
-    return (
-      a.rows,
-      1,
-      False,
-      f'lorap_lookup({a.rows}, {a.name}, {table}, RESULT);',
-    )
-
-  def _pool(self, node, given):
-    a = given['a']
-    _require(a.rows == 'n', f'{node.output!r} is no pool of nodes')
-    largest = node.op == 'pool_max'
-    if not largest:
-      most = self._program.bounds[node.output] // max(a.bound, 1)
-      self._together = min(self._together, most)
-    call = f'lorap_pool(&graph, {a.name}, RESULT, {int(largest)});'
-    return 'g', a.width, False, call
-
-  def _pool_share(self, node, given):
-    del node, given
-    return 'g', 1, True, 'lorap_pool_share(&graph, RESULT);'
-
-  def _degrees(self, node, given):
-    del given
-    self._degree = min(self._degree, self._program.bounds[node.output])
-    return 'n', 1, False, 'lorap_degrees(&graph, RESULT);'
-
-  def _add_loops(self, node, given):
-    del given
-    keep = node.options.get('keep', 0)
-    return 'n', 1, False, f'lorap_add_loops(&graph, RESULT, {keep});'
-
-  def _edge_norm(self, node, given):
-    row = given['row']
-    _require(row.rows == 'n', f'{node.output!r} is no norm of nodes')
-    return 'e', 1, True, f'lorap_edge_norm(&graph, {row.name}, RESULT);'
-
-  def _loop_norm(self, node, given):
-    a, row = given['a'], given['row']
-    self._same_rows(node, a, row, width=a.width)
-    call = f'lorap_loop_norm({a.rows}, {row.name}, {a.name}, RESULT);'
-    return a.rows, 1, True, call
-
-  def _quotient(self, node, given):
-    a, b = given['a'], given['b']
-    self._same_rows(node, a, b, width=1)
-    self._same_rows(node, b, a, width=1)
-    maker = self._maker(node, 'b')
-    _require(
-      maker.op == 'lookup' and int(np.min(maker.constants['table'])) > 0,
-      f'{node.output!r} may divide by 0',
-    )
-    call = f'lorap_quotient({a.rows}, {a.name}, {b.name}, RESULT);'
-    return a.rows, 1, True, call
-
-  def _soften(self, node, given):
-    a, table = given['a'], np.asarray(node.constants['table'])
-    share = node.options['share']
-    largest = _largest(table) * max(a.width, share)
-    _require(
-      int(table.min()) >= 0
-      and int(table[0]) > 0
-      and largest <= INT32
-      and 2 * a.bound <= INT32
-      and share <= EXACT,
-      f'{node.output!r} has powers or logits that overflow',
-    )
-    call = (
-      f'lorap_soften({a.rows}, {a.name}, {self._tables.value(table)}, RESULT, '
-      f'{share});'
-    )
-    return a.rows, a.width, False, call
-
-
-_CALLS: Mapping[str, Callable[..., tuple[str, int, bool, str]]] = {
-  'fix': _Writer._fix,
-  'scale': _Writer._scale,
-  'product': _Writer._product,
-  'sum_edges': _Writer._sum_edges,
-  'weigh': _Writer._weigh,
-  'add': _Writer._add,
-  'relu': _Writer._each,
-  'row_max': _Writer._each,
-  'row_index': _Writer._row_index,
-  'search': _Writer._search,
-  'nearest': _Writer._search,
-  'quotient': _Writer._quotient,
-  'lookup': _Writer._lookup,
-  'pool_sum': _Writer._pool,
-  'pool_max': _Writer._pool,
-  'pool_share': _Writer._pool_share,
-  'degrees': _Writer._degrees,
-  'add_loops': _Writer._add_loops,
-  'edge_norm': _Writer._edge_norm,
-  'loop_norm': _Writer._loop_norm,
-  'soften': _Writer._soften,
-}

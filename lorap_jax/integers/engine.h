@@ -52,10 +52,24 @@ typedef struct {
   int n, e, g;
 } lorap_graph;
 
+/* Constants. Codes of 1 to 24 bits lie in blocks of LORAP_BLOCK, each as fields
+ * of 8, 4, 2 and 1 bits. A code c stands for (c + offset) 2**k, or, if there is
+ * a fraction, ((1 << fraction) + its lowest bits) << the others, times 2**k.
+ * Of 32 bits are int32 or float32 as they are. */
 typedef struct {
-  const float *factor;
-  int columns;         /* of the factor: 1 or the width */
-  const int32_t *bias; /* [width], or NULL */
+  const uint8_t *at;
+  int bits, count;
+  int32_t offset;
+  int fraction;  /* -1: none */
+  int shift;     /* k, of whole numbers */
+  float unit;    /* 2**k */
+} lorap_table;
+
+#define LORAP_NO_TABLE (lorap_table){NULL, 1, 0, 0, -1, 0, 1.0f}
+
+typedef struct {
+  lorap_table factor;  /* of 1 or all columns */
+  lorap_table bias;    /* of all columns, or of none */
   const void *row;     /* float32 [rows], or NULL */
   int32_t low, high;
 } lorap_scaling;
@@ -172,6 +186,100 @@ static inline void lorap_zero(lorap_value v, int rows) {
   memset(v.at, 0, (size_t)rows * (size_t)v.width * (size_t)v.size);
 }
 
+/* `count` codes in fields. Byte j of a field of w bits has number j in its
+ * lowest bits, then j + bytes, j + 2 bytes, ...: so each step fills a run. */
+static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
+                                          int count, int32_t *to) {
+  int done = 0, width, j;
+  while (done < bits) {
+    int left = count, mask, parts, bytes, part;
+    int32_t *run = to;
+    width = bits - done;
+    width = width & 8 || width > 8 ? 8 : width & 4 ? 4 : width & 2 ? 2 : 1;
+    mask = (1 << width) - 1;
+    parts = 8 / width;
+    bytes = (count + parts - 1) / parts;
+    for (part = 0; part < parts; part++, run += bytes, left -= bytes) {
+      int shift = part * width, some = left < bytes ? left : bytes;
+      if (done)
+        for (j = 0; j < some; j++) run[j] |= ((from[j] >> shift) & mask) << done;
+      else
+        for (j = 0; j < some; j++) run[j] = (from[j] >> shift) & mask;
+    }
+    from += bytes;
+    done += width;
+  }
+  return from;
+}
+
+/* What a code stands for, but for its unit. */
+static inline int32_t lorap_decoded(lorap_table t, int32_t code) {
+  if (t.fraction < 0) return code + t.offset;
+  return ((1 << t.fraction) + (code & ((1 << t.fraction) - 1)))
+         << (code >> t.fraction);
+}
+
+/* x 2**shift, a whole number. */
+static inline int32_t lorap_shifted(int32_t x, int shift) {
+  return shift < 0 ? x / ((int32_t)1 << -shift) : x * ((int32_t)1 << shift);
+}
+
+/* The block of codes from `first` on, a multiple of LORAP_BLOCK. */
+static inline int lorap_codes(lorap_table t, size_t first, int32_t *to) {
+  int count = lorap_some((size_t)t.count - first, LORAP_BLOCK), j;
+  if (t.bits == 32) {
+    memcpy(to, t.at + first * sizeof *to, (size_t)count * sizeof *to);
+    return count;
+  }
+  lorap_unpack(t.at + first / 8 * (size_t)t.bits, t.bits, count, to);
+  for (j = 0; j < count; j++) to[j] = lorap_decoded(t, to[j]);
+  return count;
+}
+
+/* Some of the numbers of a table, as float32. */
+static inline void lorap_reals(lorap_table t, size_t first, float *to) {
+  int32_t codes[LORAP_BLOCK];
+  int count = lorap_codes(t, first, codes), j;
+  if (t.bits == 32)
+    memcpy(to, codes, (size_t)count * sizeof *to);
+  else
+    for (j = 0; j < count; j++) to[j] = (float)codes[j] * t.unit;
+}
+
+/* The same as int32. */
+static inline void lorap_wholes(lorap_table t, size_t first, int32_t *to) {
+  int count = lorap_codes(t, first, to), j;
+  for (j = 0; t.shift && j < count; j++) to[j] = lorap_shifted(to[j], t.shift);
+}
+
+/* Number `index` of a table, but for its unit; all bits of one of 32 bits. */
+static inline int32_t lorap_entry(lorap_table t, size_t index) {
+  size_t first = index / LORAP_BLOCK * LORAP_BLOCK;
+  int count = lorap_some((size_t)t.count - first, LORAP_BLOCK);
+  int place = (int)(index - first), done = 0, width;
+  const uint8_t *from = t.at + first / 8 * (size_t)t.bits;
+  int32_t code = 0;
+  if (t.bits == 32) {
+    memcpy(&code, t.at + index * sizeof code, sizeof code);
+    return code;
+  }
+  for (; done < t.bits; done += width) {
+    int parts, bytes;
+    width = t.bits - done;
+    width = width & 8 || width > 8 ? 8 : width & 4 ? 4 : width & 2 ? 2 : 1;
+    parts = 8 / width;
+    bytes = (count + parts - 1) / parts;
+    code |= ((from[place % bytes] >> place / bytes * width) & ((1 << width) - 1))
+            << done;
+    from += bytes;
+  }
+  return lorap_decoded(t, code);
+}
+
+static inline int32_t lorap_whole(lorap_table t, size_t index) {
+  return lorap_shifted(lorap_entry(t, index), t.shift);
+}
+
 /* Whether a graph can be run. The arena counts edges before it holds values. */
 static inline int lorap_check(const lorap_limits *limits, const float *nodes,
                               const lorap_graph *graph, void *arena,
@@ -220,26 +328,32 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
-  int32_t q[LORAP_BLOCK], zeros[LORAP_BLOCK];
-  float f[LORAP_BLOCK], same[LORAP_BLOCK];
+  int32_t q[LORAP_BLOCK], bias[LORAP_BLOCK];
+  float f[LORAP_BLOCK], factor[LORAP_BLOCK];
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
-  int j;
-  if (!s->row && !s->bias && !limit && s->columns == 1) {
+  int j, once = y.width <= LORAP_BLOCK;
+  if (!s->row && !s->bias.count && !limit && s->factor.count == 1) {
     width *= count; /* rows are all alike: one long row */
     count = count > 0;
+    once = 1;
   }
-  for (j = 0; j < LORAP_BLOCK; j++) zeros[j] = 0, same[j] = s->factor[0];
+  lorap_reals(s->factor, 0, factor);
+  for (j = 0; j < LORAP_BLOCK; j++) {
+    bias[j] = 0;
+    if (s->factor.count == 1) factor[j] = factor[0];
+  }
+  if (s->bias.count) lorap_wholes(s->bias, 0, bias);
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
     int32_t low = lorap_clip(s->low, -most, most);
     int32_t high = lorap_clip(s->high, -most, most);
     for (c = 0; c < width; c += LORAP_BLOCK) {
-      const float *factor = s->columns > 1 ? s->factor + c : same;
-      const int32_t *bias = s->bias ? s->bias + c : zeros;
       const float end = x ? LORAP_LARGEST : LORAP_EXACT;
       size_t first = i * width + c;
       int block = lorap_some(width - c, LORAP_BLOCK);
+      if (!once && s->factor.count > 1) lorap_reals(s->factor, c, factor);
+      if (!once && s->bias.count) lorap_wholes(s->bias, c, bias);
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
@@ -271,20 +385,6 @@ static inline void lorap_scale(int rows, lorap_value a, lorap_value y,
 static inline void lorap_scale_to(int rows, lorap_value a, lorap_value limit,
                                   lorap_value y, lorap_scaling s) {
   lorap_affine(rows, a, NULL, y, &s, &limit);
-}
-
-/* `count` weights of 2, 4 or 8 bits. Byte j has number j in its lowest bits,
- * then j + bytes, j + 2 bytes, ...: so each step fills a run of `to`. */
-static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
-                                          int count, int16_t *to) {
-  int parts = 8 / bits, bytes = (count + parts - 1) / parts;
-  int sign = 1 << (bits - 1), mask = 2 * sign - 1, part, j;
-  for (part = 0; part < parts; part++, to += bytes, count -= bytes) {
-    int shift = part * bits, some = count < bytes ? count : bytes;
-    for (j = 0; j < some; j++)
-      to[j] = (int16_t)((((from[j] >> shift) & mask) ^ sign) - sign);
-  }
-  return from + bytes;
 }
 
 /* Four sums of products: compilers make vectors of this. */
@@ -320,19 +420,25 @@ static inline void lorap_dot_wide(const int32_t *x, const int16_t *w,
 /* a W + bias. A few columns of W at a time are unpacked for all rows. */
 static inline void lorap_product(int rows, lorap_value a, lorap_value y,
                                  const uint8_t *weight, int bits,
-                                 const int32_t *bias) {
+                                 lorap_table bias) {
   int16_t w[LORAP_COLUMNS * LORAP_BLOCK], x[LORAP_BLOCK];
   int32_t wide[LORAP_BLOCK], sum[LORAP_COLUMNS], total[LORAP_COLUMNS];
-  int c, k, i, j;
+  int32_t first[LORAP_COLUMNS];
+  int c, k, i, j, m;
   for (c = 0; c < y.width; c += LORAP_COLUMNS) {
     int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
+    for (j = 0; j < columns; j++)
+      first[j] = bias.count ? lorap_whole(bias, (size_t)(c + j)) : 0;
     for (k = 0; k < a.width; k += LORAP_BLOCK) {
       int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
       int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
       memset(w, 0, sizeof w);
       memset(x, 0, sizeof x);
-      for (j = 0; j < columns; j++)
-        weight = lorap_unpack(weight, bits, depth, w + j * LORAP_BLOCK);
+      for (j = 0; j < columns; j++) {
+        weight = lorap_unpack(weight, bits, depth, wide);
+        for (m = 0; m < depth; m++)
+          w[j * LORAP_BLOCK + m] = (int16_t)(wide[m] - (1 << (bits - 1)));
+      }
       for (i = 0; i < rows; i++) {
         size_t from = (size_t)i * (size_t)a.width + (size_t)k;
         size_t to = (size_t)i * (size_t)y.width + (size_t)c;
@@ -348,8 +454,8 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
         if (k > 0) {
           lorap_load(y, to, columns, total);
           for (j = 0; j < columns; j++) sum[j] += total[j];
-        } else if (bias) {
-          for (j = 0; j < columns; j++) sum[j] += bias[c + j];
+        } else {
+          for (j = 0; j < columns; j++) sum[j] += first[j];
         }
         lorap_store(y, to, columns, sum);
       }
@@ -463,16 +569,19 @@ static inline void lorap_row_max(int rows, lorap_value a, lorap_value y) {
   }
 }
 
-/* How many of the thresholds, which are in order, a number reaches. */
-static inline void lorap_search(int rows, lorap_value a, lorap_value thresholds,
-                                lorap_value y) {
+/* How many numbers of a table, which are in order, are reached; with `pairs`,
+ * how many sums of two neighbors twice the number reaches. */
+static inline void lorap_find(int rows, lorap_value a, lorap_table t, int pairs,
+                              lorap_value y) {
   int i;
   for (i = 0; i < rows; i++) {
-    int32_t x = lorap_get(a, (size_t)i * (size_t)a.width);
-    int low = 0, high = thresholds.width;
+    int32_t x = lorap_get(a, (size_t)i * (size_t)a.width) * (1 + pairs);
+    int low = 0, high = t.count - pairs;
     while (low < high) {
       int middle = low + (high - low) / 2;
-      if (lorap_get(thresholds, (size_t)middle) <= x)
+      int32_t least = lorap_whole(t, (size_t)middle);
+      if (pairs) least += lorap_whole(t, (size_t)middle + 1);
+      if (least <= x)
         low = middle + 1;
       else
         high = middle;
@@ -481,21 +590,34 @@ static inline void lorap_search(int rows, lorap_value a, lorap_value thresholds,
   }
 }
 
-static inline void lorap_lookup(int rows, lorap_value a, lorap_value table,
+static inline void lorap_search(int rows, lorap_value a, lorap_table thresholds,
+                                lorap_value y) {
+  lorap_find(rows, a, thresholds, 0, y);
+}
+
+static inline void lorap_nearest(int rows, lorap_value a, lorap_table ranges,
+                                 lorap_value y) {
+  lorap_find(rows, a, ranges, 1, y);
+}
+
+static inline void lorap_lookup(int rows, lorap_value a, lorap_table table,
                                 lorap_value y) {
   int i;
   for (i = 0; i < rows; i++) {
     size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
-    lorap_put(y, (size_t)i, lorap_get(table, index));
+    lorap_put(y, (size_t)i, lorap_whole(table, index));
   }
 }
 
-static inline void lorap_lookup_f32(int rows, lorap_value a, const float *table,
+static inline void lorap_lookup_f32(int rows, lorap_value a, lorap_table table,
                                     void *y) {
   int i;
   for (i = 0; i < rows; i++) {
-    size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
-    lorap_put_f32(y, (size_t)i, table[index]);
+    int32_t x = lorap_get(a, (size_t)i * (size_t)a.width);
+    int32_t entry = lorap_entry(table, (size_t)x);
+    float real = (float)entry * table.unit;
+    if (table.bits == 32) memcpy(&real, &entry, sizeof real);
+    lorap_put_f32(y, (size_t)i, real);
   }
 }
 
@@ -600,12 +722,12 @@ static inline void lorap_quotient(int rows, lorap_value a, lorap_value b,
 }
 
 /* rint(p share (1 / sum of p)), p = table[min(max - a, last)], in each row. */
-static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
+static inline void lorap_soften(int rows, lorap_value a, lorap_table table,
                                 lorap_value y, int32_t share) {
   int i, j;
   for (i = 0; i < rows; i++) {
     size_t first = (size_t)i * (size_t)a.width;
-    int32_t most = lorap_get(a, first), total = 0, last = table.width - 1;
+    int32_t most = lorap_get(a, first), total = 0, last = table.count - 1;
     float inverse;
     for (j = 1; j < a.width; j++) {
       int32_t x = lorap_get(a, first + (size_t)j);
@@ -613,12 +735,12 @@ static inline void lorap_soften(int rows, lorap_value a, lorap_value table,
     }
     for (j = 0; j < a.width; j++) {
       int32_t below = most - lorap_get(a, first + (size_t)j);
-      total += lorap_get(table, (size_t)(below < last ? below : last));
+      total += lorap_whole(table, (size_t)(below < last ? below : last));
     }
     inverse = LORAP_F32(1.0f / LORAP_F32((float)total));
     for (j = 0; j < a.width; j++) {
       int32_t below = most - lorap_get(a, first + (size_t)j);
-      int32_t p = lorap_get(table, (size_t)(below < last ? below : last));
+      int32_t p = lorap_whole(table, (size_t)(below < last ? below : last));
       float part = LORAP_F32((float)(p * share));
       part = LORAP_F32(part * inverse);
       lorap_put(y, first + (size_t)j, lorap_rint(part, LORAP_EXACT));

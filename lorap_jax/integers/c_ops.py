@@ -1,0 +1,301 @@
+"""The operations of integer programs as calls of engine.h.
+
+`OPERATIONS` has a function for each. Its arguments are the header that is
+written, the node and the values that it reads; it returns the rows and the
+width of the result, whether that is float32, and the call, in which RESULT
+stands for the name of the result.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lorap_jax.integers.c_tables import largest, require, weight_blocks
+from lorap_jax.integers.program import EXACT, INT32, Node
+
+
+def _fix(w, node, given):
+  x = given['x']
+  low, high = node.options['low'], node.options['high']
+  require(
+    max(abs(low), abs(high)) <= EXACT + 1,
+    f'{node.output!r} has limits that float32 does not hold',
+  )
+  scaling = _scaling(w, node, x.width, low, high)
+  call = f'lorap_fix({x.rows}, {x.name}, RESULT, {scaling});'
+  return x.rows, x.width, False, call
+
+
+def _scale(w, node, given):
+  a = given['a']
+  row, limit = given.get('row'), given.get('limit')
+  for column in (row, limit):
+    _same_rows(node, a, column)
+  bias = node.constants.get('bias')
+  require(
+    bias is None or largest(bias) <= INT32 - EXACT,
+    f'{node.output!r} has a bias that overflows',
+  )
+  scaling = _scaling(
+    w, node, a.width, node.options['low'], node.options['high'], row
+  )
+  to = (
+    f'_to({a.rows}, {a.name}, {limit.name}'
+    if limit
+    else (f'({a.rows}, {a.name}')
+  )
+  return a.rows, a.width, False, f'lorap_scale{to}, RESULT, {scaling});'
+
+
+def _scaling(w, node, width, low, high, row=None) -> str:
+  factor = np.asarray(node.constants['factor']).reshape(-1)
+  require(
+    factor.size in (1, width),
+    f'{node.output!r} has factors for other columns',
+  )
+  bias = _bias(w, node, width)
+  row = row.name if row else 'NULL'
+  factors = w.tables.add(factor.astype(np.float32))
+  return f'(lorap_scaling){{{factors}, {bias}, {row}, {low}, {high}}}'
+
+
+def _bias(w, node, width) -> str:
+  bias = node.constants.get('bias')
+  if bias is None:
+    return 'LORAP_NO_TABLE'
+  bias = np.asarray(bias).reshape(-1)
+  require(
+    bias.size in (1, width), f'{node.output!r} has a bias for other columns'
+  )
+  return w.tables.add(np.broadcast_to(bias, (width,)))
+
+
+def _same_rows(node, a, column, *, width=1):
+  require(
+    column is None or (column.rows, column.width) == (a.rows, width),
+    f'{node.op} {node.output!r} has arguments that do not fit',
+  )
+
+
+def _maker(w, node, argument) -> Node:
+  return next(n for n in w.nodes if n.output == node.inputs[argument])
+
+
+def _product(w, node, given):
+  a, weight = given['a'], np.asarray(node.constants['weight'])
+  require(
+    weight.shape[0] == a.width, f'{node.output!r} has weights for other rows'
+  )
+  columns = np.abs(weight.astype(np.int64)).sum(0)
+  most = a.bound * int(columns.max(initial=0))
+  bias = node.constants.get('bias')
+  most += 0 if bias is None else largest(bias)
+  require(most <= INT32, f'{node.output!r} could reach {most}')
+  blocks, bits = weight_blocks(weight)
+  call = (
+    f'lorap_product({a.rows}, {a.name}, RESULT, '
+    f'{w.tables.add_bytes(blocks, bits)}, {bits}, '
+    f'{_bias(w, node, weight.shape[1])});'
+  )
+  return a.rows, weight.shape[1], False, call
+
+
+def _sum_edges(w, node, given):
+  a, weight = given['a'], given.get('weight')
+  require(a.rows == 'n', f'{node.output!r} is no sum of nodes')
+  require(
+    weight is None or (weight.rows, weight.width) == ('e', 1),
+    f'{node.output!r} has weights that are not those of edges',
+  )
+  each = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
+  w.degree = min(w.degree, w.program.bounds[node.output] // each)
+  call = (
+    f'lorap_sum_edges(&graph, {a.name}, '
+    f'{f"&{weight.name}" if weight else "NULL"}, RESULT, '
+    f'{node.options.get("drop_loops", 0)});'
+  )
+  return 'n', a.width, False, call
+
+
+def _weigh(w, node, given):
+  a, row = given['a'], given['row']
+  _same_rows(node, a, row)
+  require(
+    a.bound * row.bound <= INT32,
+    f'{node.output!r} could reach {a.bound * row.bound}',
+  )
+  call = f'lorap_weigh({a.rows}, {a.name}, {row.name}, RESULT);'
+  return a.rows, a.width, False, call
+
+
+def _add(w, node, given):
+  a, b = given['a'], given['b']
+  _same_rows(node, a, b, width=a.width)
+  call = f'lorap_add({a.rows}, {a.name}, {b.name}, RESULT);'
+  return a.rows, a.width, False, call
+
+
+def _each(w, node, given):
+  a = given['a']
+  width = a.width if node.op == 'relu' else 1
+  return a.rows, width, False, f'lorap_{node.op}({a.rows}, {a.name}, RESULT);'
+
+
+def _row_index(w, node, given):
+  rows = given['a'].rows
+  return rows, 1, False, f'lorap_row_index({rows}, RESULT);'
+
+
+def _search(w, node, given):
+  a, table = given['a'], _sorted(node)
+  name = w.tables.add(table)
+  require(
+    bool(np.all(np.diff(table.astype(np.int64)) >= 0)),
+    f'{node.output!r} has thresholds that are not in order',
+  )
+  require(
+    w.program.bounds[node.output] >= _places(node) - 1,
+    f'{node.output!r} has more thresholds than its bound',
+  )
+  require(
+    node.op == 'search' or 2 * max(a.bound, largest(table)) <= INT32,
+    f'{node.output!r} doubles numbers that are too large',
+  )
+  call = f'lorap_{node.op}({a.rows}, {a.name}, {name}, RESULT);'
+  return a.rows, 1, False, call
+
+
+def _sorted(node):
+  """The thresholds of a `search`, or the ranges of a `nearest`."""
+  if node.op == 'search':
+    return np.asarray(node.constants['thresholds'])
+  return np.asarray(node.constants['reach']).astype(np.int32)
+
+
+def _places(node):
+  """How many results there are."""
+  return len(_sorted(node)) + (node.op == 'search')
+
+
+def _lookup(w, node, given):
+  a, table = given['a'], np.asarray(node.constants['table']).reshape(-1)
+  if a.maker == 'row_index':
+    w.most[a.rows] = min(w.most[a.rows], table.size)
+  else:
+    maker = _maker(w, node, 'a')
+    places = math.inf
+    if maker.op in ('search', 'nearest'):
+      places = _places(maker)
+    require(
+      places <= table.size,
+      f'{node.output!r} looks up what may lie outside of its table',
+    )
+  if table.dtype.kind == 'f':
+    table = w.tables.add(table)
+    call = f'lorap_lookup_f32({a.rows}, {a.name}, {table}, RESULT);'
+    return a.rows, 1, True, call
+  table = w.tables.add(table)
+  return (
+    a.rows,
+    1,
+    False,
+    f'lorap_lookup({a.rows}, {a.name}, {table}, RESULT);',
+  )
+
+
+def _pool(w, node, given):
+  a = given['a']
+  require(a.rows == 'n', f'{node.output!r} is no pool of nodes')
+  of_most = node.op == 'pool_max'
+  if not of_most:
+    most = w.program.bounds[node.output] // max(a.bound, 1)
+    w.together = min(w.together, most)
+  call = f'lorap_pool(&graph, {a.name}, RESULT, {int(of_most)});'
+  return 'g', a.width, False, call
+
+
+def _pool_share(w, node, given):
+  del node, given
+  return 'g', 1, True, 'lorap_pool_share(&graph, RESULT);'
+
+
+def _degrees(w, node, given):
+  del given
+  w.degree = min(w.degree, w.program.bounds[node.output])
+  return 'n', 1, False, 'lorap_degrees(&graph, RESULT);'
+
+
+def _add_loops(w, node, given):
+  del given
+  keep = node.options.get('keep', 0)
+  return 'n', 1, False, f'lorap_add_loops(&graph, RESULT, {keep});'
+
+
+def _edge_norm(w, node, given):
+  row = given['row']
+  require(row.rows == 'n', f'{node.output!r} is no norm of nodes')
+  return 'e', 1, True, f'lorap_edge_norm(&graph, {row.name}, RESULT);'
+
+
+def _loop_norm(w, node, given):
+  a, row = given['a'], given['row']
+  _same_rows(node, a, row, width=a.width)
+  call = f'lorap_loop_norm({a.rows}, {row.name}, {a.name}, RESULT);'
+  return a.rows, 1, True, call
+
+
+def _quotient(w, node, given):
+  a, b = given['a'], given['b']
+  _same_rows(node, a, b, width=1)
+  _same_rows(node, b, a, width=1)
+  maker = _maker(w, node, 'b')
+  require(
+    maker.op == 'lookup' and int(np.min(maker.constants['table'])) > 0,
+    f'{node.output!r} may divide by 0',
+  )
+  call = f'lorap_quotient({a.rows}, {a.name}, {b.name}, RESULT);'
+  return a.rows, 1, True, call
+
+
+def _soften(w, node, given):
+  a, table = given['a'], np.asarray(node.constants['table'])
+  share = node.options['share']
+  most = largest(table) * max(a.width, share)
+  require(
+    int(table.min()) >= 0
+    and int(table[0]) > 0
+    and most <= INT32
+    and 2 * a.bound <= INT32
+    and share <= EXACT,
+    f'{node.output!r} has powers or logits that overflow',
+  )
+  call = (
+    f'lorap_soften({a.rows}, {a.name}, {w.tables.add(table)}, RESULT, {share});'
+  )
+  return a.rows, a.width, False, call
+
+
+OPERATIONS: Mapping[str, Callable[..., tuple[str, int, bool, str]]] = {
+  'fix': _fix,
+  'scale': _scale,
+  'product': _product,
+  'sum_edges': _sum_edges,
+  'weigh': _weigh,
+  'add': _add,
+  'relu': _each,
+  'row_max': _each,
+  'row_index': _row_index,
+  'search': _search,
+  'nearest': _search,
+  'quotient': _quotient,
+  'lookup': _lookup,
+  'pool_sum': _pool,
+  'pool_max': _pool,
+  'pool_share': _pool_share,
+  'degrees': _degrees,
+  'add_loops': _add_loops,
+  'edge_norm': _edge_norm,
+  'loop_norm': _loop_norm,
+  'soften': _soften,
+}
