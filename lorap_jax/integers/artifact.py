@@ -6,6 +6,7 @@
 | program.npz   | the integer program, for `load_artifact`                    |
 | model.onnx    | the same for ONNX Runtime and others (extra `export`)       |
 | model.h       | the same for a C99 compiler                                 |
+| model.stablehlo | the same for jax.export, if that can hold it              |
 | parity.npz    | graphs, and the whole numbers that the program returns      |
 | README.md     | how to run it                                               |
 
@@ -31,6 +32,7 @@ MANIFEST = 'manifest.json'
 PROGRAM = 'program.npz'
 ONNX = 'model.onnx'
 HEADER = 'model.h'
+STABLEHLO = 'model.stablehlo'
 PARITY = 'parity.npz'
 _FORMAT = 1
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pathlib
 from typing import Any
 
@@ -16,6 +17,8 @@ from lorap_jax.integers import (
   lowering,
   onnx_writer,
   program,
+  sizes,
+  stablehlo,
 )
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.runs import datasets, restore, workdir
@@ -86,8 +89,14 @@ def export_run(
       max_graphs=1,
     ).encode(),
   }
+  names = {}
   with contextlib.suppress(ImportError):  # An extra; the rest goes without.
-    files[artifact.ONNX] = onnx_writer.write(lowered).SerializeToString()
+    onnx = onnx_writer.write(lowered, names=True)
+    names = json.loads(onnx.metadata_props.pop().value)
+    files[artifact.ONNX] = onnx.SerializeToString()
+  # A by-product, which jax.export does not make of every program.
+  with contextlib.suppress(stablehlo.CannotExportError):
+    files[artifact.STABLEHLO] = stablehlo.write(lowered)
   files['README.md'] = _readme(per_graph, artifact.ONNX in files).encode()
   manifest = {
     'lorap_jax': __version__,
@@ -101,6 +110,8 @@ def export_run(
     'num_outputs': accuracy.pop('num_outputs'),
     'per_graph': per_graph,
     'integers': accuracy,
+    'bytes': sizes.compare(lowered, files, report['cost']),
+    'names_in_onnx': names,
     'licence': 'the files of this folder may be used as the data and the run '
     'allow; lorap_jax is under Apache-2.0',
   }
@@ -139,7 +150,7 @@ def told(manifest: dict[str, Any], out: pathlib.Path) -> list[str]:
     f'  {name}: {record["bytes"]:,} bytes'
     for name, record in manifest['files'].items()
   ]
-  return lines
+  return lines + sizes.told(manifest['bytes'])
 
 
 def _parts(data: Any) -> tuple[Any, ...]:
@@ -253,6 +264,11 @@ In C99, one graph at a time, without any other file:
     static unsigned char arena[MODEL_ARENA_BYTES];
     int error = model_run(nodes, senders, receivers, graph_of, n, e, 1,
                           arena, sizeof arena, out);
+
+`model.stablehlo`, where it is there, is the same for `jax.export`:
+
+    run = jax.export.deserialize(bytearray(content)).call
+    codes = run(nodes, senders, receivers, n_node)
 
 `parity.npz` has graphs with the whole numbers that every engine must return for
 them, bit for bit; times the output scale they are the outputs.

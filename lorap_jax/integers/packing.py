@@ -6,7 +6,7 @@ bytes; byte j has number j in its lowest bits, then j + bytes, j + 2 bytes, ...:
 each step of a reader fills a run of numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,13 +49,17 @@ def pack(array: np.ndarray) -> Packed | None:
     What gives the same numbers, or None.
   """
   array = np.asarray(array)
+  forms = [_floating(array, fraction) for fraction in _FRACTIONS]
+  found = [form for form in (_fixed(array), *forms) if form is not None]
+  best = min(found, key=lambda form: form.bits, default=None)
+  return best if best is not None and best.bits <= MOST_BITS else None
+
+
+def _fixed(array: np.ndarray) -> Packed | None:
+  """With whole codes."""
   exponent = _exponent(array)
   if exponent is None:
     return None
-  for fraction in _FRACTIONS:
-    found = _floating(array, fraction)
-    if found is not None:
-      return found
   whole = np.ldexp(array.astype(np.float64), -exponent).astype(np.int64)
   low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
   bits = _bits(low, high)
@@ -66,8 +70,6 @@ def pack(array: np.ndarray) -> Packed | None:
     # An offset for each column takes room of its own.
     if (bits - needed) * whole.size > 64 * np.size(other):
       bits, offset = needed, np.asarray(other)
-  if bits > MOST_BITS:
-    return None
   return Packed(whole - offset, bits, np.asarray(offset), exponent)
 
 
@@ -115,22 +117,23 @@ def _exponent(array: np.ndarray) -> int | None:
   return int(least.min()) if np.ptp(exponent) <= MOST_BITS else None
 
 
-def short(values: np.ndarray, bits: int) -> np.ndarray:
+def short(values: Any, bits: int) -> np.ndarray:
   """Numbers to the nearest multiple of one power of two, in `bits` bits.
 
   Args:
-    values: finite float64.
+    values: finite numbers.
     bits: of the largest magnitude.
 
   Returns:
     float64 of the same shape.
   """
+  values = np.asarray(values, np.float64)
   largest = float(np.max(np.abs(values), initial=0))
   if largest == 0:
     return values
   _, exponent = np.frexp(largest)
   unit = 2.0 ** (int(exponent) - bits)
-  return np.rint(values / unit) * unit
+  return np.asarray(np.rint(values / unit) * unit)
 
 
 def fields(codes: np.ndarray, bits: int) -> list[tuple[int, np.ndarray]]:

@@ -10,7 +10,7 @@ import c_programs
 import numpy as np
 import pytest
 
-from lorap_jax.integers import c_run, c_writer
+from lorap_jax.integers import c_ops, c_run, c_tables, c_writer
 from lorap_jax.integers.builder import Builder, Wide
 from lorap_jax.integers.program import EXACT, INT32, OPERATIONS, Graph, execute
 
@@ -121,7 +121,7 @@ def of_names(library, *names):
 
 
 def test_every_operation_is_written():
-  assert set(c_writer._CALLS) == set(OPERATIONS)
+  assert set(c_ops.OPERATIONS) == set(OPERATIONS)
 
 
 def test_the_programs_of_the_tests_have_every_operation_and_option():
@@ -289,7 +289,7 @@ def test_errors_have_the_numbers_of_the_header(tmp_path):
     'GRAPH_TOO_LARGE',
   ]
   for number, name in enumerate(names):
-    assert f'LORAP_{name} = {number}' in c_writer.ENGINE
+    assert f'LORAP_{name} = {number}' in c_tables.ENGINE
 
 
 @needs_compiler
@@ -304,20 +304,20 @@ def test_a_compiled_program_runs_and_refuses():
   assert error.value.code == EDGE
 
 
-@pytest.mark.parametrize('bits', [2, 4, 8])
+@pytest.mark.parametrize('bits', range(1, 9))
 def test_weights_are_packed_in_as_few_bits_as_they_need(bits):
   rng = np.random.default_rng(0)
-  weight, _ = c_programs.weights(rng, 130, 9, bits)
-  packed, found = c_writer.pack(weight)
+  weight, _ = c_programs.weights(rng, 136, 9, bits)
+  blocks, found = c_tables.weight_blocks(weight)
   assert found == bits
-  parts = 8 // bits
-  assert packed.size == 9 * (-(-128 // parts) + -(-2 // parts))
+  tables = c_tables.Tables('t')
+  tables.add_bytes(blocks, bits)
+  assert tables.bytes == 9 * (128 + 8) * bits / 8
 
 
-def test_weights_of_three_bits_take_four():
-  assert c_writer.pack(np.array([[3]]))[1] == 4
+def test_weights_of_nine_bits_are_refused():
   with pytest.raises(ValueError, match='more than 8 bits'):
-    c_writer.pack(np.array([[128]]))
+    c_tables.weight_blocks(np.array([[128]]))
 
 
 @pytest.mark.parametrize('name', ['Model', '1a', 'a b', 'a;', '', 'lorap_x'])
@@ -592,12 +592,15 @@ BROKEN = {
   'half_down': (' | ((rest == 0.5f) & t)', ''),
   'order_of_factors': (
     'f[j] = LORAP_F32(f[j] * row);',
-    'f[j] = f[j] * (row * same[0]);',
+    'f[j] = f[j] * (row * factor[0]);',
   ),
   'loops': ('if (drop_loops && from == to) continue;', ''),
-  'ties_of_search': ('(size_t)middle) <= x)', '(size_t)middle) < x)'),
+  'ties_of_search': ('if (least <= x)', 'if (least < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
-  'sign': ('mask) ^ sign) - sign)', 'mask)))'),
+  'sign': ('wide[m] - (1 << (bits - 1))', 'wide[m]'),
+  'field': ('& mask) << done', '& mask) << 1'),
+  'fraction': ('<< (code >> t.fraction)', '<< (code >> 4)'),
+  'shift': ('x * ((int32_t)1 << shift)', 'x'),
   'padding': ('(depth + 15) / 16', 'depth / 16'),
   'largest': ('largest ? -INT32_MAX : 0', '0'),
   'kept_loops': ('if (keep) return;', ''),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 import tiny_run
@@ -102,6 +103,34 @@ def test_onnx_runs_with_the_same_bits(exported):
   given['num_graphs'] = np.array([len(expected)], np.int32)
   inputs = {i.name: given[i.name] for i in session.get_inputs()}
   np.testing.assert_array_equal(session.run(['codes'], inputs)[0], expected)
+
+
+def test_stablehlo_runs_with_the_same_bits(exported):
+  path = exported / 'model.stablehlo'
+  if not path.exists():
+    pytest.skip('this jax.export has no form of the program')
+  run = jax.export.deserialize(bytearray(path.read_bytes())).call
+  with np.load(exported / 'parity.npz') as file:
+    n_node = np.bincount(file['graph_of']).astype(np.int32)
+    ends = file['senders'], file['receivers']
+    found = run(file['nodes'], *ends, n_node)
+    np.testing.assert_array_equal(found, file['outputs'])
+
+
+def test_bytes_beside_the_cost_report(exported):
+  manifest = json.loads((exported / 'manifest.json').read_text())
+  found = manifest['bytes']
+  onnx = found['model.onnx']
+  assert onnx['bytes'] == (exported / 'model.onnx').stat().st_size
+  weights = manifest['cost']['weight_bytes']
+  assert 0 <= found['parts']['weights'] - weights < 60
+  taken = found['tables of model.h']['bytes']
+  assert 0 <= taken - sum(found['parts'].values()) < 400
+  assert found['tables of model.h']['within']
+  lines = '\n'.join(export.told(manifest, exported))
+  assert f'the cost report counts {found["cost_report"]:,} (' in lines
+  names = manifest['names_in_onnx']
+  assert len(set(names.values())) == len(names) and 'nodes' in names
 
 
 def test_c_runs_with_the_same_bits(exported, tmp_path):
