@@ -26,7 +26,8 @@ class Tables:
   def add(self, array: Any) -> str:
     """Numbers as a `lorap_table`, in C."""
     array = np.asarray(array).reshape(-1)
-    require(bool(np.all(np.isfinite(array))), 'a table has no finite numbers')
+    finite = bool(np.all(np.isfinite(array)))
+    require(finite, 'a table has numbers that are not finite')
     packed = packing.pack(array)
     if packed is None:
       real = array.dtype.kind == 'f'

@@ -44,7 +44,8 @@ class Model:
     limit: largest magnitude of the result that is being written.
     powers: tensors of powers of two.
     products: tensors that a product of matrices made.
-    index: the same in int64, of tensors that index.
+    non_negative: tensors of numbers >= 0.
+    from_end: the place from the end of a table, of tensors that have one.
   """
 
   def __init__(self, onnx: Any):
@@ -62,7 +63,8 @@ class Model:
     self.limit = INT32
     self.powers: set[str] = set()
     self.products: set[str] = set()
-    self.index: dict[str, str] = {}
+    self.non_negative: set[str] = set()
+    self.from_end: dict[str, str] = {}
 
   def name(self) -> str:
     """A new name, as short as possible."""
@@ -373,7 +375,6 @@ class Model:
       graph,
       opset_imports=[helper.make_opsetid('', OPSET)],
       ir_version=IR,
-      producer_name='lorap_jax',
     )
 
   def _rename(self, nodes: list[Any], stored: list[Any]) -> None:
@@ -431,7 +432,11 @@ class Model:
       units = np.repeat(2.0 ** np.array(exponents), sizes)
       units = units[:, None] if width > 1 else units
       value = self.emit('Mul', value, self._plain(units.astype(np.float32)))
-    self._nodes.append(self._node('Split', [value, self.whole(*sizes)], names))
+    if len(set(sizes)) == 1:
+      split = self._node('Split', [value], names, num_outputs=len(names))
+    else:
+      split = self._node('Split', [value, self.whole(*sizes)], names)
+    self._nodes.append(split)
 
   def _joined(self, codes: np.ndarray, bits: int, shape: Any) -> str:
     """Codes float32 of a shape, from their fields."""

@@ -125,12 +125,16 @@ def _add(w, a, b):
 
 def _relu(w, a):
   if w.in_float(a):
-    return w.exact('Relu', a)
-  return w.emit('Max', a, w.number(0))
+    result = w.exact('Relu', a)
+  else:
+    result = w.emit('Max', a, w.number(0))
+  w.non_negative.add(result)
+  return result
 
 
 def _row_max(w, a):
-  return w.row_max(w.exact('Abs', a), w.bound[a])
+  size = a if a in w.non_negative else w.exact('Abs', a)
+  return w.row_max(size, w.bound[a])
 
 
 def _search(w, a, thresholds):
@@ -176,10 +180,14 @@ def _nearest(w, a, reach):
     whole = reach.astype(np.int32)
     return _search(w, twice, whole[:-1] + whole[1:])
   # The table of ranges is there anyway, for a lookup.
-  gap = w.emit('Abs', w.emit('Sub', w.as_float(a), w.constant(reach)))
-  found = w.emit('ArgMin', gap, axis=1, select_last_index=1)
-  w.index[w.as_int(found)] = found
-  return w.as_int(found)
+  # From its end: of two that are equally near the larger one comes first.
+  back = w.constant(reach[::-1])
+  found = w.emit(
+    'ArgMin', w.emit('Abs', w.emit('Sub', w.as_float(a), back)), axis=1
+  )
+  result = w.emit('Sub', w.number(reach.size - 1), w.as_int(found))
+  w.from_end[result] = found
+  return result
 
 
 def _quotient(w, a, b):
@@ -190,7 +198,9 @@ def _quotient(w, a, b):
 
 def _lookup(w, a, table):
   table = np.asarray(table)
-  name, a = w.constant(table), w.index.get(a, a)
+  if a in w.from_end:
+    table, a = table[::-1], w.from_end[a]
+  name = w.constant(table)
   if table.dtype == np.float32:
     return w.emit('Gather', name, a)
   if largest(table) > FLOAT32_WHOLE:

@@ -9,7 +9,7 @@ RNG = np.random.default_rng(0)
 ARRAYS = {
   'signed': (RNG.integers(-8, 8, 99), 4),
   'unsigned': (RNG.integers(0, 8, 99), 3),
-  'one_value': (np.full(40, 7), 3),
+  'one_value': (np.full(40, 7), 1),
   'none': (np.zeros(0, np.int32), 1),
   'zeros': (np.zeros(9, np.float32), 1),
   'multiples': (RNG.integers(-7, 8, 99) << 12, 4),
@@ -18,7 +18,7 @@ ARRAYS = {
   'dyadic': (RNG.integers(-511, 512, 99).astype(np.float32) / 2**14, 10),
   'powers': (np.int32([2, 4, 128, 2]), 4),
   'floating': (np.array([17.0, 31, 16 * 2**15, 24], np.float32), 8),
-  'floating_below_one': (np.array([17 / 64, 31 / 32], np.float32), 8),
+  'floating_below_one': (np.array([17 / 64, 31 * 2**7], np.float32), 8),
   'widest': (np.int32([0, 2**24 - 1]), 24),
 }
 
