@@ -10,7 +10,9 @@ PAGE = (bundle_plot.DOCS / 'integers.md').read_text()
 def test_the_plot_is_that_of_the_table():
   files = bundle_plot.rows(PAGE)
   plot = (bundle_plot.DOCS / 'bundle.svg').read_text()
-  assert bundle_plot.digest(files) in plot, 'run python -m benchmarks.bundle_plot'
+  assert bundle_plot.digest(files) in plot, (
+    'run python -m benchmarks.bundle_plot'
+  )
 
 
 @pytest.mark.parametrize(
