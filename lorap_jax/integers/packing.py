@@ -70,7 +70,7 @@ def _fixed(array: np.ndarray) -> Packed | None:
     # An offset for each column takes room of its own.
     if (bits - needed) * whole.size > 64 * np.size(other):
       bits, offset = needed, np.asarray(other)
-  return Packed(whole - offset, bits, np.asarray(offset), exponent)
+  return Packed(np.asarray(whole - offset), bits, np.asarray(offset), exponent)
 
 
 def _floating(array: np.ndarray, fraction: int) -> Packed | None:

@@ -52,7 +52,7 @@ def write(program: Program) -> bytes:
     )
   except (
     NotImplementedError,
-    jax.core.InconclusiveDimensionOperation,
+    jax.errors.InconclusiveDimensionOperation,
   ) as error:
     raise CannotExportError(str(error)) from error
   return bytes(exported.serialize())
