@@ -125,7 +125,8 @@ def test_bytes_beside_the_cost_report(exported):
   weights = manifest['cost']['weight_bytes']
   assert 0 <= found['parts']['weights'] - weights < 60
   taken = found['tables of model.h']['bytes']
-  assert 0 <= taken - sum(found['parts'].values()) < 400
+  # Fields are filled up; constants of other parts may have equal bytes.
+  assert -20 < taken - sum(found['parts'].values()) < 400
   assert found['tables of model.h']['within']
   lines = '\n'.join(export.told(manifest, exported))
   assert f'the cost report counts {found["cost_report"]:,} (' in lines
