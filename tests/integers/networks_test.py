@@ -234,10 +234,10 @@ def test_what_could_overflow_is_refused_by_name():
 def test_codes_of_nine_bits_and_weights_of_more_than_eight():
   """Non-negative features have one bit more inside: codes up to 255."""
   made = builder.Builder(max_degree=1, max_nodes=1)
-  grid = grids.GroupGrid(np.array([0.1]), np.array([255]), np.array([25.6]))
-  codes = made.quantize('input', made.fix('nodes', 25.5, 1), grid)
+  grid = grids.GroupGrid(np.array([0.125]), np.array([255]), np.array([32.0]))
+  codes = made.quantize('input', made.fix('nodes', 31.875, 1), grid)
   graph = evaluate.Graph(
-    np.array([[25.5], [-3.0]], np.float32), *np.zeros((3, 0), np.int32), 1
+    np.array([[31.875], [-3.75]], np.float32), *np.zeros((3, 0), np.int32), 1
   )
   nodes = made.program(
     made.widen('out', codes), per_graph=False, num_features=1
