@@ -194,7 +194,7 @@ def _factored(builder: Builder, x: Codes) -> Codes:
   """Codes whose scale factors out of a product; 16 bits if theirs does not."""
   if not np.ndim(x.scale) and np.all(x.zero == np.rint(x.zero)):
     return x
-  return builder.quantize('operand', builder.widen('operand_values', x), None)
+  return builder.operand('operand', builder.widen('operand_values', x))
 
 
 def _affine_of(norm: Place | None, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -289,7 +289,7 @@ def _mixture(
   basis: np.ndarray,
 ) -> Wide:
   """softmax(x W + c) P with W and P on grids of 8 bits."""
-  codes = builder.quantize('input', x, None)
+  codes = builder.operand('input', x)
   weights, scale = _on_grid(kernel)
   logits = builder.product('scores', codes, weights, scale)
   shares = builder.soften('shares', logits, bias)
@@ -366,25 +366,11 @@ def _convolve(
     if not model.backbone.activates:
       if model.norm:
         gain, shift = _affine_of(place.child(f'norm_{i}'), y.width)
-        y = _times(builder, 'norm', y, gain, shift)
+        y = builder.times('norm', y, gain, shift)
       y = builder.relu('relu', y)
     if model.residual and isinstance(x, Wide) and x.width == y.width:
       y = builder.plus('residual', x, y)
   return y
-
-
-def _times(
-  builder: Builder, label: str, value: Wide, gain: Any, shift: Any = None
-) -> Wide:
-  """The value times a gain plus a shift, column by column."""
-  as_codes = Codes(
-    value.name,
-    np.asarray(value.unit),
-    np.zeros(()),
-    value.bound,
-    value.width,
-  )
-  return builder.widen(label, as_codes, factor=gain, bias=shift)
 
 
 def _gin(
@@ -395,11 +381,6 @@ def _gin(
   if isinstance(x, Wide):
     message = _codes(builder, scheme, 'message', place, x)
   assert isinstance(message, Codes)
-  if message.row is not None:
-    # Rows of different scales have no common sum.
-    message = builder.quantize(
-      'rows', builder.widen('row_values', message), None
-    )
   total = builder.neighbor_sum('neighbors', message)
   s = _point(
     builder, scheme, 'neighbor_sum', place, builder.widen('sum', total)
@@ -409,7 +390,7 @@ def _gin(
     node = x if scheme.edge_messages and isinstance(x, Wide) else message
     own = 1 + float(place.params['eps'])
     if isinstance(node, Wide):
-      term = _times(builder, 'own', node, own)
+      term = builder.times('own', node, own)
     else:
       term = builder.widen('own', node, factor=own)
     s = builder.plus('with_own', s, term)
@@ -441,7 +422,7 @@ def _gin(
         h = builder.relu('relu', h)
   if layer.norm == 'last' and not layer.last:
     gain, shift = _affine_of(place.child('norm'), h.width)
-    h = _times(builder, 'norm', h, gain, shift)
+    h = builder.times('norm', h, gain, shift)
   return _point(builder, scheme, 'update', place, h)
 
 
@@ -491,7 +472,7 @@ def _read_out(
   if model.normalize_pooled:
     gain, shift = _affine_of(place.child('norm_pooled'), z.width)
     with builder.inside('pool'):
-      z = _times(builder, 'norm', z, gain, shift)
+      z = builder.times('norm', z, gain, shift)
   for i in range(model.readout):
     name = f'readout_{i}'
     with builder.inside(name):
