@@ -147,6 +147,12 @@ class Artifact:
       )
     if not np.all(np.isfinite(nodes)):
       raise ArtifactError('`nodes` has values that are not finite')
+    types = program_lib.num_types(self.program)
+    if types is not None and not np.all(np.isin(nodes[:, 0], np.arange(types))):
+      raise ArtifactError(
+        'the first column of `nodes` must have whole numbers from 0 to '
+        f'{types - 1}, the types that this network knows'
+      )
     count = len(nodes)
     ends = {}
     for name, given in (('senders', senders), ('receivers', receivers)):

@@ -357,6 +357,7 @@ class _Writer:
         most['e'],
         most['g'],
         program.num_features,
+        num_types(program) or 0,
         limit(self._degree, most['e']),
         limit(self._together, most['n']),
         self._bytes,
@@ -503,12 +504,17 @@ class _Writer:
     a, weight = given['a'], given.get('weight')
     _require(a.rows == 'n', f'{node.output!r} is no sum of nodes')
     _require(
-      weight is None or (weight.rows, weight.width) == ('e', 1),
+      weight is None or (weight.rows == 'e' and a.width % weight.width == 0),
       f'{node.output!r} has weights that are not those of edges',
     )
-    largest = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
-    most = self._program.bounds[node.output] // largest
-    self._degree = min(self._degree, most)
+    if weight and weight.maker == 'shares':
+      # They add up to twice the whole at most, see docs/integers.md.
+      largest = 2 * self._maker(node, 'weight').options['share'] * a.bound
+      _require(largest <= INT32, f'{node.output!r} could reach {largest}')
+    else:
+      largest = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
+      most = self._program.bounds[node.output] // largest
+      self._degree = min(self._degree, most)
     call = (
       f'lorap_sum_edges(&graph, {a.name}, '
       f'{f"&{weight.name}" if weight else "NULL"}, RESULT, '
@@ -518,13 +524,75 @@ class _Writer:
 
   def _weigh(self, node, given):
     a, row = given['a'], given['row']
-    self._same_rows(node, a, row)
+    self._same_rows(node, a, row, width=row.width)
     _require(
-      a.bound * row.bound <= INT32,
+      a.width % row.width == 0 and a.bound * row.bound <= INT32,
       f'{node.output!r} could reach {a.bound * row.bound}',
     )
     call = f'lorap_weigh({a.rows}, {a.name}, {row.name}, RESULT);'
     return a.rows, a.width, False, call
+
+  def _meet(self, node, given):
+    a, (rows, loops) = given['a'], self._edges_or_loops(node)
+    _require(
+      a.rows == 'n' and a.width % 2 == 0 and 2 * a.bound <= INT32,
+      f'{node.output!r} has no two halves of nodes that can be added',
+    )
+    call = f'lorap_meet(&graph, {a.name}, RESULT, {loops});'
+    return rows, a.width // 2, False, call
+
+  def _edges_or_loops(self, node) -> tuple[str, int]:
+    loops = node.options.get('loops', 0)
+    return 'n' if loops else 'e', loops
+
+  def _max_into(self, node, given):
+    a, b = given['a'], given.get('b')
+    _require(
+      a.rows == 'e' and (b is None or (b.rows, b.width) == ('n', a.width)),
+      f'{node.output!r} has arguments that do not fit',
+    )
+    start = f'&{b.name}' if b else 'NULL'
+    call = f'lorap_max_into(&graph, {a.name}, {start}, RESULT);'
+    return 'n', a.width, False, call
+
+  def _sum_into(self, node, given):
+    a = given['a']
+    _require(a.rows == 'e', f'{node.output!r} is no sum of edges')
+    most = self._program.bounds[node.output] // max(a.bound, 1)
+    self._degree = min(self._degree, most)
+    call = f'lorap_sum_into(&graph, {a.name}, RESULT);'
+    return 'n', a.width, False, call
+
+  def _powers(self, node, given):
+    a, b, table = given['a'], given['b'], np.asarray(node.constants['table'])
+    rows, loops = self._at_receivers(node, a, b)
+    peak, of = self._maker(node, 'b'), 'b' if loops else 'a'
+    _require(
+      peak.op == 'max_into' and peak.inputs.get(of) == node.inputs['a'],
+      f'{node.output!r} has logits that may exceed the largest',
+    )
+    call = (
+      f'lorap_powers(&graph, {a.name}, {b.name}, {self._tables.value(table)}, '
+      f'RESULT, {loops});'
+    )
+    return rows, a.width, False, call
+
+  def _shares(self, node, given):
+    a, b, share = given['a'], given['b'], node.options['share']
+    rows, loops = self._at_receivers(node, a, b)
+    _require(share <= EXACT, f'{node.output!r} has shares beyond float32')
+    call = (
+      f'lorap_shares(&graph, {a.name}, {b.name}, RESULT, {share}, {loops});'
+    )
+    return rows, a.width, False, call
+
+  def _at_receivers(self, node, a, b) -> tuple[str, int]:
+    rows, loops = self._edges_or_loops(node)
+    _require(
+      (a.rows, b.rows, b.width) == (rows, 'n', a.width),
+      f'{node.output!r} has arguments that do not fit',
+    )
+    return rows, loops
 
   def _add(self, node, given):
     a, b = given['a'], given['b']
@@ -562,26 +630,30 @@ class _Writer:
     return a.rows, 1, False, call
 
   def _lookup(self, node, given):
-    a, table = given['a'], np.asarray(node.constants['table']).reshape(-1)
+    a, table = given['a'], np.asarray(node.constants['table'])
+    count, width = len(table), table[0].size
     if a.maker == 'row_index':
-      self._most[a.rows] = min(self._most[a.rows], table.size)
+      self._most[a.rows] = min(self._most[a.rows], count)
     else:
       maker = self._maker(node, 'a')
       places = math.inf
       if maker.op in ('search', 'nearest'):
         places = _thresholds(maker).size + 1
+      elif maker.op == 'fix' and maker.options['low'] >= 0:
+        places = maker.options['high'] + 1
       _require(
-        places <= table.size,
+        places <= count,
         f'{node.output!r} looks up what may lie outside of its table',
       )
     if table.dtype.kind == 'f':
+      _require(width == 1, f'{node.output!r} looks up rows of float32')
       table = self._tables.add(table, 'float')
       call = f'lorap_lookup_f32({a.rows}, {a.name}, {table}, RESULT);'
       return a.rows, 1, True, call
     table = self._tables.value(table)
     return (
       a.rows,
-      1,
+      width,
       False,
       f'lorap_lookup({a.rows}, {a.name}, {table}, RESULT);',
     )
@@ -658,6 +730,11 @@ _CALLS: Mapping[str, Callable[..., tuple[str, int, bool, str]]] = {
   'product': _Writer._product,
   'sum_edges': _Writer._sum_edges,
   'weigh': _Writer._weigh,
+  'meet': _Writer._meet,
+  'max_into': _Writer._max_into,
+  'sum_into': _Writer._sum_into,
+  'powers': _Writer._powers,
+  'shares': _Writer._shares,
   'add': _Writer._add,
   'relu': _Writer._each,
   'row_max': _Writer._each,

@@ -33,7 +33,8 @@ enum {
   LORAP_BAD_EDGE = 7,          /* an end that is no node */
   LORAP_BAD_GRAPH_OF = 8,      /* no graph, or not in order */
   LORAP_DEGREE_TOO_LARGE = 9,  /* more edges into a node than sums have room */
-  LORAP_GRAPH_TOO_LARGE = 10   /* more nodes in a graph than sums have room */
+  LORAP_GRAPH_TOO_LARGE = 10,  /* more nodes in a graph than sums have room */
+  LORAP_BAD_TYPE = 11          /* a first feature that is none of the types */
 };
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
@@ -62,6 +63,7 @@ typedef struct {
 
 typedef struct {
   int max_nodes, max_edges, max_graphs, features;
+  int types; /* of the first feature; 0: any number */
   int max_degree, max_nodes_of_graph; /* -1: any number */
   size_t arena_bytes;
 } lorap_limits;
@@ -190,6 +192,11 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
     uint32_t bits;
     memcpy(&bits, nodes + j, sizeof bits);
     if ((bits & 0x7f800000u) == 0x7f800000u) return LORAP_BAD_FEATURE;
+  }
+  for (i = 0; i < n && limits->types; i++) {
+    float type = nodes[(size_t)i * (size_t)limits->features];
+    if (!(type >= 0 && type < (float)limits->types)) return LORAP_BAD_TYPE;
+    if ((float)(int)type != type) return LORAP_BAD_TYPE;
   }
   for (i = 0; i < e; i++) {
     if (graph->senders[i] < 0 || graph->senders[i] >= n) return LORAP_BAD_EDGE;
@@ -388,26 +395,123 @@ static inline void lorap_plus(lorap_value a, size_t from, int32_t w,
   }
 }
 
-/* The sum over edges; `weight` [e] may be NULL. */
+/* The sum over edges; `weight` [e, heads] may be NULL. The columns of a head
+ * are a row of a [n heads, width / heads]. */
 static inline void lorap_sum_edges(const lorap_graph *graph, lorap_value a,
                                    const lorap_value *weight, lorap_value y,
                                    int drop_loops) {
   int half = !weight && y.size == 2 && a.size <= 2, i;
+  size_t k, heads = weight ? (size_t)weight->width : 1;
   lorap_zero(y, graph->n);
+  a.width /= (int)heads;
   for (i = 0; i < graph->e; i++) {
     size_t from = (size_t)graph->senders[i], to = (size_t)graph->receivers[i];
     if (drop_loops && from == to) continue;
     if (half)
       lorap_plus16(a, from, y, to);
     else
-      lorap_plus(a, from, weight ? lorap_get(*weight, (size_t)i) : 1, y, to);
+      for (k = 0; k < heads; k++)
+        lorap_plus(a, from * heads + k,
+                   weight ? lorap_get(*weight, (size_t)i * heads + k) : 1, y,
+                   to * heads + k);
   }
 }
 
+/* The node at an end of edge i, or of the self loop of node i. */
+static inline size_t lorap_at(const int32_t *ends, int i, int loops) {
+  return (size_t)(loops ? i : ends[i]);
+}
+
+/* The left half of the sender's a plus the right half of the receiver's. */
+static inline void lorap_meet(const lorap_graph *graph, lorap_value a,
+                              lorap_value y, int loops) {
+  int i, rows = loops ? graph->n : graph->e;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t sent = 2 * heads * lorap_at(graph->senders, i, loops);
+    size_t received = 2 * heads * lorap_at(graph->receivers, i, loops) + heads;
+    for (j = 0; j < heads; j++)
+      lorap_put(y, (size_t)i * heads + j,
+                lorap_get(a, sent + j) + lorap_get(a, received + j));
+  }
+}
+
+/* The larger of the start, or of 0, and the edges into each node. */
+static inline void lorap_max_into(const lorap_graph *graph, lorap_value a,
+                                  const lorap_value *start, lorap_value y) {
+  int i;
+  size_t j, heads = (size_t)y.width, count = (size_t)graph->n * heads;
+  lorap_zero(y, graph->n);
+  for (j = 0; start && j < count; j++) {
+    int32_t x = lorap_get(*start, j);
+    if (x > 0) lorap_put(y, j, x);
+  }
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i] * heads;
+    for (j = 0; j < heads; j++) {
+      int32_t x = lorap_get(a, (size_t)i * heads + j);
+      if (x > lorap_get(y, to + j)) lorap_put(y, to + j, x);
+    }
+  }
+}
+
+static inline void lorap_sum_into(const lorap_graph *graph, lorap_value a,
+                                  lorap_value y) {
+  int i;
+  size_t j, heads = (size_t)y.width;
+  lorap_zero(y, graph->n);
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i] * heads;
+    for (j = 0; j < heads; j++)
+      lorap_put(y, to + j, lorap_get(y, to + j) +
+                               lorap_get(a, (size_t)i * heads + j));
+  }
+}
+
+/* table[min(b - a, last)], b at the receiver. */
+static inline void lorap_powers(const lorap_graph *graph, lorap_value a,
+                                lorap_value b, lorap_value table,
+                                lorap_value y, int loops) {
+  int i, rows = loops ? graph->n : graph->e, last = table.width - 1;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t to = lorap_at(graph->receivers, i, loops) * heads;
+    size_t from = (size_t)i * heads;
+    for (j = 0; j < heads; j++) {
+      int32_t below = lorap_get(b, to + j) - lorap_get(a, from + j);
+      lorap_put(y, from + j,
+                lorap_get(table, (size_t)(below < last ? below : last)));
+    }
+  }
+}
+
+/* rint((a (1 / b)) share), b at the receiver. */
+static inline void lorap_shares(const lorap_graph *graph, lorap_value a,
+                                lorap_value b, lorap_value y, int32_t share,
+                                int loops) {
+  int i, rows = loops ? graph->n : graph->e;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t to = lorap_at(graph->receivers, i, loops) * heads;
+    size_t from = (size_t)i * heads;
+    for (j = 0; j < heads; j++) {
+      float part = LORAP_F32((float)lorap_get(a, from + j));
+      float total = LORAP_F32((float)lorap_get(b, to + j));
+      float inverse = LORAP_F32(1.0f / total);
+      part = LORAP_F32(part * inverse);
+      part = LORAP_F32(part * (float)share);
+      lorap_put(y, from + j, lorap_rint(part, LORAP_EXACT));
+    }
+  }
+}
+
+/* The columns of a head are a row of a [rows heads, width / heads]. */
 static inline void lorap_weigh(int rows, lorap_value a, lorap_value row,
                                lorap_value y) {
   int32_t q[LORAP_BLOCK];
   int i, c, j;
+  rows *= row.width;
+  a.width /= row.width;
   for (i = 0; i < rows; i++) {
     int32_t w = lorap_get(row, (size_t)i);
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
@@ -481,12 +585,15 @@ static inline void lorap_search(int rows, lorap_value a, lorap_value thresholds,
   }
 }
 
+/* Of a table of rows, a row. */
 static inline void lorap_lookup(int rows, lorap_value a, lorap_value table,
                                 lorap_value y) {
   int i;
+  size_t j, width = (size_t)y.width;
   for (i = 0; i < rows; i++) {
     size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
-    lorap_put(y, (size_t)i, lorap_get(table, index));
+    for (j = 0; j < width; j++)
+      lorap_put(y, (size_t)i * width + j, lorap_get(table, index * width + j));
   }
 }
 

@@ -270,10 +270,11 @@ class Writer:
     sent = self.emit('Gather', join(nothing, a), senders, axis=0)
     if weight is not None:
       # onnx before 1.23 takes no rows as no columns either.
-      weight = self.emit('Reshape', weight, self.whole(-1, 1))
-      padded = join(self.constant(np.zeros((1, 1), np.int32)), weight)
+      heads = self.width[weight]
+      weight = self.emit('Reshape', weight, self.whole(-1, heads))
+      padded = join(self.constant(np.zeros((1, heads), np.int32)), weight)
       weight = self.emit('Gather', padded, order, axis=0)
-      sent = self.emit('Mul', sent, weight)
+      sent = self.emit('Mul', sent, self.heads(weight, heads, self.width[a]))
     running = self.emit('CumSum', sent, self.number(0))
     degrees = self.emit('Reshape', self.degrees(), self.whole(-1))
     last = self.emit('CumSum', degrees, self.number(0))
@@ -283,6 +284,22 @@ class Writer:
       self.emit('Gather', running, last, axis=0),
       self.emit('Gather', running, first, axis=0),
     )
+
+  def heads(self, weight: str, heads: int, width: int) -> str:
+    """Weights of heads [k, heads], repeated for the columns of each."""
+    if heads == 1:
+      return weight
+    columns = [k for k in range(heads) for _ in range(width // heads)]
+    return self.emit('Gather', weight, self.whole(*columns), axis=1)
+
+  def at_receiver(self, b: str, loops: int) -> str:
+    """Rows of nodes at the receiver of each edge, or of each self loop."""
+    return b if loops else self.edges_at(b, 'receivers')
+
+  def power(self, below: str, table: np.ndarray) -> str:
+    """The table's number for a logit that lies below the largest."""
+    entry = self.emit('Min', below, self.number(len(table) - 1))
+    return self.emit('Gather', self.constant(table), entry, axis=0)
 
   def degrees(self) -> str:
     """The number of edges into each node, int32 [n, 1]."""
@@ -470,7 +487,9 @@ def _exact_product(w, a, bound, weight, size):
 def _sum_edges(w, a, weight=None, *, drop_loops=0):
   if drop_loops:
     proper = w.as_int(w.emit('Not', w.loops()))
+    heads = 1 if weight is None else w.width[weight]
     weight = proper if weight is None else w.emit('Mul', weight, proper)
+    w.width[weight] = heads
   if w.width[a] > 1:
     return w.edge_sums(a, weight)
   sent = w.edges_at(a, 'senders')
@@ -480,7 +499,40 @@ def _sum_edges(w, a, weight=None, *, drop_loops=0):
 
 
 def _weigh(w, a, row):
-  return w.emit('Mul', a, row)
+  return w.emit('Mul', a, w.heads(row, w.width[row], w.width[a]))
+
+
+def _meet(w, a, *, loops=0):
+  heads = w.width[a] // 2
+  half = lambda first: w.emit(
+    'Gather', a, w.whole(*range(first, first + heads)), axis=1
+  )
+  sent, received = half(0), half(heads)
+  if not loops:
+    sent = w.edges_at(sent, 'senders')
+    received = w.edges_at(received, 'receivers')
+  return w.emit('Add', sent, received)
+
+
+def _max_into(w, a, b=None):
+  found = w.segments(a, 'receivers', w.num_nodes(), w.width[a], reduction='max')
+  found = w.emit('Max', found, w.number(0))
+  return found if b is None else w.emit('Max', found, b)
+
+
+def _sum_into(w, a):
+  return w.segments(a, 'receivers', w.num_nodes(), w.width[a])
+
+
+def _powers(w, a, b, table, *, loops=0):
+  return w.power(w.emit('Sub', w.at_receiver(b, loops), a), table)
+
+
+def _shares(w, a, b, *, share, loops=0):
+  inverse = _inverse(w, w.at_receiver(b, loops))
+  part = w.emit('Mul', w.as_float(a), inverse)
+  part = w.emit('Mul', part, w.constant(np.float32(share)))
+  return w.as_int(w.emit('Round', part))
 
 
 def _add(w, a, b):
@@ -536,6 +588,8 @@ def _lookup(w, a, table):
   table = np.asarray(table)
   if table.dtype != np.float32:
     table = table.astype(np.int32)
+  if table.ndim > 1:  # A row for each entry.
+    a = w.emit('Squeeze', a, w.whole(1))
   return w.emit('Gather', w.constant(table), a, axis=0)
 
 
@@ -600,8 +654,7 @@ def _soften(w, a, table, *, share):
   if _largest(table) * w.width[a] > _FLOAT32_WHOLE:
     raise ValueError(f'a softmax of {w.width[a]} columns exceeds 24 bits')
   below = w.emit('Sub', w.row_max(a, w.bound[a]), a)
-  entry = w.emit('Min', below, w.number(len(table) - 1))
-  power = w.emit('Gather', w.constant(table), entry, axis=0)
+  power = w.power(below, table)
   total = w.emit('ReduceSum', power, w.whole(1), keepdims=1)
   part = w.as_float(w.emit('Mul', power, w.number(share)))
   part = w.emit('Mul', part, _inverse(w, total))
@@ -620,6 +673,11 @@ OPERATIONS: dict[str, Callable[..., str]] = {
   'product': _product,
   'sum_edges': _sum_edges,
   'weigh': _weigh,
+  'meet': _meet,
+  'max_into': _max_into,
+  'sum_into': _sum_into,
+  'powers': _powers,
+  'shares': _shares,
   'add': _add,
   'relu': _relu,
   'row_max': _row_max,

@@ -133,6 +133,29 @@ class Values:
     )
     return Wide(name, unit, limit, width)
 
+  def embed(self, source: str, table: np.ndarray, scale: np.ndarray) -> Wide:
+    """Rows of a table of codes, by the whole numbers of the first column."""
+    last = len(table) - 1
+    types = self.add(
+      'fix',
+      'types',
+      {'x': source},
+      {'factor': f32(1.0)},
+      bound=max(last, 1),
+      low=0,
+      high=last,
+    )
+    bound = max(int(np.max(np.abs(table))), 1)
+    name = self.add(
+      'lookup',
+      'rows',
+      {'a': types},
+      {'table': table.astype(np.int8)},
+      bound=bound,
+    )
+    codes = Codes(name, scale, np.zeros(()), bound, table.shape[1])
+    return self.widen('embedding', codes)
+
   def widen(
     self,
     label: str,
