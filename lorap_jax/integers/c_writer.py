@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lorap_jax.integers.program import EXACT, INT32, Node, Program
+from lorap_jax.integers.program import EXACT, INT32, Node, Program, num_types
 
 ENGINE = (pathlib.Path(__file__).parent / 'engine.h').read_text()
 # Each row or block is read before it is written, in order: the result may lie

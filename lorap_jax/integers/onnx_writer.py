@@ -588,8 +588,8 @@ def _lookup(w, a, table):
   table = np.asarray(table)
   if table.dtype != np.float32:
     table = table.astype(np.int32)
-  if table.ndim > 1:  # A row for each entry.
-    a = w.emit('Squeeze', a, w.whole(1))
+  if table.ndim > 1:  # A row for each number of the first column.
+    a = w.emit('Gather', a, w.constant(np.int64(0)), axis=1)
   return w.emit('Gather', w.constant(table), a, axis=0)
 
 

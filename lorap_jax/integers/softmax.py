@@ -134,7 +134,9 @@ class Softmax(Sums):
     """Softmax in units of 1 / share, of the edges and of the self loops."""
     logits, start, largest = [edges], {}, self.bounds[edges]
     if loops is not None:
-      added = self.add('add_loops', f'{label}_loops', {}, bound=self.max_degree)
+      added = self.add(
+        'add_loops', f'{label}_loops', {}, bound=self.max_degree, keep=0
+      )
       added = self.add('relu', f'{label}_added', {'a': added}, bound=1)
       inputs = {'a': loops, 'row': added}
       loops = self.add('weigh', f'{label}_own_logits', inputs, bound=largest)
