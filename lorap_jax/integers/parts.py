@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -160,12 +161,9 @@ def weight_of(
   collections = {'params': own.params, 'quant_stats': own.quant_stats}
   kernel = jnp.asarray(place.params[name])
   # By the quantizer's own arithmetic: its rounding is what was trained.
-  values = np.asarray(
-    module.apply(
-      {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
-    ).values,
-    np.float64,
-  )
+  on_grid = jax.jit(lambda v, x: module.apply(v, x, rows=Rows()).values)
+  given = {k: v for k, v in collections.items() if v}
+  values = np.asarray(on_grid(given, kernel), np.float64)
   whole = np.all(grid.zero_point == np.rint(grid.zero_point))
   if whole and not getattr(module, 'transposed', False):
     scale = np.broadcast_to(grid.scale, (kernel.shape[1],))

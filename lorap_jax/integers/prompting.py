@@ -1,7 +1,9 @@
 """Prompts in integers: on node features, and on aggregates."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -70,7 +72,8 @@ def _lorap(
     for name in lorap_lib.LoRAPParams._fields
   }
   params = lorap_lib.LoRAPParams(**values)
-  folded = lorap_lib.quantize_prompt(params, bits=min(spec.bits, 8))
+  fold = functools.partial(lorap_lib.quantize_prompt, bits=min(spec.bits, 8))
+  folded = jax.jit(fold)(params)
   mixed = _mixture(
     builder,
     seen,
