@@ -44,7 +44,7 @@ def lower(
   Raises:
     ExportError: a network that has none, and why.
   """
-  _refuse(model)
+  refuse(model)
   variables = jax.tree.map(jnp.asarray, dict(variables))
   place = Place(
     variables['params'],
@@ -63,7 +63,8 @@ def lower(
   return builder.program(y, per_graph=True, num_features=num_features)
 
 
-def _refuse(model: network.Network) -> None:
+def refuse(model: network.Network) -> None:
+  """Raises ExportError for a network that has no integers, and says why."""
   scheme = model.scheme
   name = type(scheme).__name__
   if isinstance(scheme, methods.FP32):

@@ -1,5 +1,6 @@
 """Parts of layers in integers: their quantizers, dense layers and weights."""
 
+import functools
 from typing import Any
 
 import jax
@@ -45,8 +46,13 @@ def grid_at(
 ) -> grids.Grid | None:
   """The grid at a point; None where the scheme has no quantizer."""
   module: Any = scheme.quantizer(point, non_negative=non_negative)
-  if module is None or not hasattr(module, 'grid'):
+  if module is None or isinstance(module, methods.Identity):
     return None
+  if not hasattr(module, 'grid'):
+    raise ExportError(
+      f'the quantizer {type(module).__name__} has no method `grid`, which says '
+      'what its integers are'
+    )
   name = methods.name_of(point)
   own = place.child(name)
   return module.grid(own.params, own.quant_stats, builder.path(name))
@@ -161,9 +167,8 @@ def weight_of(
   collections = {'params': own.params, 'quant_stats': own.quant_stats}
   kernel = jnp.asarray(place.params[name])
   # By the quantizer's own arithmetic: its rounding is what was trained.
-  on_grid = jax.jit(lambda v, x: module.apply(v, x, rows=Rows()).values)
   given = {k: v for k, v in collections.items() if v}
-  values = np.asarray(on_grid(given, kernel), np.float64)
+  values = np.asarray(_quantizer(module)(given, kernel), np.float64)
   whole = np.all(grid.zero_point == np.rint(grid.zero_point))
   if whole and not getattr(module, 'transposed', False):
     scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
@@ -171,6 +176,12 @@ def weight_of(
     if np.max(np.abs(codes), initial=0) <= 127:
       return codes, scale
   return on_columns(values)
+
+
+@functools.lru_cache(16)
+def _quantizer(module: Any) -> Any:
+  """The values that a quantizer makes of a weight, compiled once."""
+  return jax.jit(lambda given, x: module.apply(given, x, rows=Rows()).values)
 
 
 def on_columns(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

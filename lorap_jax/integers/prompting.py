@@ -1,6 +1,5 @@
 """Prompts in integers: on node features, and on aggregates."""
 
-import functools
 from typing import Any
 
 import jax
@@ -72,8 +71,7 @@ def _lorap(
     for name in lorap_lib.LoRAPParams._fields
   }
   params = lorap_lib.LoRAPParams(**values)
-  fold = functools.partial(lorap_lib.quantize_prompt, bits=min(spec.bits, 8))
-  folded = jax.jit(fold)(params)
+  folded = _folded(params, bits=min(spec.bits, 8))
   mixed = _mixture(
     builder,
     seen,
@@ -108,6 +106,9 @@ def _adapter(
 
 
 _FORMS = {'lorap': _lorap, 'bias': _bias, 'adapter': _adapter}
+
+
+_folded = jax.jit(lorap_lib.quantize_prompt, static_argnames='bits')
 
 
 def _folded_kernel(params: lorap_lib.LoRAPParams) -> np.ndarray:

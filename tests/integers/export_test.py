@@ -13,6 +13,7 @@ import tiny_run
 
 import lorap_jax
 from lorap_jax import export as command
+from lorap_jax.data import DataSplits
 from lorap_jax.integers import (
   artifact,
   builder,
@@ -188,6 +189,48 @@ def test_damaged_folders(exported, tmp_path, name, content):
     (folder / name).write_bytes(content)
   with pytest.raises(artifact.ArtifactError, match='export'):
     lorap_jax.load_artifact(folder)
+
+
+def molecules():
+  """Graphs of nodes of five types; the label is the mean of the type."""
+  data = tiny_run.regression_splits()
+  parts = []
+  for part in data[:3]:
+    types = np.arange(len(part.nodes)) * 7 % 5
+    starts = np.cumsum(part.n_node) - part.n_node
+    labels = np.add.reduceat(types, starts) / part.n_node
+    nodes = types[:, None].astype(np.float32)
+    parts.append(part._replace(nodes=nodes, labels=labels.astype(np.float32)))
+  return DataSplits(*parts, num_classes=1, source=data.source, task=data.task)
+
+
+@pytest.mark.slow
+def test_regression_on_types(tmp_path):
+  data = molecules()
+  config = tiny_run.config(
+    train__plots=False,
+    train__epochs=3,
+    optim__learning_rate=0.02,
+    model__encoder='embedding',
+    model__encoder_operand=None,
+    prompt__name='lorap',
+    model__residual=True,
+  )
+  lorap_jax.train_and_evaluate(config, tmp_path / 'run', data=data)
+  manifest = lorap_jax.export_run(tmp_path / 'run', tmp_path / 'out', data=data)
+  assert manifest['result']['metric'] == 'mae'
+  found = manifest['integers']['test']
+  assert found['network'] == pytest.approx(manifest['result']['test'], rel=1e-4)
+  assert found['integers'] == pytest.approx(found['network'], rel=0.05)
+  network = lorap_jax.load_artifact(tmp_path / 'out')
+  nodes, *others = arrays(data.test)
+  error = np.abs(network(nodes, *others)[:, 0] - data.test.labels).mean()
+  assert error == pytest.approx(found['integers'], rel=1e-5)
+  for wrong in (-1, 28, 0.5):
+    nodes = nodes.copy()
+    nodes[3] = wrong
+    with pytest.raises(artifact.ArtifactError, match='from 0 to 27'):
+      network(nodes, *others)
 
 
 def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):

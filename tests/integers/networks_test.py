@@ -1,5 +1,6 @@
 """Integer programs of whole networks against the networks themselves."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,6 +271,15 @@ def test_weights_in_full_precision_are_refused(point):
     builder.ExportError, match=f'leaves out the point .{point}'
   ):
     parts.weight_of(NOTHING[0], scheme, NOTHING[1], point=point)
+
+
+def test_quantizers_without_a_grid_are_refused():
+  class Scheme(methods.QAT):
+    def quantizer(self, point, *, non_negative):
+      return nn.Dense(3)
+
+  with pytest.raises(builder.ExportError, match='Dense has no method `grid`'):
+    parts.grid_at(NOTHING[0], Scheme(), 'input', NOTHING[1])
 
 
 def test_real_zero_points_and_scales_of_rows_have_sums():
