@@ -306,6 +306,44 @@ def test_real_zero_points_and_scales_of_rows_have_sums():
     assert np.all(error < 40 * 2.0**-14), error
 
 
+@pytest.mark.parametrize('loops', [0, 1])
+@pytest.mark.parametrize('slope', [0.2, 0.7])
+def test_attention_is_that_of_floats(loops, slope):
+  """Of the same codes: what is left is the table's 1 / 64 of an octave."""
+  rng = np.random.default_rng(0)
+  b = builder.Builder(max_degree=40, max_nodes=9)
+  x = b.fix('nodes', 2.0, 6)
+  four = b.product('four', b.operand('x', x), np.eye(6, 4), np.full(4, 3.0))
+  scores = b.widen('scores', four)
+  grid = grids.UniformGrid(np.asarray(0.05), np.asarray(9), -127, 127)
+  message = b.quantize('message', x, grid)
+  logits = []
+  for kind in range(1 + loops):
+    codes = b.quantize('logits', b.meet('met', scores, loops=kind), grid)
+    logits.append(b.leaky_logits('leaky', codes, slope))
+  y = b.widen('sum', b.attend('attended', message, *logits))
+  made = b.program(y, per_graph=False, num_features=6)
+  nodes = rng.uniform(-1.5, 1.5, (9, 6)).astype(np.float32)
+  ends = rng.integers(0, 9, (2, 40)).astype(np.int32)
+  ends[1] %= 6  # Some have no edges, others edges of their own.
+  graph = program.Graph(nodes, *ends, np.zeros(9, np.int32), 1)
+  found = program.execute(made, graph) * made.output_scale
+
+  on_grid = lambda v: 0.05 * (np.clip(np.rint(v / 0.05 + 9), -127, 127) - 9)
+  m, s = on_grid(nodes).reshape(9, 2, 3), 3.0 * nodes[:, :4]
+  expected = np.zeros((9, 2, 3))
+  for i in range(9):
+    senders = list(ends[0][ends[1] == i])
+    senders += [i] if loops and i not in senders else []
+    if senders:
+      z = on_grid(s[senders, :2] + s[i, 2:])
+      p = np.exp(np.where(z > 0, z, slope * z))
+      shares = p / p.sum(0)
+      expected[i] = (shares[:, :, None] * m[senders]).sum(0)
+  np.testing.assert_allclose(found, expected.reshape(9, 6), atol=0.02)
+  assert np.abs(expected).mean() > 0.3
+
+
 def test_shares_of_a_row_add_up_to_twice_the_whole_at_most():
   """The worst that rint can do, and a hub as large as a share."""
   one = np.zeros(1, np.int32)
