@@ -644,7 +644,7 @@ BROKEN = {
     '0 * lorap_at(graph->senders',
   ),
   'head': ('weight, (size_t)i * heads + k)', 'weight, (size_t)i * heads)'),
-  'peak': ('if (x > 0) lorap_put(y, j, x);', '(void)x;'),
+  'peak': ('if (x > 0) lorap_put(y, j, x);', 'lorap_put(y, j, x + 700);'),
   'total': ('lorap_get(y, to + j) +', 'lorap_get(y, to) +'),
   'edge_share': (
     'part = LORAP_F32(part * inverse);\n      part',
