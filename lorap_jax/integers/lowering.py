@@ -4,6 +4,7 @@ What a quantizer becomes is the quantizer's business (its method `grid`); what a
 layer becomes stands here, in the order of the layer's own call.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,7 @@ def lower(
   Raises:
     ExportError: a network that has none, and why.
   """
-  _refuse(model)
+  refuse(model)
   variables = jax.tree.map(jnp.asarray, dict(variables))
   place = Place(
     variables['params'],
@@ -88,7 +89,8 @@ def lower(
   return builder.program(y, per_graph=True, num_features=num_features)
 
 
-def _refuse(model: network.Network) -> None:
+def refuse(model: network.Network) -> None:
+  """Raises ExportError for a network that has no integers, and says why."""
   scheme = model.scheme
   name = type(scheme).__name__
   if isinstance(scheme, methods.FP32):
@@ -230,12 +232,8 @@ def _weight(
   collections = {'params': own.params, 'quant_stats': own.quant_stats}
   kernel = jnp.asarray(place.params['kernel'])
   # By the quantizer's own arithmetic: its rounding is what was trained.
-  values = np.asarray(
-    module.apply(
-      {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
-    ).values,
-    np.float64,
-  )
+  given = {k: v for k, v in collections.items() if v}
+  values = np.asarray(_quantizer(module)(given, kernel), np.float64)
   if not getattr(module, 'transposed', False):
     scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
     codes = np.rint(values / scale)
@@ -244,6 +242,12 @@ def _weight(
   scale = np.max(np.abs(values), axis=0, initial=0) / 127
   scale = np.where(scale > 0, scale, 1)
   return np.rint(values / scale), scale
+
+
+@functools.lru_cache(16)
+def _quantizer(module: Any) -> Any:
+  """The values that a quantizer makes of a weight, compiled once."""
+  return jax.jit(lambda given, x: module.apply(given, x, rows=Rows()).values)
 
 
 def _prompt(
@@ -258,7 +262,7 @@ def _prompt(
     for name in lorap_lib.LoRAPParams._fields
   }
   params = lorap_lib.LoRAPParams(**values)
-  folded = lorap_lib.quantize_prompt(params, bits=min(spec.bits, 8))
+  folded = _folded(params, bits=min(spec.bits, 8))
   with builder.inside('prompt'):
     return builder.plus(
       'prompted',
@@ -271,6 +275,9 @@ def _prompt(
         basis=np.asarray(folded.up, np.float64),
       ),
     )
+
+
+_folded = jax.jit(lorap_lib.quantize_prompt, static_argnames='bits')
 
 
 def _folded_kernel(params: lorap_lib.LoRAPParams) -> np.ndarray:
