@@ -15,6 +15,7 @@ from lorap_jax.training.state import TrainState
 from lorap_jax.training.tasks import Task
 
 _SPLITS = ('valid', 'test')
+_ANY_RANGE = {'initialized': True, 'min_val': -1.0, 'max_val': 1.0}
 
 
 class IntegerEvaluation:
@@ -48,7 +49,7 @@ class IntegerEvaluation:
     self._model, self._data = model, data
     self._loaders, self._task = loaders, task
     self._sums = jax.jit(task.sums)
-    self.program(first)
+    self.program(first._replace(quant_stats=_as_if_seen(first.quant_stats)))
 
   def program(self, state: TrainState) -> Any:
     """The integer program of the network at a state."""
@@ -87,3 +88,11 @@ class IntegerEvaluation:
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
       for batch in batches:
         yield run(batch.graph, batch.layout), batch.labels, batch.target_mask()
+
+
+def _as_if_seen(statistics: Any) -> Any:
+  """Ranges of observers before their first batch, for a look at the bounds."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.full_like(leaf, _ANY_RANGE.get(path[-1].key, leaf)),
+    statistics,
+  )
