@@ -227,6 +227,9 @@ def _values(lowered: program.Program) -> dict[str, Any]:
     if 'factor' in node.constants:
       factor = np.abs(np.asarray(node.constants['factor'], np.float64))
       record['multipliers'] = [float(factor.min()), float(factor.max())]
+    if 'reach' in node.constants:
+      reach = np.asarray(node.constants['reach'])
+      record['ranges'] = [int(reach.min()), int(reach.max())]
     if 'weight' in node.constants:
       weight = np.asarray(node.constants['weight'])
       most = int(np.abs(weight.astype(int)).max(initial=0))

@@ -155,8 +155,12 @@ class FullBatchRun(Run):
     unbeaten = (jnp.float32(jnp.inf), jnp.float32(jnp.inf))
     # What is the best already stays it: its arrays are given away.
     new, records = run(carry._replace(score=unbeaten), *inputs)
-    record = {name: value[0] for name, value in jax.device_get(records).items()}
-    record = self.as_integers(record, new.state)
+    record = {name: v[0] for name, v in jax.device_get(records).items()}
+    if not (np.isfinite(record['loss']) and record['finite'].all()):
+      return new, records  # `file` says what diverged.
+    numbers = {name: v.item() for name, v in record.items() if not v.ndim}
+    numbers['step'] = numbers['epoch']
+    record |= self.as_integers(numbers, new.state)
     new_score = tuple(jnp.float32(s) for s in self.selection.score(record))
     if record['epoch'] == 1 or history.beats(new_score, score):
       best, score = jax.tree.map(jnp.copy, new.state), new_score

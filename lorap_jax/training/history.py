@@ -45,10 +45,8 @@ class Selection:
       'val_loss': 'epoch of the lowest validation loss, then the first',
       'last': 'last epoch',
     }
-    by = ''
-    if self.integers is not None:
-      by = ', of the network as integers'
-    return words[self.rule] + by + behind
+    by = '' if self.integers is None else ' (evaluated as integers)'
+    return words[self.rule] + behind + by
 
   def score(self, record: dict[str, Any]) -> tuple[Any, Any]:
     """The key of a record, to be compared by `beats`."""

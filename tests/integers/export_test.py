@@ -18,9 +18,9 @@ from lorap_jax.integers import (
   builder,
   c_run,
   evaluate,
-  export,
   program,
 )
+from lorap_jax.runs import export
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +91,14 @@ def test_parity_file(exported):
     )
     scale = network.program.output_scale
     np.testing.assert_array_equal(outputs, file['outputs'] * scale)
+    # The codes of every quantizer, in as many bits as the manifest says.
+    values = network.manifest['values']
+    codes = [n.removeprefix('codes/') for n in file.files if 'codes/' in n]
+    assert len(codes) == len([n for n in values if n.endswith('codes')]) == 5
+    for name in codes:
+      found = file[f'codes/{name}']
+      assert found.any() and np.abs(found).max() <= values[name]['bound']
+      assert values[name]['bits'] <= 9
 
 
 def test_onnx_runs_with_the_same_bits(exported):
@@ -98,7 +106,7 @@ def test_onnx_runs_with_the_same_bits(exported):
   session = runtime.InferenceSession(exported / 'model.onnx')
   with np.load(exported / 'parity.npz') as file:
     given = {name: file[name] for name in file.files}
-  expected = given.pop('outputs')
+  expected = given['outputs']
   given['num_graphs'] = np.array([len(expected)], np.int32)
   inputs = {i.name: given[i.name] for i in session.get_inputs()}
   np.testing.assert_array_equal(session.run(['codes'], inputs)[0], expected)
