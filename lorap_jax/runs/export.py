@@ -14,6 +14,7 @@ from lorap_jax.integers import (
   artifact,
   c_writer,
   evaluate,
+  examples,
   limits,
   onnx_writer,
   parity,
@@ -24,6 +25,7 @@ from lorap_jax.runs import datasets, restore, result, workdir
 
 _PARITY_GRAPHS = 20  # In the folder.
 _COMPARED_GRAPHS = 100  # In all engines that are here.
+_EXAMPLE_NODES = 50
 _CODE = 2**9 - 1  # Largest code of a quantizer.
 _EXTRAS = ('onnx', 'onnxruntime')
 
@@ -95,6 +97,7 @@ def write(
   model: Any = run.model
   lowered = allowed.lower(model, run.variables)
   accuracy, codes = _accuracies(lowered, run, data)
+  per_graph = isinstance(data, DataSplits)
   if isinstance(data, DataSplits):
     few = evaluate.first_graphs(data.test, _PARITY_GRAPHS)
     more = evaluate.first_graphs(data.test, _COMPARED_GRAPHS)
@@ -114,8 +117,12 @@ def write(
   }
   with contextlib.suppress(ImportError):  # An extra; the rest goes without.
     files[artifact.ONNX] = onnx_writer.write(lowered).SerializeToString()
-  per_graph = isinstance(data, DataSplits)
-  files['README.md'] = _readme(per_graph, artifact.ONNX in files).encode()
+    files['example_onnx.py'] = examples.ONNX.encode()
+  one = _one_graph(few, per_graph)
+  outputs = program.execute(lowered, one)
+  files['example.c'] = examples.c_program(one, outputs).encode()
+  text = examples.readme(per_graph=per_graph, with_onnx=artifact.ONNX in files)
+  files['README.md'] = text.encode()
   manifest = {
     'config': run.config,
     'data': report['data'],
@@ -276,6 +283,20 @@ def _accuracies(
   return found, codes
 
 
+def _one_graph(graph: program.Graph, per_graph: bool) -> program.Graph:
+  """The first graph; of one graph of nodes its first nodes."""
+  if per_graph:
+    return next(parity.parts(graph, 1))
+  few = slice(_EXAMPLE_NODES)
+  inside = np.maximum(graph.senders, graph.receivers) < _EXAMPLE_NODES
+  return graph._replace(
+    nodes=graph.nodes[few],
+    senders=graph.senders[inside],
+    receivers=graph.receivers[inside],
+    graph_of=graph.graph_of[few],
+  )
+
+
 def _parity(lowered: program.Program, graph: program.Graph) -> bytes:
   """Graphs, the codes of all quantizers for them, and the outputs."""
   values = program.execute(lowered, graph, keep=True)
@@ -303,37 +324,3 @@ def _parity(lowered: program.Program, graph: program.Graph) -> bytes:
     **codes,
   )
   return file.getvalue()
-
-
-def _readme(per_graph: bool, with_onnx: bool) -> str:
-  rows = 'graph' if per_graph else 'node'
-  onnx = """
-In ONNX Runtime, with int32 arrays (`graph_of`: the graph of each node) and
-`num_graphs` [1]; leave out the inputs that the model does not have. OpenVINO
-needs `{'INFERENCE_PRECISION_HINT': 'f32'}`.
-
-    session = onnxruntime.InferenceSession('model.onnx')
-    codes, outputs = session.run(None, inputs)
-"""
-  return f"""# An integer graph network
-
-`manifest.json` says what was exported, for which graphs, and how accurate it
-is. There is one row of outputs for each {rows}. In Python, with NumPy alone:
-
-    import lorap_jax
-    network = lorap_jax.load_artifact('.')
-    outputs = network(nodes, senders, receivers, n_node)
-{onnx if with_onnx else ''}
-In C99, one graph at a time, without any other file:
-
-    #define MODEL_IMPLEMENTATION
-    #include "model.h"
-    static unsigned char arena[MODEL_ARENA_BYTES];
-    int error = model_run(nodes, senders, receivers, graph_of, n, e, 1,
-                          arena, sizeof arena, out);
-
-`parity.npz` has graphs, `outputs`, the whole numbers that every engine must
-return for them bit for bit (times the output scale they are the outputs), and
-`codes/NAME`, the codes of every quantizer on the way; `values` in the manifest
-has the bits, the bound and the multipliers of each.
-"""
