@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RUN = 'runs/mnist_a2q_lorap'
 # A shorter run of a smaller network, on fewer digits.
 SHORT = (
-  '--config.data.limit=(48,16,24) --config.data.workers=1 '
+  "'--config.data.limit=(48,16,24)' --config.data.workers=1 "
   '--config.model.features=8 --config.model.num_layers=1 '
   '--config.model.readout=1 --config.scheme.num_groups=16 '
   '--config.train.epochs=2 --config.train.batch_size=16 '

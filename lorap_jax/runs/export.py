@@ -52,13 +52,19 @@ def export_run(
     The manifest.
 
   Raises:
-    ExportError: a network that has no integers, or limits below the data.
-    WorkdirError: no finished run.
+    ExportError: no finished run, a network that has no integers, or limits
+      below the data.
+    WorkdirError: a damaged folder.
     ArtifactError: `out` exists or cannot be written.
   """
   if out.exists():
     raise artifact.ArtifactError(
       f'{out} is there already; remove it, or choose another with --out'
+    )
+  if not (folder / workdir.REPORT).exists():
+    raise ExportError(
+      f'{folder} has no {workdir.REPORT}, it is no finished run; run its '
+      'command to the end first'
     )
   report = workdir.read_json(folder / workdir.REPORT, whole=True)
   if 'members' in report:

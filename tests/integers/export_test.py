@@ -3,6 +3,7 @@
 import ctypes
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from lorap_jax.integers import (
   builder,
   c_run,
   evaluate,
+  onnx_writer,
   program,
 )
 from lorap_jax.runs import export
@@ -62,6 +64,16 @@ def test_manifest(exported, finished):
   assert set(manifest['files']) == {
     p.name for p in exported.iterdir() if p.name != 'manifest.json'
   }
+  assert manifest['versions']['exported']['jax'] == jax.__version__
+  assert manifest['parity']['graphs'] == 21
+  assert set(manifest['parity']['differing'].values()) == {0}
+  # Bits, bounds and multipliers of every value; digests of every file.
+  values = manifest['values']
+  assert values['conv_0/dense_0/product']['weight_bits'] == 4
+  assert values['conv_0/message/codes']['bound'] == 7
+  low, high = values['conv_0/message/codes']['multipliers']
+  assert 0 < low <= high
+  assert all(len(f['sha256']) == 64 for f in manifest['files'].values())
   lines = export.told(manifest, exported)
   assert f'integers {found["integers"]:.4f}' in '\n'.join(lines)
 
@@ -180,6 +192,7 @@ def test_graphs_that_do_not_fit(exported, change, message):
   'name, content',
   [
     ('program.npz', b'other'),
+    ('model.h', b'of another export'),
     ('manifest.json', b'{'),
     ('manifest.json', b'{}'),
     ('parity.npz', None),
@@ -227,10 +240,42 @@ def test_limits_below_the_data_and_runs_of_arrays(finished, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_command_says_what_is_wrong(tmp_path, capsys):
-  assert command.main([str(tmp_path / 'none')]) == 2
+@pytest.mark.parametrize(
+  'report, message',
+  [
+    (None, 'it is no finished run; run its command to the end first'),
+    ({'members': [{'seed': 3, 'fold': 0}]}, 'such as .*seed_3_fold_0'),
+  ],
+)
+def test_command_says_what_is_wrong(
+  finished, tmp_path, capsys, report, message
+):
+  """A run without a report; a group of runs."""
+  if report is not None:
+    own = json.loads((finished[0] / 'report.json').read_text())
+    (tmp_path / 'report.json').write_text(json.dumps({**own, **report}))
+  assert command.main([str(tmp_path)]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: ') and len(error.splitlines()) == 1
+  assert re.search(message, error)
+  assert not (tmp_path / 'integers').exists()
+
+
+def test_without_the_packages_and_the_compiler(finished, tmp_path, monkeypatch):
+  """What needs them is left out, and said with its remedy."""
+  folder, data = finished
+
+  def missing():
+    raise ImportError
+
+  monkeypatch.setattr(onnx_writer, '_import_onnx', missing)
+  monkeypatch.setattr(c_run, 'compiler', lambda: None)
+  manifest = lorap_jax.export_run(folder, tmp_path / 'out', data=data)
+  assert manifest['sizes']['onnx'] is None
+  assert not list((tmp_path / 'out').glob('*onnx*'))
+  assert manifest['parity']['differing'] == {'JAX': 0}
+  text = '\n'.join(export.told(manifest, tmp_path / 'out'))
+  assert 'pip install onnx' in text and 'no C compiler (cc)' in text
 
 
 def test_a_program_survives_its_file(exported):
