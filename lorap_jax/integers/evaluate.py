@@ -33,8 +33,7 @@ class Skeleton(NamedTuple):
   """What a compiled program depends on, beside the shapes of its constants.
 
   Attributes:
-    nodes: operation, inputs, output, names of constants, fixed options and
-      limits of each.
+    nodes: operation, inputs, output and options of each, but for limits.
     output: name of the result.
     per_graph: its rows are graphs.
   """
@@ -114,22 +113,19 @@ def split(program: Program) -> tuple[Skeleton, list[dict[str, Any]]]:
     if node.op == 'nearest' or node.inputs.get('a') in grouped:
       # More of the last group: a row takes the last range, wherever it stands.
       constants = {k: _padded(v) for k, v in constants.items()}
-    limits = sorted(node.options.keys() & {'low', 'high'})
-    fixed = tuple(
-      (k, v) for k, v in sorted(node.options.items()) if k not in limits
-    )
+    limits = {
+      k: np.int32(v) for k, v in node.options.items() if k in ('low', 'high')
+    }
+    fixed = [(k, v) for k, v in node.options.items() if k not in limits]
     nodes.append(
       (
         _operation(program, node),
         tuple(node.inputs.items()),
         node.output,
-        tuple(constants),
-        fixed,
-        tuple(limits),
+        tuple(fixed),
       )
     )
-    ends = {k: np.int32(node.options[k]) for k in limits}
-    numbers.append({**constants, **ends})
+    numbers.append({**constants, **limits})
   return Skeleton(tuple(nodes), program.output, program.per_graph), numbers
 
 
@@ -221,25 +217,18 @@ def _runner(skeleton: Skeleton) -> Callable[..., jax.Array]:
       total_repeat_length=len(nodes),
     )
     graph = _LaidOut(nodes, senders, receivers, graph_of, len(n_node), layout)
-    made = []
-    for row, given in zip(skeleton.nodes, numbers, strict=True):
-      op, inputs, output, constants, fixed, limits = row
-      made.append(
-        Node(
-          op,
-          dict(inputs),
-          output,
-          {k: given[k] for k in constants},
-          {**dict(fixed), **{k: given[k] for k in limits}},
-        )
-      )
+    rows = zip(skeleton.nodes, numbers, strict=True)
+    operations = tuple(
+      Node(op, dict(inputs), output, given, dict(fixed))
+      for (op, inputs, output, fixed), given in rows
+    )
     program = Program(
-      tuple(made),
+      operations,
       skeleton.output,
-      np.ones(1, np.float32),
+      np.ones(1, np.float32),  # Neither it nor what follows is read here.
       skeleton.per_graph,
-      0,
-      {},
+      num_features=0,
+      bounds={},
     )
     return execute(program, graph, xp=jnp, operations=_OPERATIONS)  # pyrefly: ignore
 
