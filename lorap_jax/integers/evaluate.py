@@ -12,7 +12,7 @@ over edges, by the kernel that networks in training use.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -176,33 +176,15 @@ def _half_products(xp, graph, a, weight, bias=None):
   return upper + lower
 
 
-class _LaidOut(NamedTuple):
-  """A `Graph`, and the layout of its batch, if it has one."""
-
-  nodes: Any
-  senders: Any
-  receivers: Any
-  graph_of: Any
-  num_graphs: int
-  layout: Any
-
-
-def _float_sum(xp, graph, a, **options):
+def _float_sum(layout, xp, graph, a, **options):
   """The sum over the edges into each node, exact in float32."""
-  if graph.layout is None:
+  if layout is None:
     return _sum_edges(xp, graph, a, **options)
-  incoming, outgoing = graph.layout.incoming, graph.layout.outgoing
-  total = gather_sum(a.astype(jnp.float32), incoming, outgoing)
-  return total.astype(jnp.int32)
+  x = a.astype(jnp.float32)
+  return gather_sum(x, layout.incoming, layout.outgoing).astype(jnp.int32)
 
 
 _sum_edges: Any = program_lib.OPERATIONS['sum_edges']
-_OPERATIONS: Mapping[str, Any] = {
-  **program_lib.OPERATIONS,
-  'float_sum': _float_sum,
-  'float_product': _float_product,
-  'half_products': _half_products,
-}
 
 
 @functools.lru_cache(_KEPT)
@@ -216,7 +198,7 @@ def _runner(skeleton: Skeleton) -> Callable[..., jax.Array]:
       n_node,
       total_repeat_length=len(nodes),
     )
-    graph = _LaidOut(nodes, senders, receivers, graph_of, len(n_node), layout)
+    graph = Graph(nodes, senders, receivers, graph_of, len(n_node))
     rows = zip(skeleton.nodes, numbers, strict=True)
     operations = tuple(
       Node(op, dict(inputs), output, given, dict(fixed))
@@ -230,7 +212,13 @@ def _runner(skeleton: Skeleton) -> Callable[..., jax.Array]:
       num_features=0,
       bounds={},
     )
-    return execute(program, graph, xp=jnp, operations=_OPERATIONS)  # pyrefly: ignore
+    functions = {
+      **program_lib.OPERATIONS,
+      'float_product': _float_product,
+      'half_products': _half_products,
+      'float_sum': functools.partial(_float_sum, layout),
+    }
+    return execute(program, graph, xp=jnp, operations=functions)
 
   return jax.jit(run)
 
