@@ -139,7 +139,7 @@ def execute(
   return values if keep else values[program.output]
 
 
-def _rounded(xp: Any, value: Any, low: int, high: int) -> Any:
+def _rounded(xp: Any, value: Any, low: Any, high: Any) -> Any:
   """clip(rint(value)) of float32, as int32."""
   # Clipped as float32, which holds both ends: no engine agrees on the rest.
   ends = (xp.asarray(end, np.float32) for end in (low, high))
