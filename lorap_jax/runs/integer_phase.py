@@ -70,7 +70,7 @@ class IntegerEvaluation:
     for split in _SPLITS:
       total = np.zeros(3)
       for codes, labels, mask in self._batches(run, split):
-        outputs = codes.astype(jnp.float32) * program.output_scale
+        outputs = codes.astype(jnp.float32) * program.output_scale[None]
         total += np.asarray(self._sums(outputs, labels, mask), np.float64)
       found[f'{split}_loss'] = total[0] / total[2]
       found[f'{split}_{self._task.metric}'] = total[1] / total[2]
