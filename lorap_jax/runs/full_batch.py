@@ -159,7 +159,7 @@ class FullBatchRun(Run):
     if not (np.isfinite(record['loss']) and record['finite'].all()):
       return new, records  # `file` says what diverged.
     numbers = {name: v.item() for name, v in record.items() if not v.ndim}
-    numbers['step'] = numbers['epoch']
+    numbers['epoch'] = numbers['step'] = int(numbers['epoch'])
     record |= self.as_integers(numbers, new.state)
     new_score = tuple(jnp.float32(s) for s in self.selection.score(record))
     if record['epoch'] == 1 or history.beats(new_score, score):
