@@ -10,7 +10,7 @@ import tiny_run
 import lorap_jax
 from lorap_jax.integers import builder
 from lorap_jax.reports import tables
-from lorap_jax.runs import batched, integer_phase, loop, protocol, settings
+from lorap_jax.runs import integer_phase, loop, protocol, settings
 from lorap_jax.runs import run as run_lib
 
 
@@ -107,11 +107,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
       tiny_run.interrupt_after_dispatch(patch, 2)
     else:
       tiny_run.interrupt_after(patch, 2 * tiny_run.BATCHES)
-      batched.steps.make_train_step.cache_clear()
     config = make(train__export=True)
     with pytest.raises(run_lib.Interrupted):
       loop.train_and_evaluate(config, tmp_path / 'run', data=data)
-  batched.steps.make_train_step.cache_clear()
   again = loop.train_and_evaluate(config, tmp_path / 'run', data=data)
   assert again['result'] == report['result']
   timeless = lambda records: [
