@@ -6,8 +6,8 @@
 | program.npz   | the integer program, for `load_artifact`                    |
 | model.onnx    | the same for ONNX Runtime and others (extra `export`)       |
 | model.h       | the same for a C99 compiler                                 |
-| parity.npz    | graphs, and the whole numbers that the program returns      |
-| README.md     | how to run it                                               |
+| parity.npz    | graphs, the codes of every quantizer, what is returned      |
+| README.md     | how to run it; so do example.c and example_onnx.py          |
 
 Reading needs NumPy alone.
 """

@@ -128,7 +128,12 @@ class Graph(NamedTuple):
 
 
 def execute(
-  program: Program, graph: Graph, *, xp: Any = np, keep: bool = False
+  program: Program,
+  graph: Graph,
+  *,
+  xp: Any = np,
+  keep: bool = False,
+  operations: Mapping[str, Any] | None = None,
 ) -> Any:
   """Runs a program.
 
@@ -137,6 +142,7 @@ def execute(
     graph: on which graphs.
     xp: `numpy`, or `jax.numpy` inside of a jitted function.
     keep: return the values of all nodes, not of the last alone.
+    operations: functions by the names of operations; None for `OPERATIONS`.
 
   Returns:
     int32 [rows, outputs], or a dict of all values by name.
@@ -147,19 +153,18 @@ def execute(
     constants = {
       name: xp.asarray(value) for name, value in node.constants.items()
     }
-    function = OPERATIONS[node.op]
+    function = (operations or OPERATIONS)[node.op]
     values[node.output] = function(
       xp, graph, **given, **constants, **node.options
     )
   return values if keep else values[program.output]
 
 
-def _rounded(xp: Any, value: Any, low: int, high: int) -> Any:
+def _rounded(xp: Any, value: Any, low: Any, high: Any) -> Any:
   """clip(rint(value)) of float32, as int32."""
   # Clipped as float32, which holds both ends: no engine agrees on the rest.
-  return xp.clip(xp.rint(value), np.float32(low), np.float32(high)).astype(
-    np.int32
-  )
+  ends = (xp.asarray(end, np.float32) for end in (low, high))
+  return xp.clip(xp.rint(value), *ends).astype(np.int32)
 
 
 def _fix(xp, graph, x, factor, *, low, high):
@@ -175,7 +180,7 @@ def _scale(xp, graph, a, factor, row=None, limit=None, bias=None, *, low, high):
   value = _rounded(xp, value * factor, -EXACT, EXACT)
   if bias is not None:
     value = value + bias
-  value = xp.clip(value, np.int32(low), np.int32(high))
+  value = xp.clip(value, *(xp.asarray(end, np.int32) for end in (low, high)))
   if limit is not None:
     value = xp.clip(value, -limit, limit)
   return value

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -19,9 +20,10 @@ from lorap_jax.integers import (
   builder,
   c_run,
   evaluate,
-  export,
+  onnx_writer,
   program,
 )
+from lorap_jax.runs import export
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +65,16 @@ def test_manifest(exported, finished):
   assert set(manifest['files']) == {
     p.name for p in exported.iterdir() if p.name != 'manifest.json'
   }
+  assert manifest['versions']['exported']['jax'] == jax.__version__
+  assert manifest['parity']['graphs'] == 21
+  assert set(manifest['parity']['differing'].values()) == {0}
+  # Bits, bounds and multipliers of every value; digests of every file.
+  values = manifest['values']
+  assert values['conv_0/dense_0/product']['weight_bits'] == 4
+  assert values['conv_0/message/codes']['bound'] == 7
+  low, high = values['conv_0/message/codes']['multipliers']
+  assert 0 < low <= high
+  assert all(len(f['sha256']) == 64 for f in manifest['files'].values())
   lines = export.told(manifest, exported)
   assert f'integers {found["integers"]:.4f}' in '\n'.join(lines)
 
@@ -92,6 +104,14 @@ def test_parity_file(exported):
     )
     scale = network.program.output_scale
     np.testing.assert_array_equal(outputs, file['outputs'] * scale)
+    # The codes of every quantizer, in as many bits as the manifest says.
+    values = network.manifest['values']
+    codes = [n.removeprefix('codes/') for n in file.files if 'codes/' in n]
+    assert len(codes) == len([n for n in values if n.endswith('codes')]) == 5
+    for name in codes:
+      found = file[f'codes/{name}']
+      assert found.any() and np.abs(found).max() <= values[name]['bound']
+      assert values[name]['bits'] <= 9
 
 
 def test_onnx_runs_with_the_same_bits(exported):
@@ -99,7 +119,7 @@ def test_onnx_runs_with_the_same_bits(exported):
   session = runtime.InferenceSession(exported / 'model.onnx')
   with np.load(exported / 'parity.npz') as file:
     given = {name: file[name] for name in file.files}
-  expected = given.pop('outputs')
+  expected = given['outputs']
   given['num_graphs'] = np.array([len(expected)], np.int32)
   inputs = {i.name: given[i.name] for i in session.get_inputs()}
   np.testing.assert_array_equal(session.run(['codes'], inputs)[0], expected)
@@ -173,6 +193,7 @@ def test_graphs_that_do_not_fit(exported, change, message):
   'name, content',
   [
     ('program.npz', b'other'),
+    ('model.h', b'of another export'),
     ('manifest.json', b'{'),
     ('manifest.json', b'{}'),
     ('parity.npz', None),
@@ -262,10 +283,42 @@ def test_limits_below_the_data_and_runs_of_arrays(finished, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_command_says_what_is_wrong(tmp_path, capsys):
-  assert command.main([str(tmp_path / 'none')]) == 2
+@pytest.mark.parametrize(
+  'report, message',
+  [
+    (None, 'it is no finished run; run its command to the end first'),
+    ({'members': [{'seed': 3, 'fold': 0}]}, 'such as .*seed_3_fold_0'),
+  ],
+)
+def test_command_says_what_is_wrong(
+  finished, tmp_path, capsys, report, message
+):
+  """A run without a report; a group of runs."""
+  if report is not None:
+    own = json.loads((finished[0] / 'report.json').read_text())
+    (tmp_path / 'report.json').write_text(json.dumps({**own, **report}))
+  assert command.main([str(tmp_path)]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: ') and len(error.splitlines()) == 1
+  assert re.search(message, error)
+  assert not (tmp_path / 'integers').exists()
+
+
+def test_without_the_packages_and_the_compiler(finished, tmp_path, monkeypatch):
+  """What needs them is left out, and said with its remedy."""
+  folder, data = finished
+
+  def missing():
+    raise ImportError
+
+  monkeypatch.setattr(onnx_writer, '_import_onnx', missing)
+  monkeypatch.setattr(c_run, 'compiler', lambda: None)
+  manifest = lorap_jax.export_run(folder, tmp_path / 'out', data=data)
+  assert manifest['sizes']['onnx'] is None
+  assert not list((tmp_path / 'out').glob('*onnx*'))
+  assert manifest['parity']['differing'] == {'JAX': 0}
+  text = '\n'.join(export.told(manifest, tmp_path / 'out'))
+  assert 'pip install onnx' in text and 'no C compiler (cc)' in text
 
 
 def test_a_program_survives_its_file(exported):
