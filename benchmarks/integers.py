@@ -166,11 +166,11 @@ def _bare(library: Any, name: str, given: tuple) -> Callable[[], Any]:
   function = getattr(
     ctypes.CDLL(library._name, handle=library._handle), name + '_run'
   )
-  wrap = lambda x: (
+  bare = [
     ctypes.c_void_p(x.ctypes.data) if isinstance(x, np.ndarray) else x
-  )
-  bare = [wrap(x) for x in given]
-  bare[-2] = ctypes.c_size_t(bare[-2])
+    for x in given
+  ]
+  bare[-2] = ctypes.c_size_t(given[-2])
 
   def call():
     function(*bare)
@@ -192,7 +192,7 @@ def _in_onnx(
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = options.inter_op_num_threads = 1
 
-  def call(model, feed):
+  def call(model: bytes, feed: dict[str, Any]) -> Callable[[], Any]:
     session = onnxruntime.InferenceSession(
       model, options, providers=['CPUExecutionProvider']
     )

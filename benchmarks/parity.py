@@ -23,12 +23,12 @@ from lorap_jax.integers.program import Graph, Program, execute
 from lorap_jax.runs import datasets, restore
 
 _HUB = 50_000
-_SLOW = 20  # Calls of the reference evaluator of onnx.
+_SLOW = 1  # Calls of the reference evaluator of onnx.
 Engine = Callable[[Graph], np.ndarray]
 
 
 def engines(
-  program: Program, most: dict[str, int], flags: tuple[str, ...] = c_run.FAST
+  program: Program, most: dict[str, Any], flags: tuple[str, ...] = c_run.FAST
 ) -> dict[str, Engine]:
   """The engines that are installed here, by name.
 
@@ -38,7 +38,9 @@ def engines(
     flags: of the C compiler.
   """
   step = jax.jit(
-    lambda *arrays, count: execute(program, Graph(*arrays, count), xp=jnp),
+    lambda a, b, c, d, count: execute(
+      program, Graph(a, b, c, d, count), xp=jnp
+    ),
     static_argnames='count',
   )
   found: dict[str, Engine] = {
@@ -65,7 +67,8 @@ def engines(
     session = onnxruntime.InferenceSession(
       content, providers=['CPUExecutionProvider']
     )
-    found['ONNX Runtime'] = lambda graph: session.run(['codes'], feed(graph))[0]
+    run: Any = session.run
+    found['ONNX Runtime'] = lambda graph: run(['codes'], feed(graph))[0]
   except ImportError:
     pass
   try:
@@ -80,10 +83,9 @@ def engines(
     pass
   from onnx import reference
 
-  evaluator = reference.ReferenceEvaluator(model)
-  found['onnx reference'] = lambda graph: evaluator.run(['codes'], feed(graph))[
-    0
-  ]
+  evaluator: Any = reference.ReferenceEvaluator(model)
+  slow = lambda graph: evaluator.run(['codes'], feed(graph))[0]
+  found['onnx reference'] = slow
   return found
 
 
@@ -91,6 +93,7 @@ def compare(
   program: Program,
   graphs: list[Graph],
   *,
+  label: str = '',
   slow: int = _SLOW,
   jax_too: bool = True,
   flags: tuple[str, ...] = c_run.FAST,
@@ -100,11 +103,12 @@ def compare(
   Args:
     program: to run.
     graphs: a call each.
+    label: of the data.
     slow: calls of the reference evaluator of onnx.
     jax_too: run JAX, which compiles for each shape.
     flags: of the C compiler.
   """
-  most = {
+  most: dict[str, Any] = {
     'max_nodes': max(len(graph.nodes) for graph in graphs),
     'max_edges': max(len(graph.senders) for graph in graphs),
     'max_graphs': max(graph.num_graphs for graph in graphs),
@@ -122,12 +126,14 @@ def compare(
     )
     rows.append(
       {
+        'data': label,
         'engine': name,
         'graphs': sum(graph.num_graphs for graph, _ in pairs),
         'codes': sum(codes.size for _, codes in pairs),
         'differing': differing,
       }
     )
+    print(rows[-1], flush=True)  # Some engines take minutes.
   return rows
 
 
@@ -188,60 +194,75 @@ def random_graphs(
     )
 
 
-def _of_run(folder: pathlib.Path, count: int, size: int) -> list[output.Row]:
+def _first(data: Any, count: int) -> Any:
+  """The first graphs of a data set."""
+  nodes, edges = data.n_node[:count].sum(), data.n_edge[:count].sum()
+  ends = {'nodes': nodes, 'senders': edges, 'receivers': edges}
+  return data._replace(
+    **{
+      name: getattr(data, name)[: ends.get(name, count)]
+      for name in (*ends, 'n_node', 'n_edge', 'labels')
+    }
+  )
+
+
+def _of_run(
+  folder: pathlib.Path, given: argparse.Namespace
+) -> list[output.Row]:
   run = restore.load_run(folder)
   data: Any = datasets.load(run.config['data'])
-  test = data if isinstance(data, NodeDataset) else data.test
-  graphs = cut(test, size)
-  parts = (
-    (data,)
-    if isinstance(data, NodeDataset)
-    else (data.train, data.valid, data.test)
-  )
+  by_node = isinstance(data, NodeDataset)
+  parts = (data,) if by_node else (data.train, data.valid, data.test)
+  test = parts[-1]
+  if not by_node and given.graphs:
+    test = _first(test, given.graphs)
+  graphs = cut(test, given.size)
   largest = max(float(np.abs(part.nodes).max()) for part in parts)
+  degree = max(int(np.bincount(g.receivers).max()) for g in graphs)
+  nodes = max(int(np.bincount(g.graph_of).max()) for g in graphs)
+  features = run.data['num_features']
   lower = lambda degree: lowering.lower(
     run.model,  # pyrefly: ignore
     run.variables,
-    num_features=run.data['num_features'],
+    num_features=features,
     largest_input=largest,
     max_degree=degree,
-    max_nodes=max(1000, *(int(np.bincount(g.graph_of).max()) for g in graphs)),
+    max_nodes=max(1000, nodes),
   )
-  degree = max(int(np.bincount(g.receivers).max()) for g in graphs)
-  program = lower(2 * degree)
+  program, name = lower(2 * degree), folder.name
   # JAX compiles for each shape: it gets the whole set in padded batches.
-  rows = compare(program, graphs, jax_too=False)
-  codes = np.concatenate([execute(program, graph) for graph in graphs])
-  jax_codes = evaluate.outputs(program, test)
-  rows.insert(
-    0,
-    {
-      'engine': 'JAX',
-      'graphs': sum(g.num_graphs for g in graphs),
-      'codes': codes.size,
-      'differing': int(np.sum(codes != jax_codes)),
-    },
+  rows = compare(
+    program, graphs, label=f'{name}, test', slow=given.slow, jax_too=False
   )
-  for row in rows:
-    row['data'] = f'{folder.name}, test'
-  values, network = codes * program.output_scale, run.predict(test)
-  mask = test.test_mask if isinstance(test, NodeDataset) else slice(None)
-  labels = test.labels[mask]
+  codes = evaluate.outputs(program, test)
+  expected = np.concatenate([execute(program, graph) for graph in graphs])
+  rows.append(
+    {
+      'data': f'{name}, test',
+      'engine': 'JAX',
+      'graphs': sum(graph.num_graphs for graph in graphs),
+      'codes': codes.size,
+      'differing': int(np.sum(codes != expected)),
+    }
+  )
+  mask = test.test_mask if by_node else slice(None)
+  labels, values = test.labels[mask], codes * program.output_scale
   right = lambda out: float(np.mean(out[mask].argmax(1) == labels))
   rows.append(
     {
-      'data': f'{folder.name}, accuracy',
+      'data': f'{name}, accuracy',
       'graphs': len(labels),
       'integers': right(values),
-      'network': right(network),
+      'network': right(run.predict(test)),
     }
   )
-  if count and not any(n.op == 'row_index' for n in program.nodes):
-    given = list(
-      random_graphs(count, run.data['num_features'], largest=largest)
+  print(rows[-2:], flush=True)
+  # Scales of nodes are for those of the data alone.
+  if given.random and not any(n.op == 'row_index' for n in program.nodes):
+    some = list(random_graphs(given.random, features, largest=largest))
+    rows += compare(
+      lower(_HUB), some, label=f'{name}, random', slow=100, jax_too=False
     )
-    found = compare(lower(_HUB), given, slow=100, jax_too=False)
-    rows += [{'data': f'{folder.name}, random', **row} for row in found]
   return rows
 
 
@@ -256,6 +277,12 @@ def main() -> None:
   parser.add_argument('--random', type=int, default=0, metavar='GRAPHS')
   parser.add_argument('--size', type=int, default=500, help='graphs per call')
   parser.add_argument(
+    '--graphs', type=int, default=0, help='first test graphs; all of them'
+  )
+  parser.add_argument(
+    '--slow', type=int, default=1, help='calls of the reference of onnx'
+  )
+  parser.add_argument(
     '--out',
     type=pathlib.Path,
     default=pathlib.Path(__file__).parent / 'results' / 'parity.json',
@@ -263,7 +290,7 @@ def main() -> None:
   given = parser.parse_args()
   rows: list[output.Row] = []
   for folder in given.runs:
-    rows += _of_run(folder, given.random, given.size)
+    rows += _of_run(folder, given)
     output.write_json(given.out, 'parity', rows, 0.0)
   output.print_table('parity', __doc__, rows)
 
