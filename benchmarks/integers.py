@@ -122,6 +122,7 @@ def full_precision(model: Any, variables: Any, graph: Graph) -> np.ndarray:
     n_edge=jnp.array([len(graph.senders)]),
     globals=None,
   )
+  variables = jax.tree.map(jnp.asarray, variables)
   return np.asarray(plain.apply(variables, one, train=False))
 
 

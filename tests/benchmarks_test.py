@@ -200,6 +200,7 @@ def test_peak_memory_is_that_of_this_process():
   assert child.peak_bytes() > 1e8
 
 
+@pytest.mark.slow
 def test_float_controls_are_the_network_without_quantizers(tmp_path):
   config = mnist_a2q_lorap.get_config('smoke')
   data = inputs.superpixels(16)
