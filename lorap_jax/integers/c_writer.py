@@ -38,6 +38,7 @@ def write(
   max_nodes: int,
   max_edges: int,
   max_graphs: int,
+  narrow: bool = True,
 ) -> str:
   """A C99 header that runs a program.
 
@@ -48,6 +49,8 @@ def write(
       program has scales for fewer.
     max_edges: most edges of a call.
     max_graphs: most graphs of a call.
+    narrow: store each value in the smallest type that holds its bound, else
+      all in int32.
 
   Returns:
     The text of the header.
@@ -61,7 +64,7 @@ def write(
   for key, value in most.items():
     if not 0 <= value <= INT32:
       raise ValueError(f'a maximum ({key}) of {value} is not in 0..{INT32}')
-  return _Writer(program, name, most).text()
+  return _Writer(program, name, most, narrow=narrow).text()
 
 
 @dataclasses.dataclass
@@ -195,10 +198,11 @@ def pack(weight: np.ndarray) -> tuple[np.ndarray, int]:
   shifts = bits * np.arange(parts)[:, None]
   for c in range(0, weight.shape[1], columns):
     for k in range(0, weight.shape[0], rows):
-      for column in weight[k : k + rows, c : c + columns].T:
-        codes = column.astype(np.int64) & (2**bits - 1)
-        codes = np.pad(codes, (0, -len(codes) % parts))
-        packed.append((codes.reshape(parts, -1) << shifts).sum(0))
+      # Column after column, without gaps.
+      codes = weight[k : k + rows, c : c + columns].T.reshape(-1)
+      codes = codes.astype(np.int64) & (2**bits - 1)
+      codes = np.pad(codes, (0, -len(codes) % parts))
+      packed.append((codes.reshape(parts, -1) << shifts).sum(0))
   return np.concatenate(packed).astype(np.uint8), bits
 
 
@@ -254,8 +258,11 @@ def _place(spans: Sequence[_Span]) -> int:
 class _Writer:
   """Text of one program."""
 
-  def __init__(self, program: Program, name: str, most: dict[str, int]):
+  def __init__(
+    self, program: Program, name: str, most: dict[str, int], *, narrow: bool
+  ):
     self._program, self._name, self._most = program, name, most
+    self._narrow = narrow
     self._tables = _Tables(name)
     self._nodes = _joined(_used(program), program.output)
     self._degree = self._together = INT32
@@ -286,7 +293,7 @@ class _Writer:
       )
     rows, width, real, call = _CALLS[node.op](self, node, given)
     bound = None if real else self._program.bounds[node.output]
-    if node.output == self._program.output or real:
+    if node.output == self._program.output or real or not self._narrow:
       size = 4
     else:
       size = _size(self._program.bounds[node.output])

@@ -38,7 +38,8 @@ enum {
 };
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
-#define LORAP_COLUMNS 8  /* of a product, a multiple of 4 */
+#define LORAP_COLUMNS 32 /* of a product, a multiple of 4 */
+#define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
 #define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
 #define LORAP_LARGEST 16777216.0f /* of one in `fix` */
 
@@ -109,45 +110,61 @@ static inline int lorap_some(size_t left, int most) {
   return left < (size_t)most ? (int)left : most;
 }
 
+/* `count` numbers of one type as another, from any address to any other. */
+#define LORAP_CONVERT(FROM, from, TO, to, count)                      \
+  do {                                                                \
+    const int8_t *source = (const int8_t *)(from);                    \
+    int8_t *target = (int8_t *)(to);                                  \
+    int left = (count), lane;                                         \
+    FROM in[LORAP_LANES];                                             \
+    TO out[LORAP_LANES];                                              \
+    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
+      memcpy(in, source, sizeof in);                                  \
+      for (lane = 0; lane < LORAP_LANES; lane++)                      \
+        out[lane] = (TO)in[lane];                                     \
+      memcpy(target, out, sizeof out);                                \
+      source += sizeof in;                                            \
+      target += sizeof out;                                           \
+    }                                                                 \
+    for (; left > 0; left--) {                                        \
+      memcpy(in, source, sizeof *in);                                 \
+      *out = (TO)*in;                                                 \
+      memcpy(target, out, sizeof *out);                               \
+      source += sizeof *in;                                           \
+      target += sizeof *out;                                          \
+    }                                                                 \
+  } while (0)
+
 /* Numbers `first` to `first + count` of a value, as int32. */
 static inline void lorap_load(lorap_value v, size_t first, int count,
                               int32_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 1) {
-    for (i = 0; i < count; i++) to[i] = from[i];
-  } else if (v.size == 2) {
-    int16_t half[LORAP_BLOCK];
-    memcpy(half, from, (size_t)count * sizeof *half);
-    for (i = 0; i < count; i++) to[i] = half[i];
-  } else {
+  if (v.size == 1)
+    LORAP_CONVERT(int8_t, from, int32_t, to, count);
+  else if (v.size == 2)
+    LORAP_CONVERT(int16_t, from, int32_t, to, count);
+  else
     memcpy(to, from, (size_t)count * sizeof *to);
-  }
 }
 
 static inline void lorap_load16(lorap_value v, size_t first, int count,
                                 int16_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 2)
-    memcpy(to, from, (size_t)count * sizeof *to);
+  if (v.size == 1)
+    LORAP_CONVERT(int8_t, from, int16_t, to, count);
   else
-    for (i = 0; i < count; i++) to[i] = from[i];
+    memcpy(to, from, (size_t)count * sizeof *to);
 }
 
 static inline void lorap_store(lorap_value v, size_t first, int count,
                                const int32_t *from) {
   int8_t *to = (int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 1) {
-    for (i = 0; i < count; i++) to[i] = (int8_t)from[i];
-  } else if (v.size == 2) {
-    int16_t half[LORAP_BLOCK];
-    for (i = 0; i < count; i++) half[i] = (int16_t)from[i];
-    memcpy(to, half, (size_t)count * sizeof *half);
-  } else {
+  if (v.size == 1)
+    LORAP_CONVERT(int32_t, from, int8_t, to, count);
+  else if (v.size == 2)
+    LORAP_CONVERT(int32_t, from, int16_t, to, count);
+  else
     memcpy(to, from, (size_t)count * sizeof *from);
-  }
 }
 
 static inline int32_t lorap_get(lorap_value v, size_t index) {
@@ -223,43 +240,57 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
   return LORAP_OK;
 }
 
+/* clip(rint(f row factor) + bias), LORAP_LANES at a time. */
+static inline void lorap_round(const float *f, float row, const float *factor,
+                               const int32_t *bias, float end, int32_t low,
+                               int32_t high, int count, int32_t *q) {
+  int i, j;
+  for (i = 0; i < count; i += LORAP_LANES)
+    for (j = i; j < i + LORAP_LANES; j++) {
+      float scaled = LORAP_F32(f[j] * row); /* of no row: of 1, exact */
+      int32_t whole = lorap_rint(LORAP_F32(scaled * factor[j]), end);
+      q[j] = lorap_clip(whole + bias[j], low, high);
+    }
+}
+
 /* clip(rint(f32(a) row factor) + bias), or of floats x instead of a. */
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
-  int32_t q[LORAP_BLOCK], zeros[LORAP_BLOCK];
-  float f[LORAP_BLOCK], same[LORAP_BLOCK];
+  int32_t q[LORAP_BLOCK], bias[LORAP_BLOCK];
+  float f[LORAP_BLOCK], factor[LORAP_BLOCK];
+  const float end = x ? LORAP_LARGEST : LORAP_EXACT;
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
   int j;
   if (!s->row && !s->bias && !limit && s->columns == 1) {
     width *= count; /* rows are all alike: one long row */
     count = count > 0;
   }
-  for (j = 0; j < LORAP_BLOCK; j++) zeros[j] = 0, same[j] = s->factor[0];
+  memset(f, 0, sizeof f); /* what lies behind a row is worked on too */
+  memset(q, 0, sizeof q);
+  memset(bias, 0, sizeof bias);
+  for (j = 0; j < LORAP_BLOCK; j++) factor[j] = s->factor[0];
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
     int32_t low = lorap_clip(s->low, -most, most);
     int32_t high = lorap_clip(s->high, -most, most);
     for (c = 0; c < width; c += LORAP_BLOCK) {
-      const float *factor = s->columns > 1 ? s->factor + c : same;
-      const int32_t *bias = s->bias ? s->bias + c : zeros;
-      const float end = x ? LORAP_LARGEST : LORAP_EXACT;
       size_t first = i * width + c;
       int block = lorap_some(width - c, LORAP_BLOCK);
+      if (i == 0 || width > LORAP_BLOCK) {
+        size_t bytes = (size_t)block * sizeof *q;
+        if (s->columns > 1) memcpy(factor, s->factor + c, bytes);
+        if (s->bias) memcpy(bias, s->bias + c, bytes);
+      }
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
       } else {
         lorap_load(a, first, block, q);
-        for (j = 0; j < block; j++) f[j] = LORAP_F32((float)q[j]);
+        LORAP_CONVERT(int32_t, q, float, f, block);
       }
-      if (s->row)
-        for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * row);
-      for (j = 0; j < block; j++) {
-        int32_t whole = lorap_rint(LORAP_F32(f[j] * factor[j]), end);
-        q[j] = lorap_clip(whole + bias[j], low, high);
-      }
+      lorap_round(f, row, factor, bias, end, low, high, block, q);
       lorap_store(y, first, block, q);
     }
   }
@@ -292,6 +323,17 @@ static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
       to[j] = (int16_t)((((from[j] >> shift) & mask) ^ sign) - sign);
   }
   return from + bytes;
+}
+
+/* Columns of `depth` numbers apart, to LORAP_BLOCK, with zeros behind them. */
+static inline void lorap_spread(int16_t *w, int depth, int columns) {
+  int j;
+  for (j = LORAP_COLUMNS - 1; j >= 0; j--) {
+    int used = j < columns ? depth : 0;
+    memmove(w + j * LORAP_BLOCK, w + j * used, (size_t)used * sizeof *w);
+    memset(w + j * LORAP_BLOCK + used, 0,
+           (size_t)(LORAP_BLOCK - used) * sizeof *w);
+  }
 }
 
 /* Four sums of products: compilers make vectors of this. */
@@ -336,10 +378,9 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
     for (k = 0; k < a.width; k += LORAP_BLOCK) {
       int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
       int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
-      memset(w, 0, sizeof w);
       memset(x, 0, sizeof x);
-      for (j = 0; j < columns; j++)
-        weight = lorap_unpack(weight, bits, depth, w + j * LORAP_BLOCK);
+      weight = lorap_unpack(weight, bits, depth * columns, w);
+      lorap_spread(w, depth, columns);
       for (i = 0; i < rows; i++) {
         size_t from = (size_t)i * (size_t)a.width + (size_t)k;
         size_t to = (size_t)i * (size_t)y.width + (size_t)c;
@@ -364,20 +405,43 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   }
 }
 
+/* y += a, `count` numbers of the types TO and FROM. */
+#define LORAP_PLUS(FROM, from, TO, to, count)                         \
+  do {                                                                \
+    const int8_t *source = (const int8_t *)(from);                    \
+    int8_t *target = (int8_t *)(to);                                  \
+    int left = (count), lane;                                         \
+    FROM in[LORAP_LANES];                                             \
+    TO out[LORAP_LANES];                                              \
+    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
+      memcpy(in, source, sizeof in);                                  \
+      memcpy(out, target, sizeof out);                                \
+      for (lane = 0; lane < LORAP_LANES; lane++)                      \
+        out[lane] = (TO)(out[lane] + in[lane]);                       \
+      memcpy(target, out, sizeof out);                                \
+      source += sizeof in;                                            \
+      target += sizeof out;                                           \
+    }                                                                 \
+    for (; left > 0; left--) {                                        \
+      memcpy(in, source, sizeof *in);                                 \
+      memcpy(out, target, sizeof *out);                               \
+      *out = (TO)(*out + *in);                                        \
+      memcpy(target, out, sizeof *out);                               \
+      source += sizeof *in;                                           \
+      target += sizeof *out;                                          \
+    }                                                                 \
+  } while (0)
+
 /* Row `to` of y += row `from` of a, for sums of 16 bits. */
 static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
                                 size_t to) {
-  int16_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
-  int c, j;
-  for (c = 0; c < a.width; c += LORAP_BLOCK) {
-    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
-    size_t place = to * (size_t)a.width + (size_t)c;
-    lorap_load16(a, from * (size_t)a.width + (size_t)c, block, sent);
-    lorap_load16(y, place, block, total);
-    for (j = 0; j < block; j++) total[j] = (int16_t)(total[j] + sent[j]);
-    memcpy((int8_t *)y.at + place * sizeof *total, total,
-           (size_t)block * sizeof *total);
-  }
+  size_t width = (size_t)a.width;
+  const int8_t *sent = (const int8_t *)a.at + from * width * (size_t)a.size;
+  int8_t *total = (int8_t *)y.at + to * width * sizeof(int16_t);
+  if (a.size == 1)
+    LORAP_PLUS(int8_t, sent, int16_t, total, a.width);
+  else
+    LORAP_PLUS(int16_t, sent, int16_t, total, a.width);
 }
 
 /* Row `to` of y += w times row `from` of a. */

@@ -74,11 +74,6 @@ def _gcn(
     raise ExportError(
       f'self loops of weight {layer.self_loop_weight} are no whole numbers'
     )
-  if scheme.edge_messages:
-    raise ExportError(
-      'messages that are quantized edge by edge are not exported; train with '
-      'edge_messages=False'
-    )
   with builder.inside('dense'):
     h = parts.dense(
       builder,

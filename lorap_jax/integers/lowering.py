@@ -15,7 +15,7 @@ from lorap_jax.integers import layers, parts, prompting
 from lorap_jax.integers.builder import Builder, Codes, ExportError, Wide
 from lorap_jax.integers.parts import Place
 from lorap_jax.integers.program import Program
-from lorap_jax.models import network
+from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods
 
 
@@ -81,6 +81,11 @@ def refuse(model: network.Network) -> None:
     raise ExportError(
       'a search for bits is a mixture of networks; export the run that used '
       'what it found (scheme mixq)'
+    )
+  if scheme.edge_messages and isinstance(model.backbone, backbones.GCN):
+    raise ExportError(
+      'messages that are quantized edge by edge are not exported; train with '
+      'edge_messages=False'
     )
 
 

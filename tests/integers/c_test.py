@@ -333,7 +333,7 @@ def test_weights_are_packed_in_as_few_bits_as_they_need(bits):
   packed, found = c_writer.pack(weight)
   assert found == bits
   parts = 8 // bits
-  assert packed.size == 9 * (-(-128 // parts) + -(-2 // parts))
+  assert packed.size == -(-9 * 128 // parts) - (-9 * 2 // parts)
 
 
 def test_weights_of_three_bits_take_four():
@@ -624,8 +624,8 @@ BROKEN = {
   'half_up': ('((rest == 0.5f) & t)', '(rest == 0.5f)'),
   'half_down': (' | ((rest == 0.5f) & t)', ''),
   'order_of_factors': (
-    'f[j] = LORAP_F32(f[j] * row);',
-    'f[j] = f[j] * (row * same[0]);',
+    'LORAP_F32(scaled * factor[j])',
+    'LORAP_F32(f[j] * LORAP_F32(row * factor[j]))',
   ),
   'loops': ('if (drop_loops && from == to) continue;', ''),
   'ties_of_search': ('(size_t)middle) <= x)', '(size_t)middle) < x)'),

@@ -107,7 +107,7 @@ def test_parity_file(exported):
     # The codes of every quantizer, in as many bits as the manifest says.
     values = network.manifest['values']
     codes = [n.removeprefix('codes/') for n in file.files if 'codes/' in n]
-    assert len(codes) == len([n for n in values if n.endswith('codes')]) == 5
+    assert len(codes) == len([n for n in values if n.endswith('codes')]) == 6
     for name in codes:
       found = file[f'codes/{name}']
       assert found.any() and np.abs(found).max() <= values[name]['bound']

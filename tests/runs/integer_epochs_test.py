@@ -162,8 +162,10 @@ def test_a_network_that_loses_its_integers_has_diverged(tmp_path, monkeypatch):
       'needs scheme.published False',
     ),
     (
-      lambda **c: tiny_run.config(prompt__placement='post', **c),
-      "a network that has integers: a prompt with placement 'post'",
+      lambda **c: tiny_run.node_config(
+        'gcn,qat4,none', scheme__edge_messages=True, **c
+      ),
+      'a network that has integers: messages that are quantized edge by edge',
     ),
   ],
 )
