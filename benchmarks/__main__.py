@@ -3,10 +3,10 @@
     python -m benchmarks --quick
     python -m benchmarks aggregation steps --out results
 
-Themes: aggregation, steps, seeds, epochs, startup, memory, prompts, ops; all of
-them by default. Each prints a table and writes OUT/THEME.json, or
-THEME_quick.json with --quick. Graphs are synthetic, of the right shapes, unless
-the folder of --data-dir or $LORAP_JAX_DATA_DIR holds the real ones.
+Themes: aggregation, steps, seeds, epochs, startup, memory, prompts, ops,
+integers; all of them by default. Each prints a table and writes OUT/THEME.json,
+or THEME_quick.json with --quick. Graphs are synthetic, of the right shapes,
+unless the folder of --data-dir or $LORAP_JAX_DATA_DIR holds the real ones.
 """
 
 import argparse
@@ -27,6 +27,7 @@ THEMES = (
   'memory',
   'prompts',
   'ops',
+  'integers',
 )
 
 

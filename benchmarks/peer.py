@@ -98,6 +98,18 @@ def node_graph(data: NodeDataset) -> Any:
   )
 
 
+def one_graph(
+  nodes: np.ndarray, senders: np.ndarray, receivers: np.ndarray
+) -> Any:
+  """A graph alone, as the networks take it."""
+  return Data(
+    x=torch.from_numpy(nodes),
+    edge_index=_edges(senders, receivers),
+    batch=torch.zeros(len(nodes), dtype=torch.long),
+    num_graphs=1,
+  )
+
+
 def batches(data: GraphDataset, size: int, *, shuffle: bool) -> Any:
   """Graphs with a label each, in batches."""
   cut = lambda array, counts: np.split(array, np.cumsum(counts)[:-1])

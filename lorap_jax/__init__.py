@@ -27,7 +27,6 @@ if TYPE_CHECKING:
   from lorap_jax.data.sets.pyg import from_pyg
   from lorap_jax.graphs import node_mask
   from lorap_jax.integers.artifact import load_artifact
-  from lorap_jax.integers.export import export_run
   from lorap_jax.models.network import Network
   from lorap_jax.nn.conv import GATConv, GCNConv, GINConv
   from lorap_jax.nn.groups import param_labels
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
   from lorap_jax.quantization import a2q, affine, degree_quant, mixq
   from lorap_jax.runs.default_config import get_config as default_config
   from lorap_jax.runs.default_config import own_data_config
+  from lorap_jax.runs.export import export_run
   from lorap_jax.runs.loop import train_and_evaluate
   from lorap_jax.runs.restore import LoadedRun, load_run
   from lorap_jax.training.passes import Pass, apply, average_bits, init
@@ -84,7 +84,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
   'average_bits': ('training.passes', 'average_bits'),
   'default_config': ('runs.default_config', 'get_config'),
   'degree_quant': ('quantization.degree_quant', None),
-  'export_run': ('integers.export', 'export_run'),
+  'export_run': ('runs.export', 'export_run'),
   'from_pyg': ('data.sets.pyg', 'from_pyg'),
   'init': ('training.passes', 'init'),
   'init_lorap': ('prompts', 'init_lorap'),

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   arguments = _parser().parse_args(argv)
   folder = pathlib.Path(arguments.run)
-  out = pathlib.Path(arguments.out) if arguments.out else folder / 'integers'
-  from lorap_jax.integers import export
+  from lorap_jax.runs import export, workdir
 
+  out = pathlib.Path(arguments.out or folder / workdir.INTEGERS)
   try:
     manifest = export.export_run(
       folder,

@@ -1,3 +1,4 @@
+import ctypes
 import functools
 import json
 import sys
@@ -13,14 +14,17 @@ from benchmarks import (
 from benchmarks import (
   aggregation,
   child,
+  floats,
   inputs,
+  integers,
   output,
   programs,
   prompts,
   steps,
   timing,
 )
-from configs import cora, mnist
+from configs import cora, mnist, mnist_a2q_lorap
+from lorap_jax.integers import c_run, evaluate
 from lorap_jax.nn import methods
 from lorap_jax.runs import settings
 
@@ -194,3 +198,34 @@ def test_child_says_what_failed():
 
 def test_peak_memory_is_that_of_this_process():
   assert child.peak_bytes() > 1e8
+
+
+@pytest.mark.slow
+def test_float_controls_are_the_network_without_quantizers(tmp_path):
+  config = mnist_a2q_lorap.get_config('smoke')
+  data = inputs.superpixels(16)
+  model, variables = integers.network(config, data)
+  steps = floats.of_gin(variables, model.num_layers)
+  graph = evaluate.first_graphs(data.test, 1)
+  expected = integers.full_precision(model, variables, graph)
+  assert expected.std() > 1e-3
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+  runtime = pytest.importorskip('onnxruntime')
+  session = runtime.InferenceSession(floats.onnx_model(steps))
+  index = lambda array: array.astype(np.int64)
+  feed = {
+    'nodes': graph.nodes,
+    'senders': index(graph.senders),
+    'receivers': index(graph.receivers),
+  }
+  close(session.run(None, feed)[0], expected)
+  if c_run.compiler() is None:
+    pytest.skip('no C compiler here')
+  target = tmp_path / 'floats.so'
+  c_run.build({'floats': floats.header(steps, max_nodes=99)}, target, ('-O1',))
+  library = ctypes.CDLL(str(target))
+  _, bytes_, _ = (ctypes.c_int64 * 3).in_dll(library, 'floats_sizes')
+  out, arena = np.zeros((1, 10), np.int32), np.zeros(bytes_, np.uint8)
+  run = c_run.function(library, 'floats')
+  assert run(*c_run.arguments(graph), arena, arena.size, out) == 0
+  close(out.view(np.float32), expected)

@@ -43,17 +43,17 @@ PARTS = {
     'nn',
     'models',
     'training',
+    'integers',
   },
   'integers': {
-    '_version',
     'data',
+    'graphs',
     'models',
     'nn',
     'prompts',
     'quantization',
-    'runs',
   },
-  'export': {'integers'},
+  'export': {'runs'},
   'reports': {'data', 'runs', 'training'},
   'report': {'reports', 'runs'},
   'sweep': {
@@ -118,7 +118,7 @@ LIBRARIES = {
     'rich',
     'tensorboardX',
   },
-  'integers': {'jax', 'numpy', 'onnx'},
+  'integers': {'jax', 'numpy', 'onnx', 'onnxruntime'},
   'export': set(),
   'reports': {'matplotlib', 'numpy', 'rich'},
   'report': set(),
@@ -134,6 +134,7 @@ CONFINED = {
   'matplotlib': 'reports/plots.py',
   'tensorboardX': 'runs/writers.py',
   'onnx': 'integers/onnx_writer.py',
+  'onnxruntime': 'integers/parity.py',
 }
 
 

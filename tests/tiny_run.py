@@ -99,6 +99,7 @@ def config(**changes) -> config_dict.ConfigDict:
   values.prompt.num_prompts = 3
   values.prompt.rank = 2
   values.train.batch_size = 16
+  values.train.integer_epochs = values.train.export = None
   return _changed(values, changes)
 
 

@@ -188,8 +188,9 @@ class WholeGraph:
       features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
       batch = batch._replace(graph=batch.graph._replace(nodes=features))
     if data.task == 'regression':
-      # What is no target is masked, but must be finite for the gradient.
-      labels = np.where(self.targets, data.labels, np.float32(0))
+      # What is no target is masked, but must be finite for the gradient. The
+      # other splits' stay: a run evaluates them on the batch it trains on.
+      labels = np.where(np.isfinite(data.labels), data.labels, np.float32(0))
     else:
       labels = data.labels.astype(np.int32)
     return batch._replace(labels=labels, targets=self.targets)

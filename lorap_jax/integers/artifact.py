@@ -7,8 +7,8 @@
 | model.onnx    | the same for ONNX Runtime and others (extra `export`)       |
 | model.h       | the same for a C99 compiler                                 |
 | model.stablehlo | the same for jax.export, if that can hold it              |
-| parity.npz    | graphs, and the whole numbers that the program returns      |
-| README.md     | how to run it                                               |
+| parity.npz    | graphs, the codes of every quantizer, what is returned      |
+| README.md     | how to run it; so do example.c and example_onnx.py          |
 
 Reading needs NumPy alone.
 """
@@ -149,6 +149,12 @@ class Artifact:
       )
     if not np.all(np.isfinite(nodes)):
       raise ArtifactError('`nodes` has values that are not finite')
+    types = program_lib.num_types(self.program)
+    if types is not None and not np.all(np.isin(nodes[:, 0], np.arange(types))):
+      raise ArtifactError(
+        'the first column of `nodes` must have whole numbers from 0 to '
+        f'{types - 1}, the types that this network knows'
+      )
     count = len(nodes)
     ends = {}
     for name, given in (('senders', senders), ('receivers', receivers)):

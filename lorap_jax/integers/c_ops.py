@@ -105,11 +105,16 @@ def _sum_edges(w, node, given):
   a, weight = given['a'], given.get('weight')
   require(a.rows == 'n', f'{node.output!r} is no sum of nodes')
   require(
-    weight is None or (weight.rows, weight.width) == ('e', 1),
+    weight is None or (weight.rows == 'e' and a.width % weight.width == 0),
     f'{node.output!r} has weights that are not those of edges',
   )
-  each = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
-  w.degree = min(w.degree, w.program.bounds[node.output] // each)
+  if weight and weight.maker == 'shares':
+    # They add up to twice the whole at most, see docs/integers.md.
+    most = 2 * _maker(w, node, 'weight').options['share'] * a.bound
+    require(most <= INT32, f'{node.output!r} could reach {most}')
+  else:
+    each = max(a.bound, 1) * max(weight.bound if weight else 1, 1)
+    w.degree = min(w.degree, w.program.bounds[node.output] // each)
   call = (
     f'lorap_sum_edges(&graph, {a.name}, '
     f'{f"&{weight.name}" if weight else "NULL"}, RESULT, '
@@ -120,13 +125,81 @@ def _sum_edges(w, node, given):
 
 def _weigh(w, node, given):
   a, row = given['a'], given['row']
-  _same_rows(node, a, row)
+  _same_rows(node, a, row, width=row.width)
   require(
-    a.bound * row.bound <= INT32,
+    a.width % row.width == 0 and a.bound * row.bound <= INT32,
     f'{node.output!r} could reach {a.bound * row.bound}',
   )
   call = f'lorap_weigh({a.rows}, {a.name}, {row.name}, RESULT);'
   return a.rows, a.width, False, call
+
+
+def _meet(w, node, given):
+  del w
+  a, (rows, loops) = given['a'], _edges_or_loops(node)
+  require(
+    a.rows == 'n' and a.width % 2 == 0 and 2 * a.bound <= INT32,
+    f'{node.output!r} has no two halves of nodes that can be added',
+  )
+  call = f'lorap_meet(&graph, {a.name}, RESULT, {loops});'
+  return rows, a.width // 2, False, call
+
+
+def _edges_or_loops(node) -> tuple[str, int]:
+  loops = node.options.get('loops', 0)
+  return 'n' if loops else 'e', loops
+
+
+def _max_into(w, node, given):
+  del w
+  a, b = given['a'], given.get('b')
+  require(
+    a.rows == 'e' and (b is None or (b.rows, b.width) == ('n', a.width)),
+    f'{node.output!r} has arguments that do not fit',
+  )
+  start = f'&{b.name}' if b else 'NULL'
+  call = f'lorap_max_into(&graph, {a.name}, {start}, RESULT);'
+  return 'n', a.width, False, call
+
+
+def _sum_into(w, node, given):
+  a = given['a']
+  require(a.rows == 'e', f'{node.output!r} is no sum of edges')
+  w.degree = min(w.degree, w.program.bounds[node.output] // max(a.bound, 1))
+  return 'n', a.width, False, f'lorap_sum_into(&graph, {a.name}, RESULT);'
+
+
+def _powers(w, node, given):
+  a, b, table = given['a'], given['b'], np.asarray(node.constants['table'])
+  rows, loops = _at_receivers(node, a, b)
+  peak, of = _maker(w, node, 'b'), 'b' if loops else 'a'
+  require(
+    peak.op == 'max_into' and peak.inputs.get(of) == node.inputs['a'],
+    f'{node.output!r} has logits that may exceed the largest',
+  )
+  call = (
+    f'lorap_powers(&graph, {a.name}, {b.name}, {w.tables.add(table)}, '
+    f'RESULT, {loops});'
+  )
+  return rows, a.width, False, call
+
+
+def _shares(w, node, given):
+  del w
+  a, b, share = given['a'], given['b'], node.options['share']
+  rows, loops = _at_receivers(node, a, b)
+  require(share <= EXACT, f'{node.output!r} has shares beyond float32')
+  call = f'lorap_shares(&graph, {a.name}, {b.name}, RESULT, {share}, {loops});'
+  return rows, a.width, False, call
+
+
+def _at_receivers(node, a, b) -> tuple[str, int]:
+  rows, loops = _edges_or_loops(node)
+  require(
+    (a.rows, b.rows, b.width) == (rows, 'n', a.width),
+    f'{node.output!r} has arguments that do not fit',
+  )
+  return rows, loops
 
 
 def _add(w, node, given):
@@ -179,26 +252,30 @@ def _places(node):
 
 
 def _lookup(w, node, given):
-  a, table = given['a'], np.asarray(node.constants['table']).reshape(-1)
+  a, table = given['a'], np.asarray(node.constants['table'])
+  count, width = len(table), table[0].size
   if a.maker == 'row_index':
-    w.most[a.rows] = min(w.most[a.rows], table.size)
+    w.most[a.rows] = min(w.most[a.rows], count)
   else:
     maker = _maker(w, node, 'a')
     places = math.inf
     if maker.op in ('search', 'nearest'):
       places = _places(maker)
+    elif maker.op == 'fix' and maker.options['low'] >= 0:
+      places = maker.options['high'] + 1
     require(
-      places <= table.size,
+      places <= count,
       f'{node.output!r} looks up what may lie outside of its table',
     )
   if table.dtype.kind == 'f':
+    require(width == 1, f'{node.output!r} looks up rows of float32')
     table = w.tables.add(table)
     call = f'lorap_lookup_f32({a.rows}, {a.name}, {table}, RESULT);'
     return a.rows, 1, True, call
   table = w.tables.add(table)
   return (
     a.rows,
-    1,
+    width,
     False,
     f'lorap_lookup({a.rows}, {a.name}, {table}, RESULT);',
   )
@@ -282,6 +359,11 @@ OPERATIONS: Mapping[str, Callable[..., tuple[str, int, bool, str]]] = {
   'product': _product,
   'sum_edges': _sum_edges,
   'weigh': _weigh,
+  'meet': _meet,
+  'max_into': _max_into,
+  'sum_into': _sum_into,
+  'powers': _powers,
+  'shares': _shares,
   'add': _add,
   'relu': _each,
   'row_max': _each,

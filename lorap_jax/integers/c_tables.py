@@ -118,7 +118,7 @@ def weight_blocks(weight: np.ndarray) -> tuple[list[np.ndarray], int]:
     weight: in -128..127.
 
   Returns:
-    Codes w + 2**(bits - 1), a column of a block after the other, and the bits.
+    Codes w + 2**(bits - 1) of each block, column after column, and the bits.
   """
   weight = weight.astype(np.int64)
   low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
@@ -126,9 +126,8 @@ def weight_blocks(weight: np.ndarray) -> tuple[list[np.ndarray], int]:
   require(bits <= 8, f'weights in {low}..{high} take more than 8 bits')
   rows, columns = constant('LORAP_BLOCK'), constant('LORAP_COLUMNS')
   blocks = [
-    column + 2 ** (bits - 1)
+    weight[k : k + rows, c : c + columns].T.reshape(-1) + 2 ** (bits - 1)
     for c in range(0, weight.shape[1], columns)
     for k in range(0, weight.shape[0], rows)
-    for column in weight[k : k + rows, c : c + columns].T
   ]
   return blocks or [np.zeros(0, np.int64)], bits

@@ -28,7 +28,7 @@ from lorap_jax.integers.c_tables import (
   size,
   wrapped,
 )
-from lorap_jax.integers.program import INT32, Node, Program
+from lorap_jax.integers.program import INT32, Node, Program, num_types
 
 
 def write(
@@ -38,6 +38,7 @@ def write(
   max_nodes: int,
   max_edges: int,
   max_graphs: int,
+  narrow: bool = True,
 ) -> str:
   """A C99 header that runs a program.
 
@@ -48,6 +49,8 @@ def write(
       program has scales for fewer.
     max_edges: most edges of a call.
     max_graphs: most graphs of a call.
+    narrow: store each value in the smallest type that holds its bound, else
+      all in int32.
 
   Returns:
     The text of the header.
@@ -61,7 +64,7 @@ def write(
   for key, value in most.items():
     if not 0 <= value <= INT32:
       raise ValueError(f'a maximum ({key}) of {value} is not in 0..{INT32}')
-  return _Writer(program, name, most).text()
+  return _Writer(program, name, most, narrow=narrow).text()
 
 
 def _used(program: Program) -> list[Node]:
@@ -96,8 +99,11 @@ def _joined(nodes: list[Node], output: str) -> list[Node]:
 class _Writer:
   """Text of one program."""
 
-  def __init__(self, program: Program, name: str, most: dict[str, int]):
+  def __init__(
+    self, program: Program, name: str, most: dict[str, int], *, narrow: bool
+  ):
     self.program, self._name, self.most = program, name, most
+    self._narrow = narrow
     self.tables = Tables(name)
     self.nodes = _joined(_used(program), program.output)
     self.degree = self.together = INT32
@@ -130,7 +136,7 @@ class _Writer:
       )
     rows, width, real, call = c_ops.OPERATIONS[node.op](self, node, given)
     bound = None if real else self.program.bounds[node.output]
-    small = not real and node.output != self.program.output
+    small = self._narrow and not real and node.output != self.program.output
     bytes_each = size(self.program.bounds[node.output]) if small else 4
     require(width > 0, f'{node.output!r} has no columns')
     name = f'v{i}'
@@ -211,6 +217,7 @@ class _Writer:
       self.most['e'],
       self.most['g'],
       self.program.num_features,
+      num_types(self.program) or 0,
       limit(self.degree, self.most['e']),
       limit(self.together, self.most['n']),
       self._bytes,

@@ -33,11 +33,13 @@ enum {
   LORAP_BAD_EDGE = 7,          /* an end that is no node */
   LORAP_BAD_GRAPH_OF = 8,      /* no graph, or not in order */
   LORAP_DEGREE_TOO_LARGE = 9,  /* more edges into a node than sums have room */
-  LORAP_GRAPH_TOO_LARGE = 10   /* more nodes in a graph than sums have room */
+  LORAP_GRAPH_TOO_LARGE = 10,  /* more nodes in a graph than sums have room */
+  LORAP_BAD_TYPE = 11          /* a first feature that is none of the types */
 };
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
-#define LORAP_COLUMNS 8  /* of a product, a multiple of 4 */
+#define LORAP_COLUMNS 32 /* of a product, a multiple of 4 */
+#define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
 #define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
 #define LORAP_LARGEST 16777216.0f /* of one in `fix` */
 
@@ -76,6 +78,7 @@ typedef struct {
 
 typedef struct {
   int max_nodes, max_edges, max_graphs, features;
+  int types; /* of the first feature; 0: any number */
   int max_degree, max_nodes_of_graph; /* -1: any number */
   size_t arena_bytes;
 } lorap_limits;
@@ -121,45 +124,61 @@ static inline int lorap_some(size_t left, int most) {
   return left < (size_t)most ? (int)left : most;
 }
 
+/* `count` numbers of one type as another, from any address to any other. */
+#define LORAP_CONVERT(FROM, from, TO, to, count)                      \
+  do {                                                                \
+    const int8_t *source = (const int8_t *)(from);                    \
+    int8_t *target = (int8_t *)(to);                                  \
+    int left = (count), lane;                                         \
+    FROM in[LORAP_LANES];                                             \
+    TO out[LORAP_LANES];                                              \
+    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
+      memcpy(in, source, sizeof in);                                  \
+      for (lane = 0; lane < LORAP_LANES; lane++)                      \
+        out[lane] = (TO)in[lane];                                     \
+      memcpy(target, out, sizeof out);                                \
+      source += sizeof in;                                            \
+      target += sizeof out;                                           \
+    }                                                                 \
+    for (; left > 0; left--) {                                        \
+      memcpy(in, source, sizeof *in);                                 \
+      *out = (TO)*in;                                                 \
+      memcpy(target, out, sizeof *out);                               \
+      source += sizeof *in;                                           \
+      target += sizeof *out;                                          \
+    }                                                                 \
+  } while (0)
+
 /* Numbers `first` to `first + count` of a value, as int32. */
 static inline void lorap_load(lorap_value v, size_t first, int count,
                               int32_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 1) {
-    for (i = 0; i < count; i++) to[i] = from[i];
-  } else if (v.size == 2) {
-    int16_t half[LORAP_BLOCK];
-    memcpy(half, from, (size_t)count * sizeof *half);
-    for (i = 0; i < count; i++) to[i] = half[i];
-  } else {
+  if (v.size == 1)
+    LORAP_CONVERT(int8_t, from, int32_t, to, count);
+  else if (v.size == 2)
+    LORAP_CONVERT(int16_t, from, int32_t, to, count);
+  else
     memcpy(to, from, (size_t)count * sizeof *to);
-  }
 }
 
 static inline void lorap_load16(lorap_value v, size_t first, int count,
                                 int16_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 2)
-    memcpy(to, from, (size_t)count * sizeof *to);
+  if (v.size == 1)
+    LORAP_CONVERT(int8_t, from, int16_t, to, count);
   else
-    for (i = 0; i < count; i++) to[i] = from[i];
+    memcpy(to, from, (size_t)count * sizeof *to);
 }
 
 static inline void lorap_store(lorap_value v, size_t first, int count,
                                const int32_t *from) {
   int8_t *to = (int8_t *)v.at + first * (size_t)v.size;
-  int i;
-  if (v.size == 1) {
-    for (i = 0; i < count; i++) to[i] = (int8_t)from[i];
-  } else if (v.size == 2) {
-    int16_t half[LORAP_BLOCK];
-    for (i = 0; i < count; i++) half[i] = (int16_t)from[i];
-    memcpy(to, half, (size_t)count * sizeof *half);
-  } else {
+  if (v.size == 1)
+    LORAP_CONVERT(int32_t, from, int8_t, to, count);
+  else if (v.size == 2)
+    LORAP_CONVERT(int32_t, from, int16_t, to, count);
+  else
     memcpy(to, from, (size_t)count * sizeof *from);
-  }
 }
 
 static inline int32_t lorap_get(lorap_value v, size_t index) {
@@ -186,31 +205,41 @@ static inline void lorap_zero(lorap_value v, int rows) {
   memset(v.at, 0, (size_t)rows * (size_t)v.width * (size_t)v.size);
 }
 
-/* `count` codes in fields. Byte j of a field of w bits has number j in its
- * lowest bits, then j + bytes, j + 2 bytes, ...: so each step fills a run. */
-static inline const uint8_t *lorap_unpack(const uint8_t *from, int bits,
-                                          int count, int32_t *to) {
-  int done = 0, width, j;
-  while (done < bits) {
-    int left = count, mask, parts, bytes, part;
-    int32_t *run = to;
-    width = bits - done;
-    width = width & 8 || width > 8 ? 8 : width & 4 ? 4 : width & 2 ? 2 : 1;
-    mask = (1 << width) - 1;
-    parts = 8 / width;
-    bytes = (count + parts - 1) / parts;
-    for (part = 0; part < parts; part++, run += bytes, left -= bytes) {
-      int shift = part * width, some = left < bytes ? left : bytes;
-      if (done)
-        for (j = 0; j < some; j++) run[j] |= ((from[j] >> shift) & mask) << done;
-      else
-        for (j = 0; j < some; j++) run[j] = (from[j] >> shift) & mask;
-    }
-    from += bytes;
-    done += width;
+/* A function that takes `count` codes in fields apart, as numbers of a type.
+ * Byte j of a field of w bits has number j in its lowest bits, then j + bytes,
+ * j + 2 bytes, ...: so each step fills a run. */
+#define LORAP_UNPACK(NAME, TYPE)                                          \
+  static inline const uint8_t *NAME(const uint8_t *from, int bits,        \
+                                    int count, TYPE *to) {                \
+    int done = 0, width, j;                                               \
+    for (; done < bits; done += width) {                                  \
+      int left = count, mask, parts, bytes, part;                         \
+      TYPE *run = to;                                                     \
+      width = lorap_field(bits - done);                                   \
+      mask = (1 << width) - 1;                                            \
+      parts = 8 / width;                                                  \
+      bytes = (count + parts - 1) / parts;                                \
+      for (part = 0; part < parts; part++, run += bytes, left -= bytes) { \
+        int shift = part * width, some = left < bytes ? left : bytes;     \
+        if (done)                                                         \
+          for (j = 0; j < some; j++)                                      \
+            run[j] = (TYPE)(run[j] | ((from[j] >> shift) & mask) << done); \
+        else                                                              \
+          for (j = 0; j < some; j++)                                      \
+            run[j] = (TYPE)((from[j] >> shift) & mask);                   \
+      }                                                                   \
+      from += bytes;                                                      \
+    }                                                                     \
+    return from;                                                          \
   }
-  return from;
+
+/* Bits of the next field of those that are left. */
+static inline int lorap_field(int bits) {
+  return bits >= 8 ? 8 : bits & 4 ? 4 : bits & 2 ? 2 : 1;
 }
+
+LORAP_UNPACK(lorap_unpack, int32_t)
+LORAP_UNPACK(lorap_unpack16, int16_t)
 
 /* What a code stands for, but for its unit. */
 static inline int32_t lorap_decoded(lorap_table t, int32_t code) {
@@ -265,8 +294,7 @@ static inline int32_t lorap_entry(lorap_table t, size_t index) {
   }
   for (; done < t.bits; done += width) {
     int parts, bytes;
-    width = t.bits - done;
-    width = width & 8 || width > 8 ? 8 : width & 4 ? 4 : width & 2 ? 2 : 1;
+    width = lorap_field(t.bits - done);
     parts = 8 / width;
     bytes = (count + parts - 1) / parts;
     code |= ((from[place % bytes] >> place / bytes * width) & ((1 << width) - 1))
@@ -299,6 +327,11 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
     memcpy(&bits, nodes + j, sizeof bits);
     if ((bits & 0x7f800000u) == 0x7f800000u) return LORAP_BAD_FEATURE;
   }
+  for (i = 0; i < n && limits->types; i++) {
+    float type = nodes[(size_t)i * (size_t)limits->features];
+    if (!(type >= 0 && type < (float)limits->types)) return LORAP_BAD_TYPE;
+    if ((float)(int)type != type) return LORAP_BAD_TYPE;
+  }
   for (i = 0; i < e; i++) {
     if (graph->senders[i] < 0 || graph->senders[i] >= n) return LORAP_BAD_EDGE;
     if (graph->receivers[i] < 0 || graph->receivers[i] >= n)
@@ -324,49 +357,57 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
   return LORAP_OK;
 }
 
+/* clip(rint(f row factor) + bias), LORAP_LANES at a time. */
+static inline void lorap_round(const float *f, float row, const float *factor,
+                               const int32_t *bias, float end, int32_t low,
+                               int32_t high, int count, int32_t *q) {
+  int i, j;
+  for (i = 0; i < count; i += LORAP_LANES)
+    for (j = i; j < i + LORAP_LANES; j++) {
+      float scaled = LORAP_F32(f[j] * row); /* of no row: of 1, exact */
+      int32_t whole = lorap_rint(LORAP_F32(scaled * factor[j]), end);
+      q[j] = lorap_clip(whole + bias[j], low, high);
+    }
+}
+
 /* clip(rint(f32(a) row factor) + bias), or of floats x instead of a. */
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
   int32_t q[LORAP_BLOCK], bias[LORAP_BLOCK];
   float f[LORAP_BLOCK], factor[LORAP_BLOCK];
+  const float end = x ? LORAP_LARGEST : LORAP_EXACT;
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
-  int j, once = y.width <= LORAP_BLOCK;
+  int j;
   if (!s->row && !s->bias.count && !limit && s->factor.count == 1) {
     width *= count; /* rows are all alike: one long row */
     count = count > 0;
-    once = 1;
   }
+  memset(f, 0, sizeof f); /* what lies behind a row is worked on too */
+  memset(q, 0, sizeof q);
+  memset(bias, 0, sizeof bias);
   lorap_reals(s->factor, 0, factor);
-  for (j = 0; j < LORAP_BLOCK; j++) {
-    bias[j] = 0;
-    if (s->factor.count == 1) factor[j] = factor[0];
-  }
-  if (s->bias.count) lorap_wholes(s->bias, 0, bias);
+  for (j = 0; j < LORAP_BLOCK; j++) factor[j] = factor[0];
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
     int32_t low = lorap_clip(s->low, -most, most);
     int32_t high = lorap_clip(s->high, -most, most);
     for (c = 0; c < width; c += LORAP_BLOCK) {
-      const float end = x ? LORAP_LARGEST : LORAP_EXACT;
       size_t first = i * width + c;
       int block = lorap_some(width - c, LORAP_BLOCK);
-      if (!once && s->factor.count > 1) lorap_reals(s->factor, c, factor);
-      if (!once && s->bias.count) lorap_wholes(s->bias, c, bias);
+      if (i == 0 || width > LORAP_BLOCK) {
+        if (s->factor.count > 1) lorap_reals(s->factor, c, factor);
+        if (s->bias.count) lorap_wholes(s->bias, c, bias);
+      }
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
       } else {
         lorap_load(a, first, block, q);
-        for (j = 0; j < block; j++) f[j] = LORAP_F32((float)q[j]);
+        LORAP_CONVERT(int32_t, q, float, f, block);
       }
-      if (s->row)
-        for (j = 0; j < block; j++) f[j] = LORAP_F32(f[j] * row);
-      for (j = 0; j < block; j++) {
-        int32_t whole = lorap_rint(LORAP_F32(f[j] * factor[j]), end);
-        q[j] = lorap_clip(whole + bias[j], low, high);
-      }
+      lorap_round(f, row, factor, bias, end, low, high, block, q);
       lorap_store(y, first, block, q);
     }
   }
@@ -385,6 +426,19 @@ static inline void lorap_scale(int rows, lorap_value a, lorap_value y,
 static inline void lorap_scale_to(int rows, lorap_value a, lorap_value limit,
                                   lorap_value y, lorap_scaling s) {
   lorap_affine(rows, a, NULL, y, &s, &limit);
+}
+
+/* Codes as weights of `bits` bits: columns of `depth` numbers, which are moved
+ * apart, to LORAP_BLOCK, with zeros behind them. */
+static inline void lorap_spread(int16_t *w, int bits, int depth, int columns) {
+  int j, count = depth * columns;
+  for (j = 0; j < count; j++) w[j] = (int16_t)(w[j] - (1 << (bits - 1)));
+  for (j = LORAP_COLUMNS - 1; j >= 0; j--) {
+    int used = j < columns ? depth : 0;
+    memmove(w + j * LORAP_BLOCK, w + j * used, (size_t)used * sizeof *w);
+    memset(w + j * LORAP_BLOCK + used, 0,
+           (size_t)(LORAP_BLOCK - used) * sizeof *w);
+  }
 }
 
 /* Four sums of products: compilers make vectors of this. */
@@ -424,7 +478,7 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   int16_t w[LORAP_COLUMNS * LORAP_BLOCK], x[LORAP_BLOCK];
   int32_t wide[LORAP_BLOCK], sum[LORAP_COLUMNS], total[LORAP_COLUMNS];
   int32_t first[LORAP_COLUMNS];
-  int c, k, i, j, m;
+  int c, k, i, j;
   for (c = 0; c < y.width; c += LORAP_COLUMNS) {
     int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
     for (j = 0; j < columns; j++)
@@ -432,13 +486,9 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
     for (k = 0; k < a.width; k += LORAP_BLOCK) {
       int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
       int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
-      memset(w, 0, sizeof w);
       memset(x, 0, sizeof x);
-      for (j = 0; j < columns; j++) {
-        weight = lorap_unpack(weight, bits, depth, wide);
-        for (m = 0; m < depth; m++)
-          w[j * LORAP_BLOCK + m] = (int16_t)(wide[m] - (1 << (bits - 1)));
-      }
+      weight = lorap_unpack16(weight, bits, depth * columns, w);
+      lorap_spread(w, bits, depth, columns);
       for (i = 0; i < rows; i++) {
         size_t from = (size_t)i * (size_t)a.width + (size_t)k;
         size_t to = (size_t)i * (size_t)y.width + (size_t)c;
@@ -463,20 +513,43 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   }
 }
 
+/* y += a, `count` numbers of the types TO and FROM. */
+#define LORAP_PLUS(FROM, from, TO, to, count)                         \
+  do {                                                                \
+    const int8_t *source = (const int8_t *)(from);                    \
+    int8_t *target = (int8_t *)(to);                                  \
+    int left = (count), lane;                                         \
+    FROM in[LORAP_LANES];                                             \
+    TO out[LORAP_LANES];                                              \
+    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
+      memcpy(in, source, sizeof in);                                  \
+      memcpy(out, target, sizeof out);                                \
+      for (lane = 0; lane < LORAP_LANES; lane++)                      \
+        out[lane] = (TO)(out[lane] + in[lane]);                       \
+      memcpy(target, out, sizeof out);                                \
+      source += sizeof in;                                            \
+      target += sizeof out;                                           \
+    }                                                                 \
+    for (; left > 0; left--) {                                        \
+      memcpy(in, source, sizeof *in);                                 \
+      memcpy(out, target, sizeof *out);                               \
+      *out = (TO)(*out + *in);                                        \
+      memcpy(target, out, sizeof *out);                               \
+      source += sizeof *in;                                           \
+      target += sizeof *out;                                          \
+    }                                                                 \
+  } while (0)
+
 /* Row `to` of y += row `from` of a, for sums of 16 bits. */
 static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
                                 size_t to) {
-  int16_t sent[LORAP_BLOCK], total[LORAP_BLOCK];
-  int c, j;
-  for (c = 0; c < a.width; c += LORAP_BLOCK) {
-    int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
-    size_t place = to * (size_t)a.width + (size_t)c;
-    lorap_load16(a, from * (size_t)a.width + (size_t)c, block, sent);
-    lorap_load16(y, place, block, total);
-    for (j = 0; j < block; j++) total[j] = (int16_t)(total[j] + sent[j]);
-    memcpy((int8_t *)y.at + place * sizeof *total, total,
-           (size_t)block * sizeof *total);
-  }
+  size_t width = (size_t)a.width;
+  const int8_t *sent = (const int8_t *)a.at + from * width * (size_t)a.size;
+  int8_t *total = (int8_t *)y.at + to * width * sizeof(int16_t);
+  if (a.size == 1)
+    LORAP_PLUS(int8_t, sent, int16_t, total, a.width);
+  else
+    LORAP_PLUS(int16_t, sent, int16_t, total, a.width);
 }
 
 /* Row `to` of y += w times row `from` of a. */
@@ -494,26 +567,123 @@ static inline void lorap_plus(lorap_value a, size_t from, int32_t w,
   }
 }
 
-/* The sum over edges; `weight` [e] may be NULL. */
+/* The sum over edges; `weight` [e, heads] may be NULL. The columns of a head
+ * are a row of a [n heads, width / heads]. */
 static inline void lorap_sum_edges(const lorap_graph *graph, lorap_value a,
                                    const lorap_value *weight, lorap_value y,
                                    int drop_loops) {
   int half = !weight && y.size == 2 && a.size <= 2, i;
+  size_t k, heads = weight ? (size_t)weight->width : 1;
   lorap_zero(y, graph->n);
+  a.width /= (int)heads;
   for (i = 0; i < graph->e; i++) {
     size_t from = (size_t)graph->senders[i], to = (size_t)graph->receivers[i];
     if (drop_loops && from == to) continue;
     if (half)
       lorap_plus16(a, from, y, to);
     else
-      lorap_plus(a, from, weight ? lorap_get(*weight, (size_t)i) : 1, y, to);
+      for (k = 0; k < heads; k++)
+        lorap_plus(a, from * heads + k,
+                   weight ? lorap_get(*weight, (size_t)i * heads + k) : 1, y,
+                   to * heads + k);
   }
 }
 
+/* The node at an end of edge i, or of the self loop of node i. */
+static inline size_t lorap_at(const int32_t *ends, int i, int loops) {
+  return (size_t)(loops ? i : ends[i]);
+}
+
+/* The left half of the sender's a plus the right half of the receiver's. */
+static inline void lorap_meet(const lorap_graph *graph, lorap_value a,
+                              lorap_value y, int loops) {
+  int i, rows = loops ? graph->n : graph->e;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t sent = 2 * heads * lorap_at(graph->senders, i, loops);
+    size_t received = 2 * heads * lorap_at(graph->receivers, i, loops) + heads;
+    for (j = 0; j < heads; j++)
+      lorap_put(y, (size_t)i * heads + j,
+                lorap_get(a, sent + j) + lorap_get(a, received + j));
+  }
+}
+
+/* The larger of the start, or of 0, and the edges into each node. */
+static inline void lorap_max_into(const lorap_graph *graph, lorap_value a,
+                                  const lorap_value *start, lorap_value y) {
+  int i;
+  size_t j, heads = (size_t)y.width, count = (size_t)graph->n * heads;
+  lorap_zero(y, graph->n);
+  for (j = 0; start && j < count; j++) {
+    int32_t x = lorap_get(*start, j);
+    if (x > 0) lorap_put(y, j, x);
+  }
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i] * heads;
+    for (j = 0; j < heads; j++) {
+      int32_t x = lorap_get(a, (size_t)i * heads + j);
+      if (x > lorap_get(y, to + j)) lorap_put(y, to + j, x);
+    }
+  }
+}
+
+static inline void lorap_sum_into(const lorap_graph *graph, lorap_value a,
+                                  lorap_value y) {
+  int i;
+  size_t j, heads = (size_t)y.width;
+  lorap_zero(y, graph->n);
+  for (i = 0; i < graph->e; i++) {
+    size_t to = (size_t)graph->receivers[i] * heads;
+    for (j = 0; j < heads; j++)
+      lorap_put(y, to + j, lorap_get(y, to + j) +
+                               lorap_get(a, (size_t)i * heads + j));
+  }
+}
+
+/* table[min(b - a, last)], b at the receiver. */
+static inline void lorap_powers(const lorap_graph *graph, lorap_value a,
+                                lorap_value b, lorap_table table,
+                                lorap_value y, int loops) {
+  int i, rows = loops ? graph->n : graph->e, last = table.count - 1;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t to = lorap_at(graph->receivers, i, loops) * heads;
+    size_t from = (size_t)i * heads;
+    for (j = 0; j < heads; j++) {
+      int32_t below = lorap_get(b, to + j) - lorap_get(a, from + j);
+      lorap_put(y, from + j,
+                lorap_whole(table, (size_t)(below < last ? below : last)));
+    }
+  }
+}
+
+/* rint((a (1 / b)) share), b at the receiver. */
+static inline void lorap_shares(const lorap_graph *graph, lorap_value a,
+                                lorap_value b, lorap_value y, int32_t share,
+                                int loops) {
+  int i, rows = loops ? graph->n : graph->e;
+  size_t j, heads = (size_t)y.width;
+  for (i = 0; i < rows; i++) {
+    size_t to = lorap_at(graph->receivers, i, loops) * heads;
+    size_t from = (size_t)i * heads;
+    for (j = 0; j < heads; j++) {
+      float part = LORAP_F32((float)lorap_get(a, from + j));
+      float total = LORAP_F32((float)lorap_get(b, to + j));
+      float inverse = LORAP_F32(1.0f / total);
+      part = LORAP_F32(part * inverse);
+      part = LORAP_F32(part * (float)share);
+      lorap_put(y, from + j, lorap_rint(part, LORAP_EXACT));
+    }
+  }
+}
+
+/* The columns of a head are a row of a [rows heads, width / heads]. */
 static inline void lorap_weigh(int rows, lorap_value a, lorap_value row,
                                lorap_value y) {
   int32_t q[LORAP_BLOCK];
   int i, c, j;
+  rows *= row.width;
+  a.width /= row.width;
   for (i = 0; i < rows; i++) {
     int32_t w = lorap_get(row, (size_t)i);
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
@@ -600,12 +770,16 @@ static inline void lorap_nearest(int rows, lorap_value a, lorap_table ranges,
   lorap_find(rows, a, ranges, 1, y);
 }
 
+/* Of a table of rows, a row. */
 static inline void lorap_lookup(int rows, lorap_value a, lorap_table table,
                                 lorap_value y) {
   int i;
+  size_t j, width = (size_t)y.width;
   for (i = 0; i < rows; i++) {
     size_t index = (size_t)lorap_get(a, (size_t)i * (size_t)a.width);
-    lorap_put(y, (size_t)i, lorap_whole(table, index));
+    for (j = 0; j < width; j++)
+      lorap_put(y, (size_t)i * width + j,
+                lorap_whole(table, index * width + j));
   }
 }
 

@@ -1,7 +1,8 @@
 """From a trained network to its integer program, layer by layer.
 
-What a quantizer becomes is the quantizer's business (its method `grid`); what a
-layer becomes stands here, in the order of the layer's own call.
+What a quantizer becomes is the quantizer's business (its method `grid`); what
+the network becomes stands here, its convolutions in `layers`, what they are
+made of in `parts`, and prompts in `prompting`.
 """
 
 from collections.abc import Mapping
@@ -9,38 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from lorap_jax.integers import layers, parts, prompting
 from lorap_jax.integers.builder import Builder, Codes, ExportError, Wide
+from lorap_jax.integers.parts import Place
 from lorap_jax.integers.program import Program
 from lorap_jax.models import backbones, network
-from lorap_jax.nn import conv, methods, prompts
-from lorap_jax.nn.quantized import Rows
-from lorap_jax.prompts import lorap as lorap_lib
-from lorap_jax.quantization import grids
-
-_EPSILON = 1e-5  # Of batch norm.
-
-
-class Place:
-  """The variables of a module, by the names of its children."""
-
-  def __init__(self, params: Any, batch_stats: Any, quant_stats: Any):
-    self.params = params or {}
-    self.batch_stats = batch_stats or {}
-    self.quant_stats = quant_stats or {}
-
-  def child(self, name: str) -> 'Place':
-    """The variables of a child; empty if it has none."""
-    return Place(
-      self.params.get(name),
-      self.batch_stats.get(name),
-      self.quant_stats.get(name),
-    )
-
-  def array(self, name: str) -> np.ndarray:
-    """A parameter, float64."""
-    return np.asarray(self.params[name], np.float64)
+from lorap_jax.nn import methods
 
 
 def lower(
@@ -68,7 +44,7 @@ def lower(
   Raises:
     ExportError: a network that has none, and why.
   """
-  _refuse(model)
+  refuse(model)
   variables = jax.tree.map(jnp.asarray, dict(variables))
   place = Place(
     variables['params'],
@@ -76,8 +52,7 @@ def lower(
     variables.get('quant_stats'),
   )
   builder = Builder(max_degree=max_degree, max_nodes=max_nodes)
-  x: Any = builder.fix('nodes', largest_input, num_features)
-  y: Any = _encode(builder, model, place, x)
+  y: Any = _encode(builder, model, place, num_features, largest_input)
   for i in range(model.num_layers):
     y = _convolve(builder, model, place, i, y)
   if model.pool == 'none':
@@ -88,7 +63,8 @@ def lower(
   return builder.program(y, per_graph=True, num_features=num_features)
 
 
-def _refuse(model: network.Network) -> None:
+def refuse(model: network.Network) -> None:
+  """Raises ExportError for a network that has no integers, and says why."""
   scheme = model.scheme
   name = type(scheme).__name__
   if isinstance(scheme, methods.FP32):
@@ -106,240 +82,38 @@ def _refuse(model: network.Network) -> None:
       'a search for bits is a mixture of networks; export the run that used '
       'what it found (scheme mixq)'
     )
-  if model.encoder == 'embedding':
+  if scheme.edge_messages and isinstance(model.backbone, backbones.GCN):
     raise ExportError(
-      "the encoder 'embedding' is in full precision; it is not exported yet"
+      'messages that are quantized edge by edge are not exported; train with '
+      'edge_messages=False'
     )
-  if isinstance(model.backbone, backbones.GAT):
-    raise ExportError('GAT is not exported yet')
-  if model.prompt.placement != 'pre' and 'lorap' in model.prompt.name:
-    raise ExportError(
-      f'a prompt with placement {model.prompt.placement!r} travels beside the '
-      "integers in full precision; train with 'pre'"
-    )
-  if model.prompt.form != 'lorap' and 'lorap' in model.prompt.name:
-    raise ExportError(
-      f'the prompt form {model.prompt.form!r} is a control and not exported'
-    )
-
-
-def _grid(
-  builder: Builder,
-  scheme: methods.Scheme,
-  point: methods.Point,
-  place: Place,
-  *,
-  non_negative: bool = False,
-) -> grids.Grid | None:
-  """The grid at a point; None where the scheme has no quantizer."""
-  module: Any = scheme.quantizer(point, non_negative=non_negative)
-  if module is None or not hasattr(module, 'grid'):
-    return None
-  name = methods.name_of(point)
-  own = place.child(name)
-  return module.grid(own.params, own.quant_stats, builder.path(name))
-
-
-def _codes(
-  builder: Builder,
-  scheme: methods.Scheme,
-  point: methods.Point,
-  place: Place,
-  value: Wide,
-  *,
-  non_negative: bool = False,
-) -> Codes:
-  """What the scheme makes of a value at a point."""
-  grid = _grid(builder, scheme, point, place, non_negative=non_negative)
-  return builder.quantize(methods.name_of(point), value, grid)
-
-
-def _point(
-  builder: Builder, scheme: Any, point: Any, place: Place, value: Wide
-) -> Wide:
-  """What passes a point that feeds no product: codes, and wide again."""
-  grid = _grid(builder, scheme, point, place)
-  if grid is None:
-    return value
-  return builder.widen(f'{point}_values', builder.quantize(point, value, grid))
-
-
-def _dense(
-  builder: Builder,
-  scheme: methods.Scheme,
-  place: Place,
-  x: Wide | Codes,
-  *,
-  point: methods.Point = 'input',
-  non_negative: bool = False,
-  norm: Place | None = None,
-) -> Wide:
-  """`QuantDense`, and the batch norm behind it."""
-  if isinstance(x, Wide):
-    x = _codes(builder, scheme, point, place, x, non_negative=non_negative)
-  x = _factored(builder, x)
-  weight, scale = _weight(builder, scheme, place)
-  total = builder.product('product', x, weight, scale)
-  bias = place.array('bias') if 'bias' in place.params else None
-  gain, shift = _affine_of(norm, weight.shape[1])
-  if _grid(builder, scheme, 'output', place) is None:
-    bias = shift if bias is None else gain * bias + shift
-    return builder.widen('result', total, factor=gain, bias=bias)
-  y = builder.widen('result', total, bias=bias)
-  codes = builder.quantize('output', y, _grid(builder, scheme, 'output', place))
-  return builder.widen('output_values', codes, factor=gain, bias=shift)
-
-
-def _factored(builder: Builder, x: Codes) -> Codes:
-  """Codes whose scale factors out of a product; 16 bits if theirs does not."""
-  if not np.ndim(x.scale) and np.all(x.zero == np.rint(x.zero)):
-    return x
-  return builder.quantize('operand', builder.widen('operand_values', x), None)
-
-
-def _affine_of(norm: Place | None, width: int) -> tuple[np.ndarray, np.ndarray]:
-  """Gain and shift of a batch norm at evaluation."""
-  if norm is None:
-    return np.ones(width), np.zeros(width)
-  norm = norm.child('bn')
-  mean, var = (
-    np.asarray(norm.batch_stats[k], np.float64) for k in ('mean', 'var')
-  )
-  gain = norm.array('scale') / np.sqrt(var + _EPSILON)
-  return gain, norm.array('bias') - mean * gain
-
-
-def _weight(
-  builder: Builder, scheme: methods.Scheme, place: Place
-) -> tuple[np.ndarray, np.ndarray]:
-  """Integer weights with zero point 0, and the scale of each column.
-
-  Two kinds get new codes of 8 bits with a scale for each output: weights with a
-  scale for each input feature (MixQ), which does not factor out of a product,
-  and codes that leave 8 bits without their zero point.
-  """
-  module: Any = scheme.quantizer('weight', non_negative=False)
-  if module is None or not hasattr(module, 'grid'):
-    raise ExportError(
-      'a weight is in full precision: the scheme leaves out the point '
-      "'weight'; train with it"
-    )
-  own = place.child('weight')
-  path = builder.path('weight')
-  grid = module.grid(own.params, own.quant_stats, path)
-  collections = {'params': own.params, 'quant_stats': own.quant_stats}
-  kernel = jnp.asarray(place.params['kernel'])
-  # By the quantizer's own arithmetic: its rounding is what was trained.
-  values = np.asarray(
-    module.apply(
-      {k: v for k, v in collections.items() if v}, kernel, rows=Rows()
-    ).values,
-    np.float64,
-  )
-  if not getattr(module, 'transposed', False):
-    scale = np.broadcast_to(grid.scale, (kernel.shape[1],))
-    codes = np.rint(values / scale)
-    if np.max(np.abs(codes), initial=0) <= 127:
-      return codes, scale
-  scale = np.max(np.abs(values), axis=0, initial=0) / 127
-  scale = np.where(scale > 0, scale, 1)
-  return np.rint(values / scale), scale
-
-
-def _prompt(
-  builder: Builder, spec: prompts.PromptSpec, place: Place, s: Wide
-) -> Wide:
-  """The value s + softmax(s W + c) P, the prompt folded and in integers."""
-  if 'lorap' not in spec.name:
-    return s
-  own = place.child('prompt')
-  values: dict[str, Any] = {
-    name: jnp.asarray(own.params[name]) if name in own.params else None
-    for name in lorap_lib.LoRAPParams._fields
-  }
-  params = lorap_lib.LoRAPParams(**values)
-  bits = min(spec.bits, 8)
-  folded = lorap_lib.quantize_prompt(params, bits=bits)
-  with builder.inside('prompt'):
-    return builder.plus(
-      'prompted',
-      s,
-      _mixture(
-        builder,
-        s,
-        kernel=_folded_kernel(folded),
-        bias=np.asarray(folded.bias, np.float64),
-        basis=np.asarray(folded.up, np.float64),
-        # A kernel in two factors is not on a grid when they are multiplied.
-        bits=8 if folded.score_down is not None else bits,
-      ),
-    )
-
-
-def _folded_kernel(params: lorap_lib.LoRAPParams) -> np.ndarray:
-  kernel = np.asarray(params.kernel, np.float64)
-  if params.score_down is None:
-    return kernel
-  return np.asarray(params.score_down, np.float64) @ kernel
-
-
-def _mixture(
-  builder: Builder,
-  x: Wide,
-  *,
-  kernel: np.ndarray,
-  bias: np.ndarray,
-  basis: np.ndarray,
-  bits: int = 8,
-) -> Wide:
-  """softmax(x W + c) P with W and P on grids."""
-  weights, scale = _on_grid(kernel, bits)
-  codes = builder.operand('input', x, weights)
-  logits = builder.product('scores', codes, weights, scale)
-  shares = builder.soften('shares', logits, bias)
-  mixed = builder.product('mixed', shares, *_on_grid(basis, bits))
-  return builder.widen('values', mixed, least_unit=x.unit)
-
-
-def _on_grid(
-  matrix: np.ndarray, bits: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
-  """Codes of `bits` bits and one scale, repeated for each column."""
-  qmax = 2 ** (bits - 1) - 1
-  scale = np.max(np.abs(matrix), initial=0) / qmax or 1.0
-  return np.rint(matrix / scale), np.full(matrix.shape[1], scale)
 
 
 def _encode(
-  builder: Builder, model: network.Network, place: Place, x: Wide
+  builder: Builder,
+  model: network.Network,
+  place: Place,
+  num_features: int,
+  largest_input: float,
 ) -> Wide | Codes:
-  spec = model.prompt
-  node, _ = prompts.PROMPTS[spec.name]
-  own = place.child('node_prompt')
-  if node == 'gpf':
-    x = builder.shifted('node_prompt', x, own.array('prompt').reshape(-1))
-  elif node == 'gpf_plus':
-    with builder.inside('node_prompt'):
-      mixed = _mixture(
-        builder,
-        x,
-        kernel=own.array('kernel'),
-        bias=own.array('bias'),
-        basis=own.array('prompt'),
-      )
-      x = builder.plus('prompted', x, mixed)
+  if model.encoder == 'embedding':
+    table = place.child('embedding').array('embedding')
+    x = builder.embed('nodes', *parts.on_columns(table))
+    return prompting.on_nodes(builder, model.prompt, place, x)
+  x = builder.fix('nodes', largest_input, num_features)
+  x = prompting.on_nodes(builder, model.prompt, place, x)
   if model.encoder == 'none':
     if model.scheme.edge_messages and model.backbone.sums_first:
       return x
     # They count as quantized from here on, with a quantizer or without.
-    return _codes(builder, model.scheme, 'features', place, x)
+    return parts.codes_at(builder, model.scheme, 'features', place, x)
   own = place.child('embedding')
   operand: Any = x
   if model.encoder_operand == 'int8':
-    observed = _grid(builder, methods.QAT(bits=8), 'input', place)
+    observed = parts.grid_at(builder, methods.QAT(bits=8), 'input', place)
     operand = builder.quantize('input', x, observed)
   with builder.inside('embedding'):
-    return _dense(
+    return parts.dense(
       builder,
       model.scheme,
       own,
@@ -364,146 +138,37 @@ def _convolve(
     prompt=model.prompt,
     non_negative=i > 0 and not model.residual,
   )
+  function = layers.LAYERS.get(type(layer))
+  if function is None:
+    raise ExportError(f'the layer {type(layer).__name__} has no integers')
   name = f'conv_{i}'
   with builder.inside(name):
-    y = _LAYERS[type(layer)](builder, layer, place.child(name), x)
+    y = function(builder, layer, place.child(name), x)
     if logits:
       return y
     if not model.backbone.activates:
       if model.norm:
-        gain, shift = _affine_of(place.child(f'norm_{i}'), y.width)
-        y = _times(builder, 'norm', y, gain, shift)
+        gain, shift = parts.affine_of(place.child(f'norm_{i}'), y.width)
+        y = builder.times('norm', y, gain, shift)
       y = builder.relu('relu', y)
     if model.residual and isinstance(x, Wide) and x.width == y.width:
       y = builder.plus('residual', x, y)
   return y
 
 
-def _times(
-  builder: Builder, label: str, value: Wide, gain: Any, shift: Any = None
-) -> Wide:
-  """The value times a gain plus a shift, column by column."""
-  as_codes = Codes(
-    value.name,
-    np.asarray(value.unit),
-    np.zeros(()),
-    value.bound,
-    value.width,
-  )
-  return builder.widen(label, as_codes, factor=gain, bias=shift)
-
-
-def _gin(
-  builder: Builder, layer: conv.GINConv, place: Place, x: Wide | Codes
-) -> Wide:
-  scheme = layer.scheme
-  message = x
-  if isinstance(x, Wide):
-    message = _codes(builder, scheme, 'message', place, x)
-  assert isinstance(message, Codes)
-  if message.row is not None:
-    # Rows of different scales have no common sum.
-    message = builder.quantize(
-      'rows', builder.widen('row_values', message), None
-    )
-  total = builder.neighbor_sum('neighbors', message)
-  s = _point(
-    builder, scheme, 'neighbor_sum', place, builder.widen('sum', total)
-  )
-  if layer.own_term:
-    # A layer that quantizes the messages of edges keeps the node as it is.
-    node = x if scheme.edge_messages and isinstance(x, Wide) else message
-    own = 1 + float(place.params['eps'])
-    if isinstance(node, Wide):
-      term = _times(builder, 'own', node, own)
-    else:
-      term = builder.widen('own', node, factor=own, least_unit=s.unit)
-    s = builder.plus('with_own', s, term)
-  s = _prompt(builder, layer.prompt, place, s)
-  h: Any = _codes(builder, scheme, 'aggregate', place, s)
-  for i in range(layer.num_dense):
-    if layer.full_precision_dense and i == 0:
-      raise ExportError(
-        'the first Dense layer is in full precision '
-        '(full_precision_first); train without it'
-      )
-    norm = None
-    last = i == layer.num_dense - 1
-    if layer.norm == 'each':
-      norm = place.child(f'norm_{i}')
-    elif layer.norm == 'last' and last and layer.last:
-      norm = place.child('norm')
-    name = f'dense_{i}'
-    with builder.inside(name):
-      h = _dense(
-        builder,
-        scheme.in_convolution(),
-        place.child(name),
-        h,
-        non_negative=i > 0,
-        norm=norm,
-      )
-      if not (layer.last and last):
-        h = builder.relu('relu', h)
-  if layer.norm == 'last' and not layer.last:
-    gain, shift = _affine_of(place.child('norm'), h.width)
-    h = _times(builder, 'norm', h, gain, shift)
-  return _point(builder, scheme, 'update', place, h)
-
-
-def _gcn(
-  builder: Builder, layer: conv.GCNConv, place: Place, x: Wide | Codes
-) -> Wide:
-  scheme = layer.scheme
-  if layer.self_loop_weight != 1:
-    raise ExportError(
-      f'self loops of weight {layer.self_loop_weight} are no whole numbers'
-    )
-  if scheme.edge_messages:
-    raise ExportError(
-      'messages that are quantized edge by edge are not exported; train with '
-      'edge_messages=False'
-    )
-  with builder.inside('dense'):
-    h = _dense(
-      builder,
-      scheme.in_convolution(),
-      place.child('dense'),
-      x,
-      non_negative=layer.non_negative,
-    )
-  norm, loops = builder.norms(
-    self_loops=layer.self_loops, keep=layer.existing_loops == 'keep'
-  )
-  message = _codes(builder, scheme, 'message', place, h)
-  grid = _grid(builder, scheme, 'norm', place, non_negative=True)
-  if scheme.edge_weights and isinstance(grid, grids.UniformGrid):
-    s = builder.edge_sum('neighbors', message, norm, loops, grid)
-  else:
-    total = builder.normed_sum('neighbors', message, norm, loops)
-    s = builder.widen('sum', total)
-  s = _prompt(builder, layer.prompt, place, s)
-  s = _point(builder, scheme, 'neighbor_sum', place, s)
-  s = builder.shifted('with_bias', s, place.array('bias'))
-  return _point(builder, scheme, 'update', place, s)
-
-
-_LAYERS = {conv.GINConv: _gin, conv.GCNConv: _gcn}
-
-
 def _read_out(
   builder: Builder, model: network.Network, place: Place, z: Wide
 ) -> Wide:
   if model.normalize_pooled:
-    gain, shift = _affine_of(place.child('norm_pooled'), z.width)
+    gain, shift = parts.affine_of(place.child('norm_pooled'), z.width)
     with builder.inside('pool'):
-      z = _times(builder, 'norm', z, gain, shift)
+      z = builder.times('norm', z, gain, shift)
   for i in range(model.readout):
     name = f'readout_{i}'
     with builder.inside(name):
       if i:
         z = builder.relu('relu', z)
-      z = _dense(
+      z = parts.dense(
         builder,
         model.scheme,
         place.child(name),

@@ -270,9 +270,10 @@ class Model:
     sent = self.emit('Gather', join(zeros(self.width[a]), a), senders)
     if weight is not None:
       # onnx before 1.23 takes no rows as no columns either.
-      weight = self.emit('Reshape', weight, self.whole(-1, 1))
-      weight = self.emit('Gather', join(zeros(1), weight), order)
-      sent = self.emit('Mul', sent, weight)
+      heads = self.width[weight]
+      weight = self.emit('Reshape', weight, self.whole(-1, heads))
+      weight = self.emit('Gather', join(zeros(heads), weight), order)
+      sent = self.emit('Mul', sent, self.heads(weight, heads, self.width[a]))
     running = self.emit('CumSum', sent, self.number(0))
     degrees = self.emit('Reshape', self.degrees(), self.whole(-1))
     last = self.emit('CumSum', degrees, self.number(0))
@@ -282,6 +283,13 @@ class Model:
       self.emit('Gather', running, last),
       self.emit('Gather', running, first),
     )
+
+  def heads(self, weight: str, heads: int, width: int) -> str:
+    """Weights of heads [k, heads], repeated for the columns of each."""
+    if heads == 1:
+      return weight
+    columns = [k for k in range(heads) for _ in range(width // heads)]
+    return self.emit('Gather', weight, self.whole(*columns), axis=1)
 
   def degrees(self) -> str:
     """The number of edges into each node, int32 [n, 1]."""
@@ -293,9 +301,9 @@ class Model:
     gap = self.emit('Sub', 'senders', 'receivers')
     return self.is_zero(self.emit('Unsqueeze', gap, self.whole(1)))
 
-  def edges_at(self, a: str, end: str) -> str:
-    """Rows of nodes at an end of each edge."""
-    return self.emit('Gather', a, end)
+  def edges_at(self, a: str, end: str, *, loops: int = 0) -> str:
+    """Rows of nodes at an end of each edge, or of each self loop."""
+    return a if loops else self.emit('Gather', a, end)
 
   # Numbers that float32 does not hold.
 

@@ -106,7 +106,9 @@ def _matmul(w, a, weight):
 def _sum_edges(w, a, weight=None, *, drop_loops=0):
   if drop_loops:
     proper = w.as_int(w.emit('Not', w.loops()))
+    heads = 1 if weight is None else w.width[weight]
     weight = proper if weight is None else w.emit('Mul', weight, proper)
+    w.width[weight] = heads
   if w.width[a] > 1:
     return w.edge_sums(a, weight)
   sent = w.edges_at(a, 'senders')
@@ -116,7 +118,50 @@ def _sum_edges(w, a, weight=None, *, drop_loops=0):
 
 
 def _weigh(w, a, row):
-  return w.exact('Mul', a, row)
+  return w.exact('Mul', a, w.heads(row, w.width[row], w.width[a]))
+
+
+def _meet(w, a, *, loops=0):
+  heads = w.width[a] // 2
+  sent, received = (
+    w.edges_at(
+      w.emit('Gather', a, w.whole(*range(k, k + heads)), axis=1),
+      end,
+      loops=loops,
+    )
+    for k, end in ((0, 'senders'), (heads, 'receivers'))
+  )
+  return w.emit('Add', sent, received)
+
+
+def _max_into(w, a, b=None):
+  found = w.segments(a, 'receivers', w.num_nodes(), w.width[a], reduction='max')
+  found = w.emit('Max', found, w.number(0))
+  return found if b is None else w.emit('Max', found, b)
+
+
+def _sum_into(w, a):
+  return w.segments(a, 'receivers', w.num_nodes(), w.width[a])
+
+
+def _powers(w, a, b, table, *, loops=0):
+  limit = w.bound[a] + w.bound[b]
+  peak = w.edges_at(b, 'receivers', loops=loops)
+  return _power(w, w.exact('Sub', peak, a, limit=limit), table, limit)
+
+
+def _power(w, below, table, limit):
+  """The table's number for a logit that lies below the largest."""
+  entry = w.exact('Min', below, w.number(len(table) - 1), limit=limit)
+  table = w.as_float(w.constant(np.asarray(table)))
+  return w.from_whole(w.emit('Gather', table, entry))
+
+
+def _shares(w, a, b, *, share, loops=0):
+  inverse = _inverse(w, w.edges_at(b, 'receivers', loops=loops))
+  part = w.emit('Mul', w.as_float(a), inverse)
+  part = w.emit('Mul', part, w.real(share))
+  return w.from_whole(w.emit('Round', part))
 
 
 def _add(w, a, b):
@@ -200,6 +245,8 @@ def _lookup(w, a, table):
   table = np.asarray(table)
   if a in w.from_end:
     table, a = table[::-1], w.from_end[a]
+  elif table.ndim > 1:  # A row for each number of the first column.
+    a = w.emit('Gather', a, w.constant(np.int64(0)), axis=1)
   name = w.constant(table)
   if table.dtype == np.float32:
     return w.emit('Gather', name, a)
@@ -272,8 +319,7 @@ def _soften(w, a, table, *, share):
   if largest(table) * w.width[a] > FLOAT32_WHOLE:
     raise ValueError(f'a softmax of {w.width[a]} columns exceeds 24 bits')
   below = w.exact('Sub', w.row_max(a, w.bound[a]), a, limit=bound)
-  entry = w.exact('Min', below, w.number(len(table) - 1), limit=bound)
-  power = w.emit('Gather', w.as_float(w.constant(np.asarray(table))), entry)
+  power = w.as_float(_power(w, below, table, bound))
   total = w.emit('ReduceSum', power, w.whole(1))
   # It rounds as an int32 product that becomes a float32 does.
   part = w.emit('Mul', power, w.real(share))
@@ -293,6 +339,11 @@ OPERATIONS: dict[str, Callable[..., str]] = {
   'product': _product,
   'sum_edges': _sum_edges,
   'weigh': _weigh,
+  'meet': _meet,
+  'max_into': _max_into,
+  'sum_into': _sum_into,
+  'powers': _powers,
+  'shares': _shares,
   'add': _add,
   'relu': _relu,
   'row_max': _row_max,

@@ -13,6 +13,14 @@ of `jit`.
 | `sum_edges`  | a, weight           | sum over the edges into a row, of      |
 |              |                     | their weight times a of the sender     |
 | `weigh`      | a, row              | a row, whole numbers                   |
+| `meet`       | a                   | the left half of the sender's a plus   |
+|              |                     | the right half of the receiver's       |
+| `max_into`   | a, b                | the larger of b (or 0) and the largest |
+|              |                     | a of the edges into a row              |
+| `sum_into`   | a                   | sum of a over the edges into a row     |
+| `powers`     | a, b                | table[min(receiver's b - a, last)]     |
+| `shares`     | a, b                | rint((f32(a) (f32(1) / f32(b of the    |
+|              |                     | receiver))) m)                         |
 | `add`        | a, b                | a + b                                  |
 | `relu`       | a                   | max(a, 0)                              |
 | `row_max`    | a                   | max over the columns of abs(a)         |
@@ -20,7 +28,7 @@ of `jit`.
 | `nearest`    | a                   | number of k with                       |
 |              |                     | reach[k] + reach[k + 1] <= 2 a         |
 | `quotient`   | a, b                | f32(a) (f32(1) / f32(b))               |
-| `lookup`     | a                   | table[a]                               |
+| `lookup`     | a                   | table[a], a number or a row            |
 | `pool_sum`   | a                   | sum over the nodes of each graph       |
 | `pool_max`   | a                   | the largest of the nodes of each graph |
 | `pool_share` |                     | f32(1) / f32(nodes) of each graph      |
@@ -36,6 +44,10 @@ All are in int32 but for the float32 numbers row, c, `pool_share`, `edge_norm`
 and tables of `lookup`. f32(a) rounds to nearest, ties to even, where it has to
 (|a| > 2**24); so does each product or quotient of two float32 numbers, once;
 rint rounds ties to even. Nothing else rounds, and no sum is in float32.
+
+Weights of `sum_edges` and rows of `weigh` may have h columns: each is for its
+own f / h columns of a [n, f], its head. `meet`, `powers` and `shares` have a
+row for each edge, or with `loops` for the self loop of each node.
 """
 
 import dataclasses
@@ -88,6 +100,15 @@ class Program:
   bounds: Mapping[str, int]
 
 
+def num_types(program: Program) -> int | None:
+  """How many types the first feature counts; None if it is no such number."""
+  fixed = {n.output for n in program.nodes if n.inputs.get('x') == 'nodes'}
+  for node in program.nodes:
+    if node.op == 'lookup' and node.inputs['a'] in fixed:
+      return len(node.constants['table'])
+  return None
+
+
 class Graph(NamedTuple):
   """What a program runs on.
 
@@ -107,7 +128,12 @@ class Graph(NamedTuple):
 
 
 def execute(
-  program: Program, graph: Graph, *, xp: Any = np, keep: bool = False
+  program: Program,
+  graph: Graph,
+  *,
+  xp: Any = np,
+  keep: bool = False,
+  operations: Mapping[str, Any] | None = None,
 ) -> Any:
   """Runs a program.
 
@@ -116,6 +142,7 @@ def execute(
     graph: on which graphs.
     xp: `numpy`, or `jax.numpy` inside of a jitted function.
     keep: return the values of all nodes, not of the last alone.
+    operations: functions by the names of operations; None for `OPERATIONS`.
 
   Returns:
     int32 [rows, outputs], or a dict of all values by name.
@@ -126,19 +153,18 @@ def execute(
     constants = {
       name: xp.asarray(value) for name, value in node.constants.items()
     }
-    function = OPERATIONS[node.op]
+    function = (operations or OPERATIONS)[node.op]
     values[node.output] = function(
       xp, graph, **given, **constants, **node.options
     )
   return values if keep else values[program.output]
 
 
-def _rounded(xp: Any, value: Any, low: int, high: int) -> Any:
+def _rounded(xp: Any, value: Any, low: Any, high: Any) -> Any:
   """clip(rint(value)) of float32, as int32."""
   # Clipped as float32, which holds both ends: no engine agrees on the rest.
-  return xp.clip(xp.rint(value), np.float32(low), np.float32(high)).astype(
-    np.int32
-  )
+  ends = (xp.asarray(end, np.float32) for end in (low, high))
+  return xp.clip(xp.rint(value), *ends).astype(np.int32)
 
 
 def _fix(xp, graph, x, factor, *, low, high):
@@ -154,7 +180,7 @@ def _scale(xp, graph, a, factor, row=None, limit=None, bias=None, *, low, high):
   value = _rounded(xp, value * factor, -EXACT, EXACT)
   if bias is not None:
     value = value + bias
-  value = xp.clip(value, np.int32(low), np.int32(high))
+  value = xp.clip(value, *(xp.asarray(end, np.int32) for end in (low, high)))
   if limit is not None:
     value = xp.clip(value, -limit, limit)
   return value
@@ -182,10 +208,25 @@ def _segment_sum(xp, values, segments, count):
   return xp.zeros((count, *values.shape[1:]), np.int32).at[segments].add(values)
 
 
+def _segment_max(xp, start, segments, values):
+  """The larger of `start` and the largest of the rows of each segment."""
+  if xp is np:
+    np.maximum.at(start, segments, values)
+    return start
+  return start.at[segments].max(values)
+
+
+def _by_head(a, weight):
+  """Each column of the weight times its columns of a."""
+  rows, heads = weight.shape
+  shape = rows, heads, a.shape[1] // heads
+  return (a.reshape(shape) * weight[:, :, None]).reshape(a.shape)
+
+
 def _sum_edges(xp, graph, a, weight=None, *, drop_loops=0):
   sent = a[graph.senders]
   if weight is not None:
-    sent = sent * weight
+    sent = _by_head(sent, weight)
   if drop_loops:
     proper = (graph.senders != graph.receivers)[:, None]
     sent = xp.where(proper, sent, 0)
@@ -194,7 +235,47 @@ def _sum_edges(xp, graph, a, weight=None, *, drop_loops=0):
 
 def _weigh(xp, graph, a, row):
   del xp, graph
-  return a * row
+  return _by_head(a, row)
+
+
+def _at(xp, graph, end, loops):
+  """The node at an end of each edge, or of each self loop."""
+  if loops:
+    return xp.arange(graph.nodes.shape[0], dtype=np.int32)
+  return getattr(graph, end)
+
+
+def _meet(xp, graph, a, *, loops=0):
+  half = a.shape[1] // 2
+  sent = a[_at(xp, graph, 'senders', loops), :half]
+  return sent + a[_at(xp, graph, 'receivers', loops), half:]
+
+
+def _max_into(xp, graph, a, b=None):
+  start = xp.zeros((graph.nodes.shape[0], a.shape[1]), np.int32)
+  if b is not None:
+    start = xp.maximum(start, b)
+  return _segment_max(xp, start, graph.receivers, a)
+
+
+def _sum_into(xp, graph, a):
+  return _segment_sum(xp, a, graph.receivers, graph.nodes.shape[0])
+
+
+def _powers(xp, graph, a, b, table, *, loops=0):
+  below = b[_at(xp, graph, 'receivers', loops)] - a
+  return _power(xp, below, table)
+
+
+def _power(xp, below, table):
+  entry = xp.minimum(below, np.int32(len(table) - 1))
+  return xp.asarray(table)[entry].astype(np.int32)
+
+
+def _shares(xp, graph, a, b, *, share, loops=0):
+  total = b[_at(xp, graph, 'receivers', loops)].astype(np.float32)
+  part = a.astype(np.float32) * (np.float32(1) / total)
+  return xp.rint(part * np.float32(share)).astype(np.int32)
 
 
 def _add(xp, graph, a, b):
@@ -231,7 +312,8 @@ def _quotient(xp, graph, a, b):
 
 def _lookup(xp, graph, a, table):
   del graph
-  found = xp.asarray(table)[a[:, 0]][:, None]
+  table = xp.asarray(table)
+  found = table[a[:, 0]].reshape(a.shape[0], table[0].size)
   return found if found.dtype == np.float32 else found.astype(np.int32)
 
 
@@ -242,11 +324,7 @@ def _pool_sum(xp, graph, a):
 def _pool_max(xp, graph, a):
   lowest = np.int32(-INT32)
   start = xp.full((graph.num_graphs, a.shape[1]), lowest, np.int32)
-  if xp is np:
-    np.maximum.at(start, graph.graph_of, a)
-    found = start
-  else:
-    found = start.at[graph.graph_of].max(a)
+  found = _segment_max(xp, start, graph.graph_of, a)
   return xp.where(found == lowest, np.int32(0), found)
 
 
@@ -288,8 +366,7 @@ def _row_index(xp, graph, a):
 
 def _soften(xp, graph, a, table, *, share):
   del graph
-  below = xp.max(a, axis=1, keepdims=True) - a
-  power = xp.asarray(table)[xp.minimum(below, np.int32(len(table) - 1))]
+  power = _power(xp, xp.max(a, axis=1, keepdims=True) - a, table)
   total = xp.sum(power, axis=1, keepdims=True, dtype=np.int32)
   part = (power * np.int32(share)).astype(np.float32)
   # Not part / total: OpenVINO has no such division, only reciprocals.
@@ -309,6 +386,11 @@ OPERATIONS = {
   'product': _product,
   'sum_edges': _sum_edges,
   'weigh': _weigh,
+  'meet': _meet,
+  'max_into': _max_into,
+  'sum_into': _sum_into,
+  'powers': _powers,
+  'shares': _shares,
   'add': _add,
   'relu': _relu,
   'row_max': _row_max,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lorap_jax.integers import packing
+from lorap_jax.integers import artifact, packing
 from lorap_jax.integers.program import Node, Program
 
 PARTS = ('weights', 'prompts', 'multipliers and biases', 'tables')
@@ -56,8 +56,9 @@ def compare(
     cost: of the run's report.
 
   Returns:
-    JSON-able: `parts`, `cost_report`, and for each file `bytes`, and whether
-    that is `within` 15 % plus 10 KB of the report.
+    JSON-able bytes: `onnx` (None without it), `c_tables` and `c_arena` of
+    `model.h`, `counted` by the report, `parts`; and whether the first two are
+    `within` 15 % plus 10 KB of the report.
   """
   constants = parts(program)
   counted = round(
@@ -66,31 +67,30 @@ def compare(
     + constants['prompts']
     + min(cost['table_bytes'], constants['tables'])
   )
-  taken = {}
-  header = re.search(rb'#define \w+_TABLE_BYTES (\d+)', files['model.h'])
-  assert header
-  taken['tables of model.h'] = int(header[1])
-  if 'model.onnx' in files:
-    taken['model.onnx'] = len(files['model.onnx'])
+  header, onnx = files[artifact.HEADER].decode(), files.get(artifact.ONNX)
+  defined = dict(re.findall(r'#define \w+_(TABLE|ARENA)_BYTES (\d+)', header))
+  taken = {
+    'onnx': None if onnx is None else len(onnx),
+    'c_tables': int(defined['TABLE']),
+  }
   return {
+    **taken,
+    'c_arena': int(defined['ARENA']),
+    'counted': counted,
     'parts': constants,
-    'cost_report': counted,
-    **{
-      name: {
-        'bytes': size,
-        'within': bool(abs(size - counted) <= _SHARE * counted + _ROOM),
-      }
+    'within': {
+      name: abs(size - counted) <= _SHARE * counted + _ROOM
       for name, size in taken.items()
+      if size is not None
     },
   }
 
 
 def told(found: Mapping[str, Any]) -> list[str]:
   """The comparison in lines."""
-  counted = found['cost_report']
+  names = {'onnx': artifact.ONNX, 'c_tables': f'tables of {artifact.HEADER}'}
   return [
-    f'  {name}: {record["bytes"]:,} bytes, the cost report counts '
-    f'{counted:,} ({"" if record["within"] else "not "}within 15 % plus 10 KB)'
-    for name, record in found.items()
-    if isinstance(record, Mapping) and 'within' in record
+    f'  {names[name]}: {found[name]:,} bytes, the cost report counts '
+    f'{found["counted"]:,} ({"" if within else "not "}within 15 % plus 10 KB)'
+    for name, within in found['within'].items()
   ]

@@ -132,6 +132,53 @@ def short_rows(report: dict[str, Any]) -> Lines:
   yield 'average bits', f'{found.bits} of 32, features'
   sizes = f'features {found.features} per graph, weights {found.weights}'
   yield 'KiB, of FP32', sizes
+  yield from integer_rows(report)
+
+
+def integer_rows(report: dict[str, Any]) -> Lines:
+  """What a run says of its integers; nothing where nobody asked for them.
+
+  Args:
+    report: report of a run, or of several seeds or folds.
+
+  Yields:
+    (quantity, value).
+  """
+  result = report['result']
+  text = _metric(result)
+  if 'network' in result:
+    beside = result['network']
+    yield (
+      'fake-quantized',
+      f'test {text(beside["test"])}, validation {text(beside["valid"])}; all '
+      'above is of the integers',
+    )
+  if 'integers' not in report:
+    return
+  found = report['integers']
+  if 'network' not in result:
+    own = found['accuracy']
+    yield (
+      'as integers',
+      f'test {text(own["test"]["integers"])}, validation '
+      f'{text(own["valid"]["integers"])}; the epoch was selected without them',
+    )
+  sizes, parity = found['sizes'], found['parity']
+  kib = lambda name: f'{sizes[name] / 1024:.1f}'
+  onnx = '' if sizes['onnx'] is None else f'model.onnx {kib("onnx")}, '
+  yield (
+    'exported KiB',
+    f'{onnx}tables in C {kib("c_tables")}; the bits of weights, prompts, '
+    f'scales and tables are {kib("counted")}',
+  )
+  ran = ', '.join(['NumPy', *parity['differing']])
+  yield (
+    'differing values',
+    f'{sum(parity["differing"].values())} of {parity["values"]:,} on '
+    f'{parity["graphs"]} graphs in {ran}',
+  )
+  for name, why in parity['left_out'].items():
+    yield f'not in {name}', why
 
 
 def rows(report: dict[str, Any]) -> Lines:
@@ -147,6 +194,7 @@ def rows(report: dict[str, Any]) -> Lines:
   if 'members' in report:
     yield from _members(report)
     return
+  yield from integer_rows(report)
   yield from bits_rows(report['cost'])
   yield from memory_rows(report['cost'])
   yield from operation_rows(report['cost']['bit_ops_per_graph'])

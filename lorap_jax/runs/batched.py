@@ -172,6 +172,7 @@ class BatchedRun(Run):
         record['valid_loss'],
         patience=self.settings.train.patience,
       )
+    record = self.as_integers(record, self.state)
     record['train_seconds'] = train_seconds
     record['eval_seconds'] = time.monotonic() - started
     progress.seconds += train_seconds + record['eval_seconds']

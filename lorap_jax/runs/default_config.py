@@ -213,6 +213,11 @@ def _train() -> config_dict.ConfigDict:
     step_epochs=int,  # Epochs between halvings, for step; 50.
     # Which epoch's test metric counts: val_metric, val_loss or last.
     selection='val_metric',
+    # In so many last epochs the network is evaluated as the integers that it
+    # becomes, and one of these epochs is selected: what is validated is what
+    # an export runs. 0.
+    integer_epochs=int,
+    export=bool,  # Write them at the end, see docs/integers.md; False.
     # Folder of a run whose weights are the start; one inside the work folder
     # by its path from there.
     init_from=str,

@@ -99,6 +99,10 @@ _SEARCH = Need(
 )
 _PHASES = Need('scheme.name mixq without scheme.assignment', _search_comes)
 _WITH_BITS = ('qat', 'dq', 'a2q')
+_INTEGERS = (
+  _is('scheme.name', *_WITH_BITS, 'mixq'),
+  _is('scheme.published', False, unset=True),
+)
 _FIXED_BITS = Need(
   f'scheme.name {" or ".join(_WITH_BITS)}, or mixq with scheme.assignment',
   lambda c: (
@@ -214,7 +218,12 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     'train.': {
       'epochs schedule selection init_from plots aggregation': (),
       'batch_size settle_batches': (_GRAPHS,),
-      'together': (_NODES,),
+      'integer_epochs export': _INTEGERS,
+      'together': (
+        _NODES,
+        # Programs of integers are made one after the other.
+        _is('train.integer_epochs', 0, unset=True),
+      ),
       'warmup': (_is('train.schedule', 'cosine'),),
       'patience': (_is('train.schedule', 'plateau'),),
       'step_epochs': (_is('train.schedule', 'step'),),

@@ -142,7 +142,31 @@ class FullBatchRun(Run):
 
   def program(self, members: int) -> Callable[..., Any]:
     """The program of this many runs, see `make_epochs`."""
-    return make_epochs(*self.recipe, joint=members > 1)
+    run = make_epochs(*self.recipe, joint=members > 1)
+    if self.selection.integers is None:
+      return run
+    return functools.partial(self._epoch_with_integers, run)
+
+  def _epoch_with_integers(
+    self, run: Callable[..., Any], carry: Carry, *inputs: Any
+  ) -> tuple[Carry, dict[str, Any]]:
+    """One epoch, whose place in the selection is found here."""
+    score = carry.score
+    unbeaten = (jnp.float32(jnp.inf), jnp.float32(jnp.inf))
+    # What is the best already stays it: its arrays are given away.
+    new, records = run(carry._replace(score=unbeaten), *inputs)
+    record = {name: v[0] for name, v in jax.device_get(records).items()}
+    if not (np.isfinite(record['loss']) and record['finite'].all()):
+      return new, records  # `file` says what diverged.
+    numbers = {name: v.item() for name, v in record.items() if not v.ndim}
+    numbers['epoch'] = numbers['step'] = int(numbers['epoch'])
+    record |= self.as_integers(numbers, new.state)
+    new_score = tuple(jnp.float32(s) for s in self.selection.score(record))
+    if record['epoch'] == 1 or history.beats(new_score, score):
+      best, score = jax.tree.map(jnp.copy, new.state), new_score
+      new = new._replace(best=best)
+    records = {name: np.asarray(value)[None] for name, value in record.items()}
+    return new._replace(score=score), records
 
   def inputs(self) -> tuple[Batch, Array, Array]:
     """What the program reads: the batch, validation and test masks."""
@@ -160,6 +184,8 @@ class FullBatchRun(Run):
     Returns:
       The largest divisor of the run's epochs, up to a limit.
     """
+    if self.selection.integers is not None:
+      return 1  # Programs of integers are made between epochs.
     data: Any = self.data
     size = data.num_nodes + len(data.senders)
     most = min(_MOST_EPOCHS, _MOST_NODES_AND_EDGES / size)
@@ -204,7 +230,7 @@ class FullBatchRun(Run):
       held_out = {
         name: value(name)
         for name in records
-        if name.startswith(('valid_', 'test_'))
+        if name.startswith(('valid_', 'test_', 'network_'))
       }
       self.progress.seconds += seconds
       self.write(

@@ -126,7 +126,7 @@ def _train_members(wanted: Left, data: settings.Data | None) -> list[Outcome]:
       findings.warn_of_features(data)
       if first.train.epochs is None:
         logging.info('Epochs: %d, the default on this data', first.epochs(data))
-      size = first.train.together if first.level == 'node' else 1
+      size = first.train.together if first.trains_together else 1
       for part, places in _parts(left, size):
         on_data = [(chosen.on(data), folder) for chosen, folder in part]
         outcomes |= _train(on_data, places, data)

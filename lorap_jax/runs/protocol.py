@@ -265,6 +265,12 @@ def summarize(
     name: first['result'][name] for name in ('metric', 'rule', 'rule_in_words')
   }
   result['count'] = len(members)
+  beside = [r['result'].get('network') for r in reports]
+  if all(beside):
+    result['network'] = {
+      split: float(np.mean([own[split] for own in beside]))
+      for split in ('test', 'valid')
+    }
   for name in (*_AVERAGED, 'bits'):
     values = [m[name] for m in members]
     result[name] = float(np.mean(values))

@@ -164,11 +164,12 @@ RANGES: dict[str, Range] = {
     },
     'train.': {
       'schedule selection init_from aggregation': _TEXT,
-      'plots': _FLAG,
+      'plots export': _FLAG,
       'epochs search_epochs step_epochs': _EPOCHS,
       'batch_size': _COUNT,
       'warmup': _DROPOUT,
       'patience settle_batches pretrain_epochs': Range(_INT, 0, 10**6),
+      'integer_epochs': Range(_INT, 0, 10**7),
       'together': Range(_INT, 1, 1000),
       'finetune_lr': _RATE,
     },

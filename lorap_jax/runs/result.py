@@ -132,6 +132,8 @@ def finish(run: Any) -> dict[str, Any]:
   for line in found:
     logging.warning('%s: %s', run.folder.name, line)
   report['warnings'] = found
+  if run.settings.train.export:
+    report['integers'] = run.export(report)
   # Last: a run that has a report is finished.
   workdir.write_json(run.folder / workdir.REPORT, report)
   return report
@@ -184,8 +186,14 @@ def _result(
 ) -> dict[str, Any]:
   metric = selection.task.metric
   selected, optimistic = selection.best(records), selection.best_test(records)
+  beside = {}
+  if selection.integers is not None:
+    network = lambda split: selected[f'network_{split}_{metric}']
+    beside['network'] = {'test': network('test'), 'valid': network('valid')}
   return {
     'metric': metric,
+    'evaluated': 'network' if selection.integers is None else 'integers',
+    **beside,
     'rule': selection.rule,
     'rule_in_words': selection.text,
     'test': selected[f'test_{metric}'],

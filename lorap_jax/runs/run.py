@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,15 @@ import jax
 from absl import logging
 
 from lorap_jax.graphs import Batch, layout
-from lorap_jax.runs import restore, settings, workdir, writers
+from lorap_jax.integers.builder import ExportError
+from lorap_jax.runs import export, restore, settings, workdir, writers
 from lorap_jax.runs.checkpointing import (
   KINDS,
   CheckpointError,
   Checkpoints,
   DamagedError,
 )
+from lorap_jax.runs.integer_phase import IntegerEvaluation
 from lorap_jax.training import history, schedules, steps
 from lorap_jax.training import state as state_lib
 from lorap_jax.training.optimizer import Rates
@@ -48,6 +51,8 @@ class Run:
     aggregation: how sums over neighbours are computed, in words.
     labels: group of each parameter, see `nn.groups`.
     epoch_steps: optimizer steps of an epoch.
+    integers: evaluates the network as integers; None for a run whose integers
+      nobody asked for.
   """
 
   loaders: dict[str, Any]
@@ -92,6 +97,12 @@ class Run:
       jax.random.key(self.settings.config['seed']),
       weights=self._weights(),
     )
+    train = self.settings.train
+    self.integers = None
+    if train.integer_epochs or train.export:
+      self.integers = IntegerEvaluation(
+        self.model, self.data, self.loaders, self.task, self.state
+      )
 
   def _weights(self) -> dict[str, Any] | None:
     """The weights to start from; None for those of the seed."""
@@ -155,10 +166,16 @@ class Run:
   @property
   def selection(self) -> history.Selection:
     """How the result's epoch is chosen: with a target in bits, behind it."""
-    first = 0
+    first, last = 0, self.settings.train.integer_epochs
     if self.settings.scheme.bit_schedule is not None:
       first = math.ceil(schedules.BITS_REACHED * self.epochs)
-    return history.Selection(self.settings.train.selection, self.task, first)
+    as_integers = max(self.epochs - last + 1, 1) if last else None
+    return history.Selection(
+      self.settings.train.selection,
+      self.task,
+      max(first, as_integers or 0),
+      as_integers,
+    )
 
   def factor(self, epoch: int | float) -> float:
     """Learning-rate factor at a position in the run, in epochs."""
@@ -193,6 +210,51 @@ class Run:
       bits_lr=of(lambda e: rate(e / self.epochs)),
       target_bits=of(lambda e: target(e / self.epochs)),
     )
+
+  def as_integers(
+    self, record: dict[str, Any], state: state_lib.TrainState
+  ) -> dict[str, Any]:
+    """The record of an epoch, in the last ones with the integers' metrics.
+
+    Those of the fake-quantized network are then `network_valid_loss` and so on.
+
+    Args:
+      record: of the epoch, with what the network has.
+      state: of the network after it.
+
+    Raises:
+      NonFiniteError: there is no evaluating it.
+    """
+    first = self.selection.integers
+    if first is None or record['epoch'] < first:
+      return record
+    self._refuse_no_numbers(record)
+    try:
+      found = self.integers(state)  # pyrefly: ignore
+    except ExportError as error:
+      raise NonFiniteError(
+        f'the network has no integers after epoch {record["epoch"]}: {error}; '
+        'lower the learning rates'
+      ) from error
+    network = {f'network_{name}': record[name] for name in found}
+    return {**record, **found, **network}
+
+  def export(self, report: dict[str, Any]) -> dict[str, Any]:
+    """Writes the integers of the selected epoch into the work folder.
+
+    Args:
+      report: of the run, so far.
+
+    Returns:
+      What the report says of them.
+    """
+    out = self.folder / workdir.INTEGERS
+    shutil.rmtree(out, ignore_errors=True)  # Of one that had no report yet.
+    allowed = self.integers.limits  # pyrefly: ignore
+    loaded = restore.load_run(self.folder)
+    manifest: Any = export.write(loaded, self.data, allowed, report, out)
+    told = {name: manifest[name] for name in ('sizes', 'parity')}
+    return {'folder': out.name, 'accuracy': manifest['integers'], **told}
 
   def write(self, record: dict[str, Any]) -> None:
     """Files the record of a finished epoch, if all of it are numbers."""

@@ -12,6 +12,8 @@ from ml_collections import config_dict
 from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.data.containers import dataset
 from lorap_jax.graphs import layout
+from lorap_jax.integers import lowering
+from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
 from lorap_jax.runs import datasets, fields
@@ -45,6 +47,11 @@ class Settings:
   def level(self) -> str:
     """What has a label in the data: `node` or `graph`."""
     return self.config['data']['level']
+
+  @property
+  def trains_together(self) -> bool:
+    """Whether several such runs may train in one program."""
+    return self.level == 'node' and not self.train.integer_epochs
 
   def model(self, num_classes: int) -> nn.Module:
     """The model.
@@ -149,7 +156,18 @@ def from_config(
   """
   values = config.to_dict()
   level = fields.check(values, level)
-  return _settings(values, level)
+  chosen = _settings(values, level)
+  for name in ('integer_epochs', 'export'):
+    if getattr(chosen.train, name):
+      try:
+        model: Any = chosen.model(2)
+        lowering.refuse(model)
+      except ExportError as error:
+        raise ValueError(
+          f'config.train: `{name}` needs a network that has integers: {error}; '
+          'or leave it out'
+        ) from error
+  return chosen
 
 
 def from_record(record: Mapping[str, Any]) -> Settings:

@@ -17,6 +17,7 @@ DATA = 'data.json'
 LOG = 'run.log'
 PAGE = 'report.html'
 CHECKPOINTS = 'checkpoints'
+INTEGERS = 'integers'  # What an export makes, see `runs.export`.
 GROUP = 'group.json'  # What a run trains together with.
 
 _MEMBERS = 'seed_*'  # Folders of a group's runs.

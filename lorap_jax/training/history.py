@@ -26,11 +26,14 @@ class Selection:
     rule: `val_metric`, `val_loss` or `last`.
     task: says which metrics are better.
     first: epochs before this one count only where there is no other.
+    integers: from this epoch on the metrics of a record are those of the
+      network as integers; None for never.
   """
 
   rule: str
   task: Task
   first: int = 0
+  integers: int | None = None
 
   @property
   def text(self) -> str:
@@ -42,7 +45,8 @@ class Selection:
       'val_loss': 'epoch of the lowest validation loss, then the first',
       'last': 'last epoch',
     }
-    return words[self.rule] + behind
+    by = '' if self.integers is None else ' (evaluated as integers)'
+    return words[self.rule] + behind + by
 
   def score(self, record: dict[str, Any]) -> tuple[Any, Any]:
     """The key of a record, to be compared by `beats`."""
@@ -68,8 +72,13 @@ class Selection:
     return _first_best(history, self.score)
 
   def best_test(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of the best test metric: optimistic, as A2Q reports."""
+    """The record of the best test metric: optimistic, as A2Q reports.
+
+    Of all epochs, or of those in which integers were evaluated.
+    """
     name = f'test_{self.task.metric}'
+    if self.integers is not None:
+      history = [r for r in history if r['epoch'] >= self.integers] or history
     return _first_best(history, lambda r: (self.task.sign * r[name], 0))
 
 

@@ -21,6 +21,9 @@ class TrainConfig:
       statistics before each evaluation; 0 keeps the running averages.
     step_epochs: epochs between halvings of the rate, for `step`.
     selection: rule that chooses the epoch, see `history.Selection`.
+    integer_epochs: in so many last epochs, all in a shorter run, the network is
+      evaluated as integers, and one of them is selected; 0 for none.
+    export: write the integers into the work folder at the end.
     init_from: folder of a run whose weights are the start, or None; one inside
       the work folder by its path from there.
     plots: draw the learning curves and bits by degree.
@@ -39,6 +42,8 @@ class TrainConfig:
   settle_batches: int = 30
   step_epochs: int = 50
   selection: str = 'val_metric'
+  integer_epochs: int = 0
+  export: bool = False
   init_from: str | None = None
   plots: bool = True
   search_epochs: int | None = None
@@ -54,7 +59,11 @@ class TrainConfig:
         1,
         'at least 1',
       ),
-      (('patience', 'settle_batches', 'pretrain_epochs'), 0, '0 or more'),
+      (
+        ('patience', 'settle_batches', 'pretrain_epochs', 'integer_epochs'),
+        0,
+        '0 or more',
+      ),
     ):
       for name in names:
         value = getattr(self, name)

@@ -102,6 +102,50 @@ def gcn(rng, *, edge_weights=False, keep=False) -> Program:
   return b.program(s, per_graph=False, num_features=FEATURES)
 
 
+def gat(rng, *, loops=True, heads=3, logits='tensor') -> Program:
+  """Attention, with logits that are quantized or not."""
+  b = builder()
+  width = 4 * heads
+  x = b.fix('nodes', 4.0, FEATURES)
+  h = dense(b, rng, 'dense', x, width, grid=by_row(rng), bits=8)
+  message = b.quantize('message', h, uniform(rng, width, bits=8, zero=True))
+  operand = b.operand('operand', b.widen('message_values', message))
+  weight, scale = weights(rng, width, 2 * heads, 8)
+  scores = b.product('product', operand, weight, scale)
+  scores = b.widen('scores', scores, factor=0.3)
+  grid = {
+    'tensor': grids.UniformGrid(np.asarray(0.1), np.asarray(3.0), -128, 127),
+    'groups': grouped(rng, bits=8),
+    'none': None,
+  }[logits]
+  rows = []
+  for kind in range(1 + loops):
+    met = b.meet('met', scores, loops=kind)
+    codes = b.as_codes(met) if grid is None else b.quantize('logits', met, grid)
+    rows.append(b.leaky_logits('leaky', codes, 0.2))
+  s = b.widen('sum', b.attend('attended', message, *rows))
+  return b.program(s, per_graph=False, num_features=FEATURES)
+
+
+def typed(rng, types=7) -> Program:
+  """Rows of a table, by the first feature."""
+  b = builder()
+  table, scale = weights(rng, types, 9, 8)
+  x = b.embed('nodes', table, scale)
+  message = b.quantize('message', x, uniform(rng, bits=4))
+  s = b.widen('sum', b.neighbor_sum('neighbors', message))
+  with b.inside('pool'):
+    s = b.pool('mean', s)
+  return b.program(s, per_graph=True, num_features=FEATURES)
+
+
+def with_types(rng, given: Graph, types=7) -> Graph:
+  """The graph with a first feature for `typed`."""
+  nodes = given.nodes.copy()
+  nodes[:, 0] = rng.integers(0, types, len(nodes))
+  return given._replace(nodes=nodes)
+
+
 def small() -> Program:
   """Ends of ranges: ties, large numbers, one column, tight limits."""
   b = Builder(max_degree=3, max_nodes=4)
@@ -199,6 +243,9 @@ def all_programs() -> dict[str, Program]:
     'gcn_keep': gcn(rng, keep=True),
     'gcn_edges': gcn(rng, edge_weights=True),
     'gcn_edges_keep': gcn(rng, edge_weights=True, keep=True),
+    'gat': gat(rng),
+    'gat_groups': gat(rng, loops=False, heads=1, logits='groups'),
+    'gat_free': gat(rng, heads=2, logits='none'),
     'quotients': quotients(),
   }
 
@@ -206,7 +253,8 @@ def all_programs() -> dict[str, Program]:
 def with_every_value(programs: dict[str, Program]) -> dict[str, Program]:
   """Programs that end at each value of whole numbers."""
   reals = ('pool_share', 'edge_norm', 'loop_norm', 'quotient')
-  edges = {'edge_norm'}
+  edges = {'edge_norm', 'meet', 'powers', 'shares'}
+  nodes = ('sum_edges', 'sum_into', 'max_into')
   found = {}
   for name, program in programs.items():
     by_graph, by_edge = set(), set()
@@ -214,7 +262,8 @@ def with_every_value(programs: dict[str, Program]) -> dict[str, Program]:
       before = set(node.inputs.values())
       if node.op.startswith('pool') or before & by_graph:
         by_graph.add(node.output)
-      if node.op in edges or (before & by_edge and node.op != 'sum_edges'):
+      of_edges = node.op in edges and not node.options.get('loops')
+      if of_edges or (before & by_edge and node.op not in nodes):
         by_edge.add(node.output)
       table = node.constants.get('table', np.zeros(0, np.int32))
       real = node.op in reals or (

@@ -23,7 +23,7 @@ MOST = {
   'max_graphs': c_programs.MAX_GRAPHS,
 }
 ARENA_TOO_SMALL, NEGATIVE, NODES, EDGES, GRAPHS = range(1, 6)
-FEATURE, EDGE, GRAPH_OF, DEGREE, TOGETHER = range(6, 11)
+FEATURE, EDGE, GRAPH_OF, DEGREE, TOGETHER, TYPE = range(6, 12)
 GUARD = 64
 
 
@@ -109,8 +109,11 @@ def assert_same(library, graphs):
 @pytest.fixture(scope='module')
 def library(tmp_path_factory):
   folder = tmp_path_factory.mktemp('c')
-  programs = c_programs.all_programs() | {'small': c_programs.small()}
-  return Library(programs, folder)
+  more = {
+    'small': c_programs.small(),
+    'typed': c_programs.typed(np.random.default_rng(0)),
+  }
+  return Library(c_programs.all_programs() | more, folder)
 
 
 def of_names(library, *names):
@@ -137,6 +140,7 @@ def test_the_programs_of_the_tests_have_every_operation_and_option():
     ('scale', 'bias'),
     ('product', 'bias'),
     ('sum_edges', 'weight'),
+    ('max_into', 'b'),
   } <= found
   assert any(node.options.get('drop_loops') for node in nodes)
   assert {n.options['keep'] for n in nodes if n.op == 'add_loops'} == {0, 1}
@@ -144,8 +148,14 @@ def test_the_programs_of_the_tests_have_every_operation_and_option():
 
 @needs_compiler
 def test_codes_are_those_of_the_reference(library):
-  names = set(library.programs) - {'small'}
+  names = set(library.programs) - {'small', 'typed'}
   assert_same(of_names(library, *names), c_programs.graphs(8))
+  rng = np.random.default_rng(3)
+  graphs = {
+    name: c_programs.with_types(rng, graph)
+    for name, graph in c_programs.graphs(8).items()
+  }
+  assert_same(of_names(library, 'typed'), graphs)
 
 
 def small_graphs(count):
@@ -274,6 +284,17 @@ def test_what_bounds_do_not_cover_is_refused(library):
 
 
 @needs_compiler
+@pytest.mark.parametrize('value', [-1, 0.5, 7, 6.5, 2.0**31, 3e38])
+def test_what_is_no_type_is_refused(library, value):
+  rng = np.random.default_rng(0)
+  graph = c_programs.with_types(rng, a_graph())
+  graph.nodes[-1, 0] = 6
+  assert library.run('typed', graph)[0] == 0
+  graph.nodes[-1, 0] = value
+  assert library.run('typed', graph)[0] == TYPE
+
+
+@needs_compiler
 def test_errors_have_the_numbers_of_the_header(tmp_path):
   names = [
     'OK',
@@ -287,6 +308,7 @@ def test_errors_have_the_numbers_of_the_header(tmp_path):
     'BAD_GRAPH_OF',
     'DEGREE_TOO_LARGE',
     'GRAPH_TOO_LARGE',
+    'BAD_TYPE',
   ]
   for number, name in enumerate(names):
     assert f'LORAP_{name} = {number}' in c_tables.ENGINE
@@ -394,6 +416,17 @@ def refused_program(add):
     (lambda b, x: b.add('fix', 'y', {'x': x}), 'another type'),
     (lambda b, x: b.add('pool_share', 'y', {}), 'no whole numbers'),
     (lambda b, x: b.add('pool_max', 'y', {'a': x}), 'another kind'),
+    (
+      lambda b, x: b.add(
+        'powers',
+        'y',
+        {'a': b.add('relu', 'a', {'a': x}), 'b': x},
+        {'table': index(1)},
+        loops=1,
+      ),
+      'may exceed',
+    ),
+    (lambda b, x: b.add('sum_into', 'y', {'a': x}), 'no sum of edges'),
     (lambda b, x: 'nodes', 'no whole numbers'),
   ],
 )
@@ -508,7 +541,7 @@ SANITIZED = ('-fsanitize=address,undefined', '-fno-sanitize-recover=all')
 
 def a_few():
   programs = c_programs.all_programs()
-  return {k: programs[k] for k in ('gin_mean', 'gcn', 'gcn_edges_keep')}
+  return {k: programs[k] for k in ('gin_mean', 'gcn', 'gcn_edges_keep', 'gat')}
 
 
 def without_hubs(graphs):
@@ -591,13 +624,13 @@ BROKEN = {
   'half_up': ('((rest == 0.5f) & t)', '(rest == 0.5f)'),
   'half_down': (' | ((rest == 0.5f) & t)', ''),
   'order_of_factors': (
-    'f[j] = LORAP_F32(f[j] * row);',
-    'f[j] = f[j] * (row * factor[0]);',
+    'LORAP_F32(scaled * factor[j])',
+    'LORAP_F32(f[j] * LORAP_F32(row * factor[j]))',
   ),
   'loops': ('if (drop_loops && from == to) continue;', ''),
   'ties_of_search': ('if (least <= x)', 'if (least < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
-  'sign': ('wide[m] - (1 << (bits - 1))', 'wide[m]'),
+  'sign': ('(int16_t)(w[j] - (1 << (bits - 1)))', 'w[j]'),
   'field': ('& mask) << done', '& mask) << 1'),
   'fraction': ('<< (code >> t.fraction)', '<< (code >> 4)'),
   'shift': ('x * ((int32_t)1 << shift)', 'x'),
@@ -608,6 +641,18 @@ BROKEN = {
   'weight': ('weight ? lorap_get(*weight, (size_t)i) : 1', '1'),
   'quotient': ('LORAP_F32(over * inverse)', 'LORAP_F32(over / under)'),
   'reciprocal': ('part = LORAP_F32(part * inverse);', 'part /= (float)total;'),
+  'halves': ('lorap_at(graph->receivers, i, loops) + heads', '0'),
+  'sender': (
+    '2 * heads * lorap_at(graph->senders',
+    '0 * lorap_at(graph->senders',
+  ),
+  'head': ('weight, (size_t)i * heads + k)', 'weight, (size_t)i * heads)'),
+  'peak': ('if (x > 0) lorap_put(y, j, x);', 'lorap_put(y, j, x + 700);'),
+  'total': ('lorap_get(y, to + j) +', 'lorap_get(y, to) +'),
+  'edge_share': (
+    'part = LORAP_F32(part * inverse);\n      part',
+    'part /= total;\n      part',
+  ),
   'last_power': ('below < last ? below : last', 'below < 9 ? below : 9'),
 }
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,14 +15,16 @@ import tiny_run
 
 import lorap_jax
 from lorap_jax import export as command
+from lorap_jax.data import DataSplits
 from lorap_jax.integers import (
   artifact,
   builder,
   c_run,
   evaluate,
-  export,
+  onnx_writer,
   program,
 )
+from lorap_jax.runs import export
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +66,16 @@ def test_manifest(exported, finished):
   assert set(manifest['files']) == {
     p.name for p in exported.iterdir() if p.name != 'manifest.json'
   }
+  assert manifest['versions']['exported']['jax'] == jax.__version__
+  assert manifest['parity']['graphs'] == 21
+  assert set(manifest['parity']['differing'].values()) == {0}
+  # Bits, bounds and multipliers of every value; digests of every file.
+  values = manifest['values']
+  assert values['conv_0/dense_0/product']['weight_bits'] == 4
+  assert values['conv_0/message/codes']['bound'] == 7
+  low, high = values['conv_0/message/codes']['multipliers']
+  assert 0 < low <= high
+  assert all(len(f['sha256']) == 64 for f in manifest['files'].values())
   lines = export.told(manifest, exported)
   assert f'integers {found["integers"]:.4f}' in '\n'.join(lines)
 
@@ -92,6 +105,14 @@ def test_parity_file(exported):
     )
     scale = network.program.output_scale
     np.testing.assert_array_equal(outputs, file['outputs'] * scale)
+    # The codes of every quantizer, in as many bits as the manifest says.
+    values = network.manifest['values']
+    codes = [n.removeprefix('codes/') for n in file.files if 'codes/' in n]
+    assert len(codes) == len([n for n in values if n.endswith('codes')]) == 6
+    for name in codes:
+      found = file[f'codes/{name}']
+      assert found.any() and np.abs(found).max() <= values[name]['bound']
+      assert values[name]['bits'] <= 9
 
 
 def test_onnx_runs_with_the_same_bits(exported):
@@ -99,7 +120,7 @@ def test_onnx_runs_with_the_same_bits(exported):
   session = runtime.InferenceSession(exported / 'model.onnx')
   with np.load(exported / 'parity.npz') as file:
     given = {name: file[name] for name in file.files}
-  expected = given.pop('outputs')
+  expected = given['outputs']
   given['num_graphs'] = np.array([len(expected)], np.int32)
   inputs = {i.name: given[i.name] for i in session.get_inputs()}
   np.testing.assert_array_equal(session.run(['codes'], inputs)[0], expected)
@@ -119,17 +140,15 @@ def test_stablehlo_runs_with_the_same_bits(exported):
 
 def test_bytes_beside_the_cost_report(exported):
   manifest = json.loads((exported / 'manifest.json').read_text())
-  found = manifest['bytes']
-  onnx = found['model.onnx']
-  assert onnx['bytes'] == (exported / 'model.onnx').stat().st_size
+  found = manifest['sizes']
+  assert found['onnx'] == (exported / 'model.onnx').stat().st_size
   weights = manifest['cost']['weight_bytes']
   assert 0 <= found['parts']['weights'] - weights < 60
-  taken = found['tables of model.h']['bytes']
   # Fields are filled up; constants of other parts may have equal bytes.
-  assert -20 < taken - sum(found['parts'].values()) < 400
-  assert found['tables of model.h']['within']
+  assert -20 < found['c_tables'] - sum(found['parts'].values()) < 400
+  assert found['within']['c_tables']
   lines = '\n'.join(export.told(manifest, exported))
-  assert f'the cost report counts {found["cost_report"]:,} (' in lines
+  assert f'the cost report counts {found["counted"]:,} (' in lines
   names = manifest['names_in_onnx']
   assert len(set(names.values())) == len(names) and 'nodes' in names
 
@@ -202,6 +221,7 @@ def test_graphs_that_do_not_fit(exported, change, message):
   'name, content',
   [
     ('program.npz', b'other'),
+    ('model.h', b'of another export'),
     ('manifest.json', b'{'),
     ('manifest.json', b'{}'),
     ('parity.npz', None),
@@ -218,6 +238,48 @@ def test_damaged_folders(exported, tmp_path, name, content):
     (folder / name).write_bytes(content)
   with pytest.raises(artifact.ArtifactError, match='export'):
     lorap_jax.load_artifact(folder)
+
+
+def molecules():
+  """Graphs of nodes of five types; the label is the mean of the type."""
+  data = tiny_run.regression_splits()
+  parts = []
+  for part in data[:3]:
+    types = np.arange(len(part.nodes)) * 7 % 5
+    starts = np.cumsum(part.n_node) - part.n_node
+    labels = np.add.reduceat(types, starts) / part.n_node
+    nodes = types[:, None].astype(np.float32)
+    parts.append(part._replace(nodes=nodes, labels=labels.astype(np.float32)))
+  return DataSplits(*parts, num_classes=1, source=data.source, task=data.task)
+
+
+@pytest.mark.slow
+def test_regression_on_types(tmp_path):
+  data = molecules()
+  config = tiny_run.config(
+    train__plots=False,
+    train__epochs=3,
+    optim__learning_rate=0.02,
+    model__encoder='embedding',
+    model__encoder_operand=None,
+    prompt__name='lorap',
+    model__residual=True,
+  )
+  lorap_jax.train_and_evaluate(config, tmp_path / 'run', data=data)
+  manifest = lorap_jax.export_run(tmp_path / 'run', tmp_path / 'out', data=data)
+  assert manifest['result']['metric'] == 'mae'
+  found = manifest['integers']['test']
+  assert found['network'] == pytest.approx(manifest['result']['test'], rel=1e-4)
+  assert found['integers'] == pytest.approx(found['network'], rel=0.05)
+  network = lorap_jax.load_artifact(tmp_path / 'out')
+  nodes, *others = arrays(data.test)
+  error = np.abs(network(nodes, *others)[:, 0] - data.test.labels).mean()
+  assert error == pytest.approx(found['integers'], rel=1e-5)
+  for wrong in (-1, 28, 0.5):
+    nodes = nodes.copy()
+    nodes[3] = wrong
+    with pytest.raises(artifact.ArtifactError, match='from 0 to 27'):
+      network(nodes, *others)
 
 
 def test_a_folder_that_is_there_is_left_alone(finished, tmp_path):
@@ -249,10 +311,42 @@ def test_limits_below_the_data_and_runs_of_arrays(finished, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_command_says_what_is_wrong(tmp_path, capsys):
-  assert command.main([str(tmp_path / 'none')]) == 2
+@pytest.mark.parametrize(
+  'report, message',
+  [
+    (None, 'it is no finished run; run its command to the end first'),
+    ({'members': [{'seed': 3, 'fold': 0}]}, 'such as .*seed_3_fold_0'),
+  ],
+)
+def test_command_says_what_is_wrong(
+  finished, tmp_path, capsys, report, message
+):
+  """A run without a report; a group of runs."""
+  if report is not None:
+    own = json.loads((finished[0] / 'report.json').read_text())
+    (tmp_path / 'report.json').write_text(json.dumps({**own, **report}))
+  assert command.main([str(tmp_path)]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: ') and len(error.splitlines()) == 1
+  assert re.search(message, error)
+  assert not (tmp_path / 'integers').exists()
+
+
+def test_without_the_packages_and_the_compiler(finished, tmp_path, monkeypatch):
+  """What needs them is left out, and said with its remedy."""
+  folder, data = finished
+
+  def missing():
+    raise ImportError
+
+  monkeypatch.setattr(onnx_writer, '_import_onnx', missing)
+  monkeypatch.setattr(c_run, 'compiler', lambda: None)
+  manifest = lorap_jax.export_run(folder, tmp_path / 'out', data=data)
+  assert manifest['sizes']['onnx'] is None
+  assert not list((tmp_path / 'out').glob('*onnx*'))
+  assert manifest['parity']['differing'] == {'JAX': 0}
+  text = '\n'.join(export.told(manifest, tmp_path / 'out'))
+  assert 'pip install onnx' in text and 'no C compiler (cc)' in text
 
 
 def test_a_program_survives_its_file(exported):

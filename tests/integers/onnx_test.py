@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 
+import c_programs
 import numpy as np
 import pytest
 
@@ -612,6 +613,35 @@ def norms_of_loops():
   return finish(b, name, 2**24, width=1)
 
 
+def attention(values):
+  """A value of `c_programs.gat`, by its operation, with whole rows of nodes."""
+  program = c_programs.gat(np.random.default_rng(5))
+  op, loops = values
+  name = next(
+    node.output
+    for node in program.nodes
+    if node.op == op and node.options.get('loops', 0) == loops
+  )
+  return dataclasses.replace(
+    program, output=name, output_scale=np.full(1, 0.37, np.float32)
+  )
+
+
+for _values in (
+  ('meet', 1),
+  ('max_into', 0),
+  ('sum_into', 0),
+  ('powers', 1),
+  ('shares', 1),
+):
+  CASES[f'attention_{_values[0]}'] = lambda values=_values: attention(values)
+
+
+@case
+def rows_of_a_table():
+  return c_programs.typed(np.random.default_rng(4))
+
+
 def pool_case(op, bits):
   b = start()
   name = b.add(op, 'y', {'a': whole(b, bits)}, bound=INT32)
@@ -684,6 +714,8 @@ HUB = [
   'sum_with_weights_without_loops',
   'sum_of_one_column',
   'sum_that_wraps_on_the_way',
+  'attention_max_into',
+  'attention_sum_into',
   'weighed',
   'search_of_degrees',
   'loops_that_are_missing',
@@ -813,6 +845,13 @@ NETWORKS = {
     keep=False,
     message=uniform(4),
     weights=uniform(4, signed=False, scale=0.06),
+  ),
+  'gat': lambda: c_programs.gat(np.random.default_rng(1)),
+  'gat_groups': lambda: c_programs.gat(
+    np.random.default_rng(2), loops=False, heads=1, logits='groups'
+  ),
+  'gat_free': lambda: c_programs.gat(
+    np.random.default_rng(3), heads=2, logits='none'
   ),
 }
 

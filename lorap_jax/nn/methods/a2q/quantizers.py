@@ -1,5 +1,6 @@
 """Where A2Q's learned scales and bit-widths live."""
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -344,12 +345,15 @@ def _table(
   params: Any, rule: a2q.Rule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Scales, bits in use and largest codes of a table."""
-  bits = a2q.round_bits(
-    jnp.asarray(params['bits']), min_bits=rule.min_bits, max_bits=rule.max_bits
-  )
-  limit = np.asarray(numerics.symmetric_qmax(bits)).astype(np.int64)
+  bits, limit = jax.device_get(_bits_and_limit(params['bits'], rule))
   scale = np.abs(np.asarray(params['scale'], np.float64))
-  return scale, np.asarray(bits, np.float64), limit
+  return scale, np.asarray(bits, np.float64), limit.astype(np.int64)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bits_and_limit(bits: Array, rule: a2q.Rule) -> tuple[Array, Array]:
+  used = a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
+  return used, numerics.symmetric_qmax(used)
 
 
 def _uniform(params: Any, rule: a2q.Rule) -> grids.UniformGrid:

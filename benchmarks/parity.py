@@ -1,0 +1,299 @@
+"""Counts codes that differ between engines, on the data of finished runs.
+
+    python -m benchmarks.parity runs/mnist runs/cora --random 1000
+
+The reference is NumPy. Against it: JAX, C, ONNX Runtime, OpenVINO, and the
+reference evaluator of onnx, which is slow and gets the first graphs only. Then
+the accuracy of the integers and of the network, on the test data.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import output
+from lorap_jax.data import NodeDataset
+from lorap_jax.integers import c_run, evaluate, lowering, onnx_writer
+from lorap_jax.integers.program import Graph, Program, execute
+from lorap_jax.runs import datasets, restore
+
+_HUB = 50_000
+_SLOW = 1  # Calls of the reference evaluator of onnx.
+Engine = Callable[[Graph], np.ndarray]
+
+
+def engines(
+  program: Program, most: dict[str, Any], flags: tuple[str, ...] = c_run.FAST
+) -> dict[str, Engine]:
+  """The engines that are installed here, by name.
+
+  Args:
+    program: to run.
+    most: `max_nodes`, `max_edges`, `max_graphs` of a call, for C.
+    flags: of the C compiler.
+  """
+  step = jax.jit(
+    lambda a, b, c, d, count: execute(
+      program, Graph(a, b, c, d, count), xp=jnp
+    ),
+    static_argnames='count',
+  )
+  found: dict[str, Engine] = {
+    'JAX': lambda graph: np.asarray(step(*graph[:4], count=graph.num_graphs))
+  }
+  if c_run.compiler():
+    compiled = c_run.Compiled(program, **most, flags=flags)
+    found[f'C {" ".join(flags)}'] = compiled
+  try:
+    model = onnx_writer.write(program)
+  except ImportError:
+    return found
+  names = [entry.name for entry in model.graph.input]
+  content = model.SerializeToString()
+
+  def feed(graph):
+    given = graph._asdict()
+    given['num_graphs'] = np.array([graph.num_graphs], np.int32)
+    return {name: given[name] for name in names}
+
+  try:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+      content, providers=['CPUExecutionProvider']
+    )
+    run: Any = session.run
+    found['ONNX Runtime'] = lambda graph: run(['codes'], feed(graph))[0]
+  except ImportError:
+    pass
+  try:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+      core.read_model(content), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
+    )
+    found['OpenVINO'] = lambda graph: compiled(feed(graph))['codes']
+  except ImportError:
+    pass
+  from onnx import reference
+
+  evaluator: Any = reference.ReferenceEvaluator(model)
+  slow = lambda graph: evaluator.run(['codes'], feed(graph))[0]
+  found['onnx reference'] = slow
+  return found
+
+
+def compare(
+  program: Program,
+  graphs: list[Graph],
+  *,
+  label: str = '',
+  slow: int = _SLOW,
+  jax_too: bool = True,
+  flags: tuple[str, ...] = c_run.FAST,
+) -> list[output.Row]:
+  """How many numbers of each engine are not those of the reference.
+
+  Args:
+    program: to run.
+    graphs: a call each.
+    label: of the data.
+    slow: calls of the reference evaluator of onnx.
+    jax_too: run JAX, which compiles for each shape.
+    flags: of the C compiler.
+  """
+  most: dict[str, Any] = {
+    'max_nodes': max(len(graph.nodes) for graph in graphs),
+    'max_edges': max(len(graph.senders) for graph in graphs),
+    'max_graphs': max(graph.num_graphs for graph in graphs),
+  }
+  with np.errstate(over='ignore'):
+    expected = [execute(program, graph) for graph in graphs]
+  rows = []
+  for name, engine in engines(program, most, flags).items():
+    if name == 'JAX' and not jax_too:
+      continue
+    calls = slow if name == 'onnx reference' else len(graphs)
+    pairs = list(zip(graphs, expected, strict=True))[:calls]
+    differing = sum(
+      int(np.sum(engine(graph) != codes)) for graph, codes in pairs
+    )
+    rows.append(
+      {
+        'data': label,
+        'engine': name,
+        'graphs': sum(graph.num_graphs for graph, _ in pairs),
+        'codes': sum(codes.size for _, codes in pairs),
+        'differing': differing,
+      }
+    )
+    print(rows[-1], flush=True)  # Some engines take minutes.
+  return rows
+
+
+def cut(data: Any, size: int) -> list[Graph]:
+  """A data set in calls of `size` graphs."""
+  if isinstance(data, NodeDataset):
+    return [evaluate.graph_of_nodes(data)]
+  whole, found = evaluate.first_graphs(data, data.num_graphs), []
+  ends = np.searchsorted(
+    whole.graph_of, np.arange(0, data.num_graphs + size, size)
+  )
+  edge_of = whole.graph_of[whole.receivers]
+  edges = np.searchsorted(edge_of, np.arange(0, data.num_graphs + size, size))
+  for k, (low, high) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    mine = slice(edges[k], edges[k + 1])
+    count = min(size, data.num_graphs - k * size)
+    if count > 0:
+      found.append(
+        Graph(
+          whole.nodes[low:high],
+          whole.senders[mine] - np.int32(low),
+          whole.receivers[mine] - np.int32(low),
+          whole.graph_of[low:high] - np.int32(k * size),
+          count,
+        )
+      )
+  return found
+
+
+def random_graphs(
+  count: int, features: int, *, hub: int = _HUB, largest: float = 1.0
+) -> Iterator[Graph]:
+  """Random graphs: empty, one node, self loops, duplicates, hubs.
+
+  Args:
+    count: how many calls.
+    features: columns.
+    hub: largest in-degree; five calls in a thousand have hubs.
+    largest: of the features; some exceed it.
+  """
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    kind = i % 8
+    n = (0, 1, 1)[kind] if kind < 3 else int(rng.integers(2, 40))
+    e = 0 if n == 0 or kind == 1 else int(rng.integers(1, 160))
+    if i % 200 == 7:
+      n, e = 50, int(rng.integers(hub // 2, hub + 1))
+    ends = rng.integers(0, max(n, 1), (2, e)).astype(np.int32)
+    if kind == 4:
+      ends[1] = ends[0]  # Self loops.
+    if kind == 5:
+      ends = np.repeat(ends[:, : (e + 1) // 2], 2, axis=1)
+    if kind in (6, 7):
+      ends[1] = 0
+    nodes = rng.uniform(-1.2, 1.2, (n, features)) * largest
+    yield Graph(
+      nodes.astype(np.float32), ends[0], ends[1], np.zeros(n, np.int32), 1
+    )
+
+
+def _first(data: Any, count: int) -> Any:
+  """The first graphs of a data set."""
+  nodes, edges = data.n_node[:count].sum(), data.n_edge[:count].sum()
+  ends = {'nodes': nodes, 'senders': edges, 'receivers': edges}
+  return data._replace(
+    **{
+      name: getattr(data, name)[: ends.get(name, count)]
+      for name in (*ends, 'n_node', 'n_edge', 'labels')
+    }
+  )
+
+
+def _of_run(
+  folder: pathlib.Path, given: argparse.Namespace
+) -> list[output.Row]:
+  run = restore.load_run(folder)
+  data: Any = datasets.load(run.config['data'])
+  by_node = isinstance(data, NodeDataset)
+  parts = (data,) if by_node else (data.train, data.valid, data.test)
+  test = parts[-1]
+  if not by_node and given.graphs:
+    test = _first(test, given.graphs)
+  graphs = cut(test, given.size)
+  largest = max(float(np.abs(part.nodes).max()) for part in parts)
+  degree = max(int(np.bincount(g.receivers).max()) for g in graphs)
+  nodes = max(int(np.bincount(g.graph_of).max()) for g in graphs)
+  features = run.data['num_features']
+  lower = lambda degree: lowering.lower(
+    run.model,  # pyrefly: ignore
+    run.variables,
+    num_features=features,
+    largest_input=largest,
+    max_degree=degree,
+    max_nodes=max(1000, nodes),
+  )
+  program, name = lower(2 * degree), folder.name
+  # JAX compiles for each shape: it gets the whole set in padded batches.
+  rows = compare(
+    program, graphs, label=f'{name}, test', slow=given.slow, jax_too=False
+  )
+  codes = evaluate.outputs(program, test)
+  expected = np.concatenate([execute(program, graph) for graph in graphs])
+  rows.append(
+    {
+      'data': f'{name}, test',
+      'engine': 'JAX',
+      'graphs': sum(graph.num_graphs for graph in graphs),
+      'codes': codes.size,
+      'differing': int(np.sum(codes != expected)),
+    }
+  )
+  mask = test.test_mask if by_node else slice(None)
+  labels, values = test.labels[mask], codes * program.output_scale
+  right = lambda out: float(np.mean(out[mask].argmax(1) == labels))
+  rows.append(
+    {
+      'data': f'{name}, accuracy',
+      'graphs': len(labels),
+      'integers': right(values),
+      'network': right(run.predict(test)),
+    }
+  )
+  print(rows[-2:], flush=True)
+  # Scales of nodes are for those of the data alone.
+  if given.random and not any(n.op == 'row_index' for n in program.nodes):
+    some = list(random_graphs(given.random, features, largest=largest))
+    rows += compare(
+      lower(_HUB), some, label=f'{name}, random', slow=100, jax_too=False
+    )
+  return rows
+
+
+def main() -> None:
+  """Parses the command line, prints the table and writes it."""
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.parity',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('runs', nargs='+', type=pathlib.Path)
+  parser.add_argument('--random', type=int, default=0, metavar='GRAPHS')
+  parser.add_argument('--size', type=int, default=500, help='graphs per call')
+  parser.add_argument(
+    '--graphs', type=int, default=0, help='first test graphs; all of them'
+  )
+  parser.add_argument(
+    '--slow', type=int, default=1, help='calls of the reference of onnx'
+  )
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    default=pathlib.Path(__file__).parent / 'results' / 'parity.json',
+  )
+  given = parser.parse_args()
+  rows: list[output.Row] = []
+  for folder in given.runs:
+    rows += _of_run(folder, given)
+    output.write_json(given.out, 'parity', rows, 0.0)
+  output.print_table('parity', __doc__, rows)
+
+
+if __name__ == '__main__':
+  main()
