@@ -415,7 +415,8 @@ class TestRelaxed:
       )
     # dp_i = sum of dy x^_i, and the derivative of the softmax.
     dp = np.asarray([np.sum(np.asarray(dy * y, np.float64)) for y, _ in each])
-    close(dlogits, p * (dp - np.sum(p * dp)))
+    # A difference of sums of 168 terms.
+    close(dlogits, p * (dp - np.sum(p * dp)), atol=1e-4)
     assert logits.shape == dlogits.shape and np.all(np.abs(dlogits) > 1e-3)
 
   @PUBLISHED
