@@ -1,4 +1,4 @@
-"""Random graphs and comparisons that several test folders use."""
+"""Random graphs, cases and comparisons that several test folders use."""
 
 import dataclasses
 
@@ -6,8 +6,18 @@ import flax.linen as nn
 import jax
 import jraph
 import numpy as np
+import pytest
 
 from lorap_jax.nn import telemetry
+
+# Compiled as networks are; one by one, operations compile for each shape.
+JIT = pytest.mark.parametrize(
+  'jit',
+  [
+    pytest.param(True, id='jit'),
+    pytest.param(False, marks=pytest.mark.slow, id='eager'),
+  ],
+)
 
 
 def random_graph(

@@ -1,3 +1,4 @@
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ SHAPES = [(40, 3), (12, 3), (11, 3), (5, 8)]
 
 
 @pytest.mark.parametrize('rows, columns', SHAPES)
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 def test_matmul_has_the_values_and_gradients_of_the_product(rows, columns, jit):
   rng = np.random.default_rng(rows)
   x, kernel = rng.normal(size=(9, rows)), rng.normal(size=(rows, columns))
@@ -82,7 +83,7 @@ def test_glorot_draws_those_of_jax(key):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('jit', [False, True])
+@helpers.JIT
 def test_computed_once_is_the_identity(jit):
   x = jnp.asarray([0.0, -0.5, 1.0, 127.0, 32767.0, 1e-30, 2.0**99, -(2.0**40)])
   function = ops.computed_once
@@ -90,7 +91,7 @@ def test_computed_once_is_the_identity(jit):
   np.testing.assert_array_equal(y, x)
 
 
-@pytest.mark.parametrize('jit', [False, True])
+@helpers.JIT
 def test_pass_where(jit):
   passing = jnp.asarray([True, True, False, False, True])
   dy = jnp.asarray([1e-30, -3.7, 2.5, -1e30, 0.0])

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ def reduced_magnitude(case, name):
   return largest * np.maximum(total, 1)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('level, tensor', QUANTIZERS)
 class TestQuantizers:
   def test_output_is_exact(self, level, tensor, jit):
@@ -119,7 +120,7 @@ def test_unused_groups_have_no_gradient():
 
 
 @pytest.mark.parametrize('name', ['groups', 'groups_dyadic'])
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 class TestGroups:
   def test_nearest_group(self, name, jit):
     case = golden(name)

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +31,6 @@ PERCENTILES = {8: 0.001, 4: 0.01}
 
 each_grid = pytest.mark.parametrize('grid', GRIDS)
 each_rule = pytest.mark.parametrize('rule', RULES)
-eager_and_jit = pytest.mark.parametrize(
-  'jit', [False, True], ids=['eager', 'jit']
-)
 
 
 @functools.cache
@@ -93,7 +91,7 @@ def clear_of_ties(x, low, high, bits):
   return np.abs(ratio % 1 - 0.5) > 1e-4, scale
 
 
-@eager_and_jit
+@helpers.JIT
 @each_grid
 @each_rule
 class TestTraining:
@@ -154,7 +152,7 @@ def test_training_files_hold_the_hard_cases(grid):
   assert np.all(percentile < extreme[f'{grid}_max']), 'outliers left out'
 
 
-@eager_and_jit
+@helpers.JIT
 @each_grid
 @pytest.mark.parametrize(
   'name, gradient', [('ste', 'plain'), ('gc', 'clipped_strict')]
@@ -199,7 +197,7 @@ def test_dyadic_file_holds_the_hard_cases(grid):
   assert np.any(lost), 'end codes without gradient'
 
 
-@eager_and_jit
+@helpers.JIT
 @each_grid
 @pytest.mark.parametrize('form', ['affine', 'symmetric'])
 def test_scale_and_zero_point(form, grid, jit):

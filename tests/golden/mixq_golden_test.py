@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from lorap_jax.quantization import mixq, mixq_search
 
 FOLDER = pathlib.Path(__file__).parent
 NUM_CASES = 20  # Bits 1, 2, 4, 8 and 16, signed or not, calibrated or moved.
-JIT = pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def close_sums(ours, theirs, terms, *, rtol):
   assert np.all(error <= allowed), (error / allowed).max()
 
 
-@JIT
+@helpers.JIT
 @pytest.mark.parametrize('index', range(NUM_CASES))
 @pytest.mark.parametrize('granularity', ['columns', 'tensor'])
 class TestQuantizer:
@@ -126,7 +126,7 @@ def test_files_hold_the_hard_cases(granularity):
   assert bounds > 0.8 * NUM_CASES  # Not every scale reaches both exactly.
 
 
-@JIT
+@helpers.JIT
 @pytest.mark.parametrize('name', ['mixture_2_4_8', 'mixture_8_16'])
 def test_mixture(name, jit):
   case = golden(name)

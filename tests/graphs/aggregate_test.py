@@ -61,7 +61,7 @@ def test_cases_are_hard():
   assert not matrix[-1].any() and not matrix[:, -1].any(), 'isolated node'
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', list(cases()))
 class TestAggregate:
@@ -142,7 +142,7 @@ def test_a_value_without_number_stays_in_its_column(kind):
 
 @pytest.mark.parametrize('padding', [0, 5])
 @pytest.mark.parametrize('heads', [None, 1, 3], ids=['plain', 'one', 'heads'])
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 def test_a_graph_without_edges_in_a_table_without_slots(jit, heads, padding):
   """What a batch is where no node of the whole data set sends an edge."""
   budget = graphs.Budget(6, padding, 2, max_out_degree=0)
@@ -268,7 +268,7 @@ def dense_weighted(graph, x, weights):
   return matrix, np.einsum('hij,jhf->ihf', matrix, rows).reshape(x.shape)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('heads', [None, 3])
 @pytest.mark.parametrize('name', list(cases()))
@@ -379,7 +379,7 @@ def test_edges_in_any_order_without_layout():
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('shape', [(3,), (2, 3)], ids=str)
 @pytest.mark.parametrize('name', list(cases()))
 class TestEdgeAggregate:

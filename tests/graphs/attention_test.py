@@ -1,5 +1,6 @@
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def function(mask=REAL, *, jit=False):
   return jax.jit(run) if jit else run
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize(
   'mask', [REAL, np.ones_like(REAL), np.zeros_like(REAL)], ids=str
 )

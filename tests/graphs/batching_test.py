@@ -213,14 +213,14 @@ class TestMasks:
       graphs.graph_mask(batch.graph), np.arange(7) < 5
     )
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   def test_edge_mask(self, jit):
     batch = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET)
     mask = (jax.jit(graphs.edge_mask) if jit else graphs.edge_mask)(batch.graph)
     np.testing.assert_array_equal(mask, np.arange(64) < 54)
     np.testing.assert_array_equal(mask, batch.graph.receivers < 18)
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   def test_node_graph_idx(self, jit):
     batch = graphs.batch_graphs(helpers.random_graphs(1), LABELS, BUDGET)
     function = functools.partial(graphs.node_graph_idx, num_nodes=32)

@@ -16,7 +16,7 @@ def batch_of(sizes=SIZES):
   return graphs.batch_graphs(graph_list, labels, BUDGET).graph
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('sizes', [SIZES, (0, 4, 0), (1,)])
 class TestMeanPool:
   def test_equals_means(self, sizes, jit):
@@ -42,7 +42,7 @@ class TestMeanPool:
     np.testing.assert_allclose(dx, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('sizes', [SIZES, (0, 4, 0), (1,)])
 class TestSumPool:
   def test_equals_sums(self, sizes, jit):
@@ -64,7 +64,7 @@ class TestSumPool:
     np.testing.assert_array_equal(dx, dz[owner])
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 @pytest.mark.parametrize('sizes', [SIZES, (0, 4, 0), (1,)])
 class TestMaxPool:
   def test_equals_maxima(self, sizes, jit):

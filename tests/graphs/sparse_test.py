@@ -1,5 +1,6 @@
 import importlib
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +72,7 @@ class TestSumWithAProduct:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 class TestProduct:
   def test_equals_the_dense_one(self, jit):
     product = lambda x, w: x @ w

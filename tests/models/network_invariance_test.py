@@ -57,8 +57,18 @@ def padded_case(backbone, scheme):
 
 
 class TestPadding:
-  @pytest.mark.parametrize('scheme', list(SCHEMES))
-  @pytest.mark.parametrize('backbone', ['gcn', 'gat'])
+  @pytest.mark.parametrize(
+    'backbone, scheme',
+    [
+      ('gcn', 'qat'),
+      ('gat', 'a2q'),
+      *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [('gcn', 'a2q'), ('gat', 'qat')]
+      ),
+      *((b, 'fp32') for b in ('gcn', 'gat')),
+    ],
+  )
   def test_garbage(self, backbone, scheme):
     """Not even the last bit changes, nor a statistic."""
     run, batch = padded_case(backbone, scheme), networks.batch_of()
@@ -70,7 +80,12 @@ class TestPadding:
     helpers.assert_trees_close(dirtied, written)
 
   @pytest.mark.parametrize(
-    'backbone, scheme', [('gcn', 'qat'), ('gcn', 'a2q'), ('gat', 'a2q')]
+    'backbone, scheme',
+    [
+      ('gcn', 'qat'),
+      ('gat', 'a2q'),
+      pytest.param('gcn', 'a2q', marks=pytest.mark.slow),
+    ],
   )
   def test_more(self, backbone, scheme):
     run = jax.jit(padded_case(backbone, scheme))

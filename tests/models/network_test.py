@@ -134,16 +134,16 @@ class TestFrame:
     found = {}
     for operand in ('signed', 'non_negative', 'int8'):
       scheme = methods.A2QGraph(num_groups=4)
-      model = networks.make(
-        'gin', scheme, encoder_operand=operand, num_layers=1
+      found[operand] = networks.quantizers_of(
+        networks.make('gin', scheme, encoder_operand=operand, num_layers=1)
       )
-      variables = networks.variables_of(model, jit=True)
-      found[operand] = variables['params']['embedding']
-      if operand == 'int8':
-        assert 'range' in variables['quant_stats']['input']
-    mean = lambda name: float(found[name]['input']['bits'].mean())
-    assert abs(mean('non_negative') - mean('signed') - 1) < 1e-6
-    assert 'input' not in found['int8']
+    assert not found['signed']['embedding/input'].non_negative
+    assert found['non_negative']['embedding/input'].non_negative
+    assert 'embedding/input' not in found['int8']
+    eight = found['int8']['input']
+    assert eight.bits == 8 and eight == methods.QAT(bits=8).quantizer(
+      'input', non_negative=False
+    ).clone(name='input')
 
   @pytest.mark.parametrize('backbone', ['gcn', 'gin'])
   def test_raw_features_are_quantized_once(self, backbone):

@@ -1,7 +1,7 @@
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lorap_jax import prompts
 
@@ -22,7 +22,7 @@ def test_gpf_plus_written_out():
   np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 def test_zeroed_prompts_are_the_identity(key, jit):
   x = jax.random.normal(key, (30, 5))
   kernel, bias = jax.random.normal(key, (5, 4)), jnp.ones(4)

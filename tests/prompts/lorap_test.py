@@ -1,6 +1,7 @@
 import functools
 import re
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ class TestPrompt:
     prompt = prompts.lorap_prompt(params, jnp.asarray([[0.0, 4.0]]))
     np.testing.assert_allclose(prompt, [[1.0, 2.0]], rtol=1e-6)
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   @pytest.mark.parametrize('low_rank', LOW_RANK)
   def test_closed_form(self, key, low_rank, jit):
     params = draw(key, low_rank=low_rank)
@@ -64,7 +65,7 @@ class TestPrompt:
 
   @pytest.mark.parametrize('bits', [4, 32])
   @pytest.mark.parametrize('low_rank', LOW_RANK)
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   def test_zeroed_prompt_is_exactly_the_identity(
     self, key, low_rank, bits, jit
   ):
@@ -182,7 +183,7 @@ class TestInit:
 
 
 class TestIntegerPrompt:
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   @pytest.mark.parametrize('bits', [2, 4, 8])
   @pytest.mark.parametrize('low_rank', LOW_RANK)
   def test_matrices_are_on_their_grid(self, key, low_rank, bits, jit):
@@ -205,7 +206,7 @@ class TestIntegerPrompt:
       assert np.abs(np.asarray(ours) - matrix).max() <= scale * 0.5001
       assert len(np.unique(ours)) <= 2 * qmax + 1
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   def test_ties_are_those_of_float32_division(self, key, jit):
     quantize = functools.partial(prompts.quantize_prompt, bits=4)
     quantize = jax.jit(quantize) if jit else quantize

@@ -1,6 +1,7 @@
 import functools
 import re
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,7 @@ class TestForward:
     assert codes.dtype == jnp.int32
     np.testing.assert_array_equal(codes, [[p[1] for p in POINTS]])
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   @pytest.mark.parametrize('published', [False, True])
   @pytest.mark.parametrize('shape', [(1, 1), (1, 16), (256, 1)], ids=str)
   def test_codes_of_pixels(self, shape, published, jit):
@@ -124,7 +125,7 @@ class TestForward:
     rows = jnp.full((3, 2), x)
     assert np.all(quant(rows, full(scale), full(4)) == 2)
 
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   @pytest.mark.parametrize('bits', [2, 3, 4, 5, 6, 7, 8])
   def test_outputs_are_exact_integer_multiples(self, key, bits, jit):
     x = jax.random.normal(key, (500, 7))
@@ -197,7 +198,7 @@ class TestForward:
 
 
 class TestGradient:
-  @pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+  @helpers.JIT
   @pytest.mark.parametrize('level, tensor', QUANTIZERS)
   def test_closed_form(self, level, tensor, jit):
     x, _, d_scale, d_bits, error_sign = np.float32(POINTS).T[..., None]

@@ -1,6 +1,7 @@
 import functools
 import re
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +35,6 @@ POINTS = [
 X = jnp.asarray([[p[0] for p in POINTS]])
 QPARAMS = affine.QParams(jnp.float32(0.25), jnp.float32(-1))
 FORMAT = {'bits': 3, 'signed': True}
-eager_and_jit = pytest.mark.parametrize(
-  'jit', [False, True], ids=['eager', 'jit']
-)
 
 
 def random_ranges(key, shape=(200,)):
@@ -77,7 +75,7 @@ class TestCodeRange:
 
 
 class TestQParams:
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize(
     'low, high, signed, scale, zero_point',
     [
@@ -202,7 +200,7 @@ class TestForward:
       out = affine.fake_quant(X, QPARAMS, gradient=gradient, **FORMAT)
       np.testing.assert_array_equal(out, values)
 
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize('signed', [False, True])
   @pytest.mark.parametrize('bits', [2, 4, 8])
   @pytest.mark.parametrize('per_column', [False, True])
@@ -231,7 +229,7 @@ class TestForward:
     ends = (codes == codes.min()) | (codes == codes.max())
     assert np.all(np.where(ends, 0, error) <= 0.5 * scale * (1 + 1e-4))
 
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize('published', [False, True])
   @pytest.mark.parametrize('shape', [(), (1, 16), (256, 1)], ids=str)
   def test_codes_of_pixels(self, shape, published, jit):
@@ -269,7 +267,7 @@ class TestForward:
 
 
 class TestGradient:
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize(
     'gradient, passing',
     [
@@ -321,7 +319,7 @@ class TestGradient:
       function(X, QPARAMS, gradient='other', **FORMAT)
 
 
-@eager_and_jit
+@helpers.JIT
 @pytest.mark.parametrize('gradient', GRADIENTS)
 class TestKeep:
   def test_rows(self, gradient, jit):

@@ -1,7 +1,7 @@
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lorap_jax.quantization import bit_budget
 
@@ -21,7 +21,7 @@ def test_usage_by_hand():
   assert float(unsigned.bits) == 5 * (2.25 + 3.5 + 2)
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 def test_penalty_and_gradient_in_closed_form(jit):
   bits = np.float32([3.25, -4.5, 1.0, 7.0])
   other = usage([4.0, 4.0, 4.0, 4.0], width=2)

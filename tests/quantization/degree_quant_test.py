@@ -1,5 +1,6 @@
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +8,6 @@ import pytest
 
 from lorap_jax.quantization import affine, degree_quant, observers
 
-eager_and_jit = pytest.mark.parametrize(
-  'jit', [False, True], ids=['eager', 'jit']
-)
 probability = jax.jit(
   degree_quant.protection_probability, static_argnames=('low', 'change')
 )
@@ -35,7 +33,7 @@ class TestProbability:
     p = probability(degree, graph, low=0.0, change=0.5)
     np.testing.assert_array_equal(p, [0.125, 0.5, 0.5, 0.25, 0.5, 0.25])
 
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize('seed', range(3))
   @pytest.mark.parametrize('low, change', [(0.0, 0.1), (0.2, 0.5), (0.8, 0.7)])
   def test_equals_counting(self, seed, low, change, jit):
@@ -132,7 +130,7 @@ class TestMask:
     assert np.all(first == again) and not np.all(first == other)
 
 
-@eager_and_jit
+@helpers.JIT
 @pytest.mark.parametrize('axis, shape', [(None, ()), (0, (1, 4))])
 def test_one_step(key, axis, shape, jit):
   """Range and output of the other rows are those of a batch without them."""

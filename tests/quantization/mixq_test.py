@@ -1,6 +1,7 @@
 import functools
 import re
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +9,7 @@ import pytest
 
 from lorap_jax.quantization import mixq, mixq_search
 
-pytestmark = pytest.mark.optimized
-
 SOME_BITS = [1, 2, 3, 4, 8, 16]
-JIT = pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
 PUBLISHED = pytest.mark.parametrize('published', [False, True])
 # s = 1/2, z = 1, 3 bits signed: u = 1 + 2 x, codes -4 ... 3, bounds -2.5 and 1.
 # Columns: x, q, D_s, D_z.
@@ -154,6 +152,7 @@ class TestCalibrate:
     scale, zero_point = mixq.calibrate(full(9.0, (3, 2)), bits=8, mask=mask)
     assert np.all(scale == 1) and np.all(zero_point == 0)
 
+  @pytest.mark.optimized
   def test_jit_is_the_same(self, key):
     x = jax.random.normal(key, (50, 40))
     for bits in (2, 4, 7, 16):
@@ -168,8 +167,9 @@ class TestCalibrate:
       untyped(mixq.calibrate)(jnp.ones((2, 2)), bits=4, axis=axis)
 
 
+@pytest.mark.optimized
 class TestForward:
-  @JIT
+  @helpers.JIT
   @PUBLISHED
   def test_values_written_out(self, published, jit):
     x = jnp.asarray([[p[0] for p in POINTS]], jnp.float32)
@@ -178,7 +178,7 @@ class TestForward:
     out, _ = run(arrays, 1.0, bits=3, published=published)
     np.testing.assert_array_equal(out, [[(p[1] - 1) / 2 for p in POINTS]])
 
-  @JIT
+  @helpers.JIT
   @pytest.mark.parametrize('bits', SOME_BITS)
   def test_outputs_are_exactly_on_the_grid(self, bits, jit):
     """Also for scales and zero points that training has moved anywhere."""
@@ -229,7 +229,8 @@ class TestForward:
 
 
 class TestGradient:
-  @JIT
+  @pytest.mark.optimized
+  @helpers.JIT
   def test_closed_form(self, jit):
     x, _, d_scale, d_zero_point = np.float32(POINTS).T[..., None]
     arrays = (jnp.asarray(x), full(SCALE, EACH), full(ZERO_POINT, EACH))
@@ -239,7 +240,8 @@ class TestGradient:
     np.testing.assert_array_equal(ds, 2 * d_scale)
     np.testing.assert_array_equal(dz, 2 * d_zero_point)
 
-  @JIT
+  @pytest.mark.optimized
+  @helpers.JIT
   def test_published_closed_form(self, jit):
     x, _, _, d_zero_point = np.float32(POINTS).T[..., None]
     arrays = (jnp.asarray(x), full(SCALE, EACH), full(ZERO_POINT, EACH))
@@ -271,7 +273,7 @@ class TestGradient:
       assert ours.shape == theirs.shape and np.any(theirs)
       np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
-  @JIT
+  @helpers.JIT
   def test_zero_point_without_clipped_elements(self, jit):
     """Exactly 0, not the difference of two roundings that Adam would scale."""
     x, _, _, dy = draw(0, (1, 110), n=3000, f=110)
@@ -413,7 +415,8 @@ class TestRelaxed:
       )
     # dp_i = sum of dy x^_i, and the derivative of the softmax.
     dp = np.asarray([np.sum(np.asarray(dy * y, np.float64)) for y, _ in each])
-    close(dlogits, p * (dp - np.sum(p * dp)))
+    # A difference of sums of 168 terms.
+    close(dlogits, p * (dp - np.sum(p * dp)), atol=1e-4)
     assert logits.shape == dlogits.shape and np.all(np.abs(dlogits) > 1e-3)
 
   @PUBLISHED
@@ -436,6 +439,7 @@ class TestRelaxed:
       np.testing.assert_allclose(ours[winner], one, rtol=1e-6)
       assert not np.any(np.delete(ours, winner, axis=0))
 
+  @pytest.mark.optimized
   def test_jit_is_the_same(self):
     arrays, dy = mixture_inputs(2)
     compiled = relaxed(arrays, dy)
@@ -529,7 +533,7 @@ class TestSearch:
     expected = 0.125 * 3000 / 8192 * p * (CANDIDATES - p @ CANDIDATES)
     np.testing.assert_allclose(grad, expected, rtol=1e-5)
 
-  @JIT
+  @helpers.JIT
   def test_select_bits(self, jit):
     select = functools.partial(mixq_search.select_bits, candidates=CANDIDATES)
     logits = jnp.asarray(

@@ -1,3 +1,4 @@
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ def test_symmetric_qmax(bits, qmax):
   assert numerics.symmetric_qmax(jnp.float32(bits)) == qmax
 
 
-@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@helpers.JIT
 def test_power_of_two_is_exact(jit):
   exponent = np.arange(-20, 31)
   function = jax.jit(numerics.power_of_two) if jit else numerics.power_of_two
@@ -55,7 +56,7 @@ class TestDivide:
 
   SHAPES = [(), (1, 1), (64, 1), (1, 48)]
 
-  @pytest.mark.parametrize('jit', [False, True])
+  @helpers.JIT
   @pytest.mark.parametrize('shape', SHAPES, ids=str)
   def test_pixels(self, shape, jit):
     pixels = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -64,7 +65,7 @@ class TestDivide:
       divisor = np.full(shape, np.float32(2 * j) / np.float32(255))
       np.testing.assert_array_equal(divided(x, divisor, jit=jit), x / divisor)
 
-  @pytest.mark.parametrize('jit', [False, True])
+  @helpers.JIT
   @pytest.mark.parametrize('shape', SHAPES, ids=str)
   def test_all_floats(self, shape, jit):
     rng = np.random.default_rng(0)
@@ -87,7 +88,7 @@ class TestDivide:
     assert np.mean(normal) > 0.4
     np.testing.assert_array_equal(found[normal], expected[normal])
 
-  @pytest.mark.parametrize('jit', [False, True])
+  @helpers.JIT
   @pytest.mark.parametrize('number', [7, 15, 127, 255, 0.1])
   def test_numbers(self, number, jit):
     x = np.random.default_rng(1).normal(size=(64, 48)).astype(np.float32)

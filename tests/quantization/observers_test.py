@@ -1,6 +1,7 @@
 import functools
 import re
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,6 @@ from lorap_jax.quantization import affine, observers
 
 pytestmark = pytest.mark.optimized
 
-eager_and_jit = pytest.mark.parametrize(
-  'jit', [False, True], ids=['eager', 'jit']
-)
 batch_range = jax.jit(
   observers.batch_range, static_argnames=('axis', 'percentile', 'stride')
 )
@@ -172,7 +170,7 @@ class TestUpdateRange:
     qparams = affine.affine_qparams(*running[:2], bits=8)
     np.testing.assert_array_equal(qparams.scale, [[1, 1, 1]])
 
-  @eager_and_jit
+  @helpers.JIT
   def test_extreme(self, jit):
     states = follow(
       [(1, 2), (1.5, 1.75), (-3, 1), (0, 9)], rule='extreme', jit=jit
@@ -182,7 +180,7 @@ class TestUpdateRange:
     assert [(s.min_val, s.max_val) for s in states] == expected
     assert all(s.initialized for s in states)
 
-  @eager_and_jit
+  @helpers.JIT
   def test_momentum(self, jit):
     states = follow(
       [(-1, 2), (-3, 2), (0, 10)], rule='momentum', momentum=0.25, jit=jit
@@ -195,7 +193,7 @@ class TestUpdateRange:
     np.testing.assert_allclose(states[-1].min_val, -1.01, rtol=1e-6)
     np.testing.assert_allclose(states[-1].max_val, 1.02, rtol=1e-6)
 
-  @eager_and_jit
+  @helpers.JIT
   @pytest.mark.parametrize('rule', ['extreme', 'momentum'])
   @pytest.mark.parametrize('bad', [(np.inf, -np.inf), (np.nan, np.nan)])
   def test_batches_without_a_range_change_nothing(self, bad, rule, jit):
