@@ -28,13 +28,9 @@ from lorap_jax.runs import export
 
 
 @pytest.fixture(scope='module')
-def finished(tmp_path_factory):
+def finished(finished_graphs):
   """A run of tiny graphs, and its data."""
-  folder = tmp_path_factory.mktemp('run') / 'run'
-  data = tiny_run.splits()
-  config = tiny_run.config(train__plots=False)
-  lorap_jax.train_and_evaluate(config, folder, data=data)
-  return folder, data
+  return finished_graphs.folder, tiny_run.splits()
 
 
 @pytest.fixture(scope='module')

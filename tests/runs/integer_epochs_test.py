@@ -98,6 +98,11 @@ def test_the_folder_runs(finished):
   assert right.mean() == pytest.approx(report['result']['test'])
 
 
+@pytest.mark.parametrize(
+  'finished',
+  ['nodes', pytest.param('graphs', marks=pytest.mark.slow)],
+  indirect=True,
+)
 def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
   folder, report, data = finished
   case = f'{report["config"]["data"]["level"]}s'
