@@ -38,6 +38,7 @@ enum {
 };
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
+#define LORAP_KNOWN 512  /* numbers of a table at hand, of whole blocks */
 #define LORAP_COLUMNS 32 /* of a product, a multiple of 4 */
 #define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
 #define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
@@ -293,12 +294,12 @@ static inline int32_t lorap_entry(lorap_table t, size_t index) {
     return code;
   }
   for (; done < t.bits; done += width) {
-    int parts, bytes;
+    int parts, bytes, at = place, shift = 0;
     width = lorap_field(t.bits - done);
     parts = 8 / width;
     bytes = (count + parts - 1) / parts;
-    code |= ((from[place % bytes] >> place / bytes * width) & ((1 << width) - 1))
-            << done;
+    for (; at >= bytes; at -= bytes) shift += width; /* no slow division */
+    code |= ((from[at] >> shift) & ((1 << width) - 1)) << done;
     from += bytes;
   }
   return lorap_decoded(t, code);
@@ -306,6 +307,19 @@ static inline int32_t lorap_entry(lorap_table t, size_t index) {
 
 static inline int32_t lorap_whole(lorap_table t, size_t index) {
   return lorap_shifted(lorap_entry(t, index), t.shift);
+}
+
+/* The first LORAP_KNOWN numbers of a table that is read often, */
+static inline void lorap_first(lorap_table t, int32_t *known) {
+  int i;
+  for (i = 0; i < t.count && i < LORAP_KNOWN; i += LORAP_BLOCK)
+    lorap_wholes(t, (size_t)i, known + i);
+}
+
+/* and any of it. */
+static inline int32_t lorap_known(lorap_table t, const int32_t *known,
+                                  size_t index) {
+  return index < LORAP_KNOWN ? known[index] : lorap_whole(t, index);
 }
 
 /* Whether a graph can be run. The arena counts edges before it holds values. */
@@ -644,15 +658,17 @@ static inline void lorap_sum_into(const lorap_graph *graph, lorap_value a,
 static inline void lorap_powers(const lorap_graph *graph, lorap_value a,
                                 lorap_value b, lorap_table table,
                                 lorap_value y, int loops) {
+  int32_t known[LORAP_KNOWN];
   int i, rows = loops ? graph->n : graph->e, last = table.count - 1;
   size_t j, heads = (size_t)y.width;
+  lorap_first(table, known);
   for (i = 0; i < rows; i++) {
     size_t to = lorap_at(graph->receivers, i, loops) * heads;
     size_t from = (size_t)i * heads;
     for (j = 0; j < heads; j++) {
       int32_t below = lorap_get(b, to + j) - lorap_get(a, from + j);
-      lorap_put(y, from + j,
-                lorap_whole(table, (size_t)(below < last ? below : last)));
+      size_t index = (size_t)(below < last ? below : last);
+      lorap_put(y, from + j, lorap_known(table, known, index));
     }
   }
 }
@@ -743,14 +759,16 @@ static inline void lorap_row_max(int rows, lorap_value a, lorap_value y) {
  * how many sums of two neighbors twice the number reaches. */
 static inline void lorap_find(int rows, lorap_value a, lorap_table t, int pairs,
                               lorap_value y) {
+  int32_t known[LORAP_KNOWN];
   int i;
+  lorap_first(t, known);
   for (i = 0; i < rows; i++) {
     int32_t x = lorap_get(a, (size_t)i * (size_t)a.width) * (1 + pairs);
     int low = 0, high = t.count - pairs;
     while (low < high) {
       int middle = low + (high - low) / 2;
-      int32_t least = lorap_whole(t, (size_t)middle);
-      if (pairs) least += lorap_whole(t, (size_t)middle + 1);
+      int32_t least = lorap_known(t, known, (size_t)middle);
+      if (pairs) least += lorap_known(t, known, (size_t)middle + 1);
       if (least <= x)
         low = middle + 1;
       else
@@ -898,7 +916,9 @@ static inline void lorap_quotient(int rows, lorap_value a, lorap_value b,
 /* rint(p share (1 / sum of p)), p = table[min(max - a, last)], in each row. */
 static inline void lorap_soften(int rows, lorap_value a, lorap_table table,
                                 lorap_value y, int32_t share) {
+  int32_t known[LORAP_KNOWN];
   int i, j;
+  lorap_first(table, known);
   for (i = 0; i < rows; i++) {
     size_t first = (size_t)i * (size_t)a.width;
     int32_t most = lorap_get(a, first), total = 0, last = table.count - 1;
@@ -909,12 +929,13 @@ static inline void lorap_soften(int rows, lorap_value a, lorap_table table,
     }
     for (j = 0; j < a.width; j++) {
       int32_t below = most - lorap_get(a, first + (size_t)j);
-      total += lorap_whole(table, (size_t)(below < last ? below : last));
+      total += lorap_known(table, known, (size_t)(below < last ? below : last));
     }
     inverse = LORAP_F32(1.0f / LORAP_F32((float)total));
     for (j = 0; j < a.width; j++) {
       int32_t below = most - lorap_get(a, first + (size_t)j);
-      int32_t p = lorap_whole(table, (size_t)(below < last ? below : last));
+      size_t index = (size_t)(below < last ? below : last);
+      int32_t p = lorap_known(table, known, index);
       float part = LORAP_F32((float)(p * share));
       part = LORAP_F32(part * inverse);
       lorap_put(y, first + (size_t)j, lorap_rint(part, LORAP_EXACT));
