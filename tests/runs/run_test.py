@@ -10,7 +10,7 @@ import tiny_run
 
 from lorap_jax.runs import checkpointing, loop, settings
 from lorap_jax.runs import run as run_lib
-from lorap_jax.training import history, schedules, tasks
+from lorap_jax.training import history, schedules, tasks, train_config
 from lorap_jax.training import state as state_lib
 
 
@@ -134,7 +134,7 @@ class TestTakeUp:
     run.checkpoints = checkpointing.Checkpoints(folder / 'checkpoints')
     run.progress, run.state = history.Progress(), self.state(0)
     run.settings = types.SimpleNamespace(
-      train=types.SimpleNamespace(selection='val_loss'),
+      train=train_config.TrainConfig(selection='val_loss'),
       scheme=types.SimpleNamespace(bit_schedule=None),
     )
     run.task = tasks.Task()
