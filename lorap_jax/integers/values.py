@@ -10,6 +10,7 @@ from lorap_jax.integers import packing
 from lorap_jax.integers.program import INT32, Node
 
 WIDE_BITS = 22  # Of values between quantizers, unless a sum needs room.
+_LEAST_OPERAND_BITS = 12
 _OPERAND_BITS = 16  # Of operands that no quantizer acts on.
 # Of multipliers, and of biases beside their sign, in a unit of all columns.
 _FACTOR_BITS, BIAS_BITS = 10, 9
@@ -283,12 +284,14 @@ class Values:
   ) -> Codes:
     """Codes of 16 bits, for where no quantizer acts.
 
-    Of fewer, where sums of their products with a weight would exceed 2**24.
+    Of fewer, but 12, where sums of their products with a weight would exceed
+    2**24.
     """
     bits = _OPERAND_BITS - 1
     if weight is not None:
       size = max(int(np.abs(weight).sum(0).max(initial=0)), 1)
-      bits = min(bits, 24 - math.ceil(math.log2(size)))
+      exact = 24 - math.ceil(math.log2(size))
+      bits = min(bits, max(exact, _LEAST_OPERAND_BITS - 1))
     return self.as_codes(self.narrow(label, value, bits))
 
 
