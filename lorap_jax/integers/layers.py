@@ -66,6 +66,20 @@ def _gin(
   return parts.wide_at(builder, scheme, 'update', place, h)
 
 
+def _transformed(
+  builder: Builder, layer: Any, place: Place, x: Wide | Codes
+) -> Wide:
+  """The dense layer in front of the messages of GCN and GAT."""
+  with builder.inside('dense'):
+    return parts.dense(
+      builder,
+      layer.scheme.in_convolution(),
+      place.child('dense'),
+      x,
+      non_negative=layer.non_negative,
+    )
+
+
 def _gcn(
   builder: Builder, layer: conv.GCNConv, place: Place, x: Wide | Codes
 ) -> Wide:
@@ -74,14 +88,7 @@ def _gcn(
     raise ExportError(
       f'self loops of weight {layer.self_loop_weight} are no whole numbers'
     )
-  with builder.inside('dense'):
-    h = parts.dense(
-      builder,
-      scheme.in_convolution(),
-      place.child('dense'),
-      x,
-      non_negative=layer.non_negative,
-    )
+  h = _transformed(builder, layer, place, x)
   norm, loops = builder.norms(
     self_loops=layer.self_loops, keep=layer.existing_loops == 'keep'
   )
@@ -107,14 +114,7 @@ def _gat(
   builder: Builder, layer: conv.GATConv, place: Place, x: Wide | Codes
 ) -> Wide:
   scheme = layer.scheme
-  with builder.inside('dense'):
-    h = parts.dense(
-      builder,
-      scheme.in_convolution(),
-      place.child('dense'),
-      x,
-      non_negative=layer.non_negative,
-    )
+  h = _transformed(builder, layer, place, x)
   message = parts.codes_at(builder, scheme, 'message', place, h)
   vectors = parts.weight_of(
     builder, scheme, place, point='attention', name='attention_kernel'

@@ -44,8 +44,7 @@ def test_metrics_are_sums_over_real_graphs(stepped):
 def test_loss_is_the_mean_cross_entropy_and_the_penalty(stepped):
   first = stepped[1][0]
   mean, penalty = float(first.task_loss) / 16, 100 * float(first.memory) ** 2
-  # The memory of values in full precision is not counted.
-  assert penalty > 0.1 or not first.memory
+  assert (penalty > 0.1) == ('message' in stepped[0][0]['params']['conv_0'])
   assert float(first.loss) == pytest.approx(mean + penalty, rel=1e-5)
 
 
