@@ -125,8 +125,9 @@ static inline int lorap_some(size_t left, int most) {
   return left < (size_t)most ? (int)left : most;
 }
 
-/* `count` numbers of one type as another, from any address to any other. */
-#define LORAP_CONVERT(FROM, from, TO, to, count)                      \
+/* `count` numbers of one type as another, from any address to any other; with
+ * `plus` added to what is there. */
+#define LORAP_EACH(FROM, from, TO, to, count, plus)                   \
   do {                                                                \
     const int8_t *source = (const int8_t *)(from);                    \
     int8_t *target = (int8_t *)(to);                                  \
@@ -135,15 +136,17 @@ static inline int lorap_some(size_t left, int most) {
     TO out[LORAP_LANES];                                              \
     for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
       memcpy(in, source, sizeof in);                                  \
+      if (plus) memcpy(out, target, sizeof out);                      \
       for (lane = 0; lane < LORAP_LANES; lane++)                      \
-        out[lane] = (TO)in[lane];                                     \
+        out[lane] = (TO)((plus) ? out[lane] + in[lane] : in[lane]);   \
       memcpy(target, out, sizeof out);                                \
       source += sizeof in;                                            \
       target += sizeof out;                                           \
     }                                                                 \
     for (; left > 0; left--) {                                        \
       memcpy(in, source, sizeof *in);                                 \
-      *out = (TO)*in;                                                 \
+      if (plus) memcpy(out, target, sizeof *out);                     \
+      *out = (TO)((plus) ? *out + *in : *in);                         \
       memcpy(target, out, sizeof *out);                               \
       source += sizeof *in;                                           \
       target += sizeof *out;                                          \
@@ -155,9 +158,9 @@ static inline void lorap_load(lorap_value v, size_t first, int count,
                               int32_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
   if (v.size == 1)
-    LORAP_CONVERT(int8_t, from, int32_t, to, count);
+    LORAP_EACH(int8_t, from, int32_t, to, count, 0);
   else if (v.size == 2)
-    LORAP_CONVERT(int16_t, from, int32_t, to, count);
+    LORAP_EACH(int16_t, from, int32_t, to, count, 0);
   else
     memcpy(to, from, (size_t)count * sizeof *to);
 }
@@ -166,7 +169,7 @@ static inline void lorap_load16(lorap_value v, size_t first, int count,
                                 int16_t *to) {
   const int8_t *from = (const int8_t *)v.at + first * (size_t)v.size;
   if (v.size == 1)
-    LORAP_CONVERT(int8_t, from, int16_t, to, count);
+    LORAP_EACH(int8_t, from, int16_t, to, count, 0);
   else
     memcpy(to, from, (size_t)count * sizeof *to);
 }
@@ -175,9 +178,9 @@ static inline void lorap_store(lorap_value v, size_t first, int count,
                                const int32_t *from) {
   int8_t *to = (int8_t *)v.at + first * (size_t)v.size;
   if (v.size == 1)
-    LORAP_CONVERT(int32_t, from, int8_t, to, count);
+    LORAP_EACH(int32_t, from, int8_t, to, count, 0);
   else if (v.size == 2)
-    LORAP_CONVERT(int32_t, from, int16_t, to, count);
+    LORAP_EACH(int32_t, from, int16_t, to, count, 0);
   else
     memcpy(to, from, (size_t)count * sizeof *from);
 }
@@ -419,7 +422,7 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
                (size_t)block * sizeof *f);
       } else {
         lorap_load(a, first, block, q);
-        LORAP_CONVERT(int32_t, q, float, f, block);
+        LORAP_EACH(int32_t, q, float, f, block, 0);
       }
       lorap_round(f, row, factor, bias, end, low, high, block, q);
       lorap_store(y, first, block, q);
@@ -527,33 +530,6 @@ static inline void lorap_product(int rows, lorap_value a, lorap_value y,
   }
 }
 
-/* y += a, `count` numbers of the types TO and FROM. */
-#define LORAP_PLUS(FROM, from, TO, to, count)                         \
-  do {                                                                \
-    const int8_t *source = (const int8_t *)(from);                    \
-    int8_t *target = (int8_t *)(to);                                  \
-    int left = (count), lane;                                         \
-    FROM in[LORAP_LANES];                                             \
-    TO out[LORAP_LANES];                                              \
-    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
-      memcpy(in, source, sizeof in);                                  \
-      memcpy(out, target, sizeof out);                                \
-      for (lane = 0; lane < LORAP_LANES; lane++)                      \
-        out[lane] = (TO)(out[lane] + in[lane]);                       \
-      memcpy(target, out, sizeof out);                                \
-      source += sizeof in;                                            \
-      target += sizeof out;                                           \
-    }                                                                 \
-    for (; left > 0; left--) {                                        \
-      memcpy(in, source, sizeof *in);                                 \
-      memcpy(out, target, sizeof *out);                               \
-      *out = (TO)(*out + *in);                                        \
-      memcpy(target, out, sizeof *out);                               \
-      source += sizeof *in;                                           \
-      target += sizeof *out;                                          \
-    }                                                                 \
-  } while (0)
-
 /* Row `to` of y += row `from` of a, for sums of 16 bits. */
 static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
                                 size_t to) {
@@ -561,9 +537,9 @@ static inline void lorap_plus16(lorap_value a, size_t from, lorap_value y,
   const int8_t *sent = (const int8_t *)a.at + from * width * (size_t)a.size;
   int8_t *total = (int8_t *)y.at + to * width * sizeof(int16_t);
   if (a.size == 1)
-    LORAP_PLUS(int8_t, sent, int16_t, total, a.width);
+    LORAP_EACH(int8_t, sent, int16_t, total, a.width, 1);
   else
-    LORAP_PLUS(int16_t, sent, int16_t, total, a.width);
+    LORAP_EACH(int16_t, sent, int16_t, total, a.width, 1);
 }
 
 /* Row `to` of y += w times row `from` of a. */
