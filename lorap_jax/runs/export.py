@@ -112,6 +112,42 @@ def write(
     codes = codes[: more.num_graphs]
   else:
     few = more = evaluate.graph_of_nodes(data)
+  files, names = _files(lowered, allowed, few, per_graph=per_graph)
+  manifest = {
+    'config': run.config,
+    'data': report['data'],
+    'result': report['result'],
+    'cost': report['cost'],
+    'versions': {'trained': report['versions'], 'exported': _versions()},
+    'limits': {
+      name: getattr(allowed, name)
+      for name in ('max_degree', 'max_nodes', 'max_edges')
+    },
+    'largest_input': allowed.largest_input,
+    'num_features': lowered.num_features,
+    'num_outputs': codes.shape[1],
+    'output_scale': np.ravel(lowered.output_scale).tolist(),
+    'per_graph': per_graph,
+    'integers': accuracy,
+    'parity': parity.compare(lowered, more, codes, files.get(artifact.ONNX)),
+    'sizes': sizes.compare(lowered, files, report['cost']),
+    'values': _values(lowered),
+    'names_in_onnx': names,
+    'licence': 'the files of this folder may be used as the data and the run '
+    'allow; lorap_jax is under Apache-2.0',
+  }
+  artifact.write(out, files, manifest)
+  return artifact.load_artifact(out).manifest  # pyrefly: ignore
+
+
+def _files(
+  lowered: program.Program,
+  allowed: limits.Limits,
+  few: program.Graph,
+  *,
+  per_graph: bool,
+) -> tuple[dict[str, bytes], dict[str, str]]:
+  """Contents of the folder by name, and the names of values in ONNX."""
   header = c_writer.write(
     lowered,
     max_nodes=allowed.max_nodes,
@@ -141,31 +177,7 @@ def write(
     with_stablehlo=artifact.STABLEHLO in files,
   )
   files['README.md'] = text.encode()
-  manifest = {
-    'config': run.config,
-    'data': report['data'],
-    'result': report['result'],
-    'cost': report['cost'],
-    'versions': {'trained': report['versions'], 'exported': _versions()},
-    'limits': {
-      name: getattr(allowed, name)
-      for name in ('max_degree', 'max_nodes', 'max_edges')
-    },
-    'largest_input': allowed.largest_input,
-    'num_features': lowered.num_features,
-    'num_outputs': codes.shape[1],
-    'output_scale': np.ravel(lowered.output_scale).tolist(),
-    'per_graph': per_graph,
-    'integers': accuracy,
-    'parity': parity.compare(lowered, more, codes, files.get(artifact.ONNX)),
-    'sizes': sizes.compare(lowered, files, report['cost']),
-    'values': _values(lowered),
-    'names_in_onnx': names,
-    'licence': 'the files of this folder may be used as the data and the run '
-    'allow; lorap_jax is under Apache-2.0',
-  }
-  artifact.write(out, files, manifest)
-  return artifact.load_artifact(out).manifest  # pyrefly: ignore
+  return files, names
 
 
 def _data_of(run: restore.LoadedRun) -> DataSplits | NodeDataset:
