@@ -8,6 +8,7 @@ the accuracy of the integers and of the network, on the test data.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from benchmarks import output
 from lorap_jax.data import NodeDataset
-from lorap_jax.integers import c_run, evaluate, lowering, onnx_writer
+from lorap_jax.integers import c_run, evaluate, limits, onnx_writer, parity
 from lorap_jax.integers.program import Graph, Program, execute
 from lorap_jax.runs import datasets, restore
 
@@ -53,24 +54,11 @@ def engines(
     model = onnx_writer.write(program)
   except ImportError:
     return found
-  names = [entry.name for entry in model.graph.input]
   content = model.SerializeToString()
-
-  def feed(graph):
-    given = graph._asdict()
-    given['num_graphs'] = np.array([graph.num_graphs], np.int32)
-    return {name: given[name] for name in names}
-
-  try:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-      content, providers=['CPUExecutionProvider']
-    )
-    run: Any = session.run
-    found['ONNX Runtime'] = lambda graph: run(['codes'], feed(graph))[0]
-  except ImportError:
-    pass
+  if session := parity.onnx_runtime(content):
+    found['ONNX Runtime'] = session
+  names = [entry.name for entry in model.graph.input]
+  feed = lambda graph: parity.inputs_of(graph, names)
   try:
     import openvino
 
@@ -137,32 +125,6 @@ def compare(
   return rows
 
 
-def cut(data: Any, size: int) -> list[Graph]:
-  """A data set in calls of `size` graphs."""
-  if isinstance(data, NodeDataset):
-    return [evaluate.graph_of_nodes(data)]
-  whole, found = evaluate.first_graphs(data, data.num_graphs), []
-  ends = np.searchsorted(
-    whole.graph_of, np.arange(0, data.num_graphs + size, size)
-  )
-  edge_of = whole.graph_of[whole.receivers]
-  edges = np.searchsorted(edge_of, np.arange(0, data.num_graphs + size, size))
-  for k, (low, high) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
-    mine = slice(edges[k], edges[k + 1])
-    count = min(size, data.num_graphs - k * size)
-    if count > 0:
-      found.append(
-        Graph(
-          whole.nodes[low:high],
-          whole.senders[mine] - np.int32(low),
-          whole.receivers[mine] - np.int32(low),
-          whole.graph_of[low:high] - np.int32(k * size),
-          count,
-        )
-      )
-  return found
-
-
 def random_graphs(
   count: int, features: int, *, hub: int = _HUB, largest: float = 1.0
 ) -> Iterator[Graph]:
@@ -194,48 +156,27 @@ def random_graphs(
     )
 
 
-def _first(data: Any, count: int) -> Any:
-  """The first graphs of a data set."""
-  nodes, edges = data.n_node[:count].sum(), data.n_edge[:count].sum()
-  ends = {'nodes': nodes, 'senders': edges, 'receivers': edges}
-  return data._replace(
-    **{
-      name: getattr(data, name)[: ends.get(name, count)]
-      for name in (*ends, 'n_node', 'n_edge', 'labels')
-    }
-  )
-
-
 def _of_run(
   folder: pathlib.Path, given: argparse.Namespace
 ) -> list[output.Row]:
   run = restore.load_run(folder)
   data: Any = datasets.load(run.config['data'])
   by_node = isinstance(data, NodeDataset)
-  parts = (data,) if by_node else (data.train, data.valid, data.test)
-  test = parts[-1]
-  if not by_node and given.graphs:
-    test = _first(test, given.graphs)
-  graphs = cut(test, given.size)
-  largest = max(float(np.abs(part.nodes).max()) for part in parts)
-  degree = max(int(np.bincount(g.receivers).max()) for g in graphs)
-  nodes = max(int(np.bincount(g.graph_of).max()) for g in graphs)
-  features = run.data['num_features']
-  lower = lambda degree: lowering.lower(
-    run.model,  # pyrefly: ignore
-    run.variables,
-    num_features=features,
-    largest_input=largest,
-    max_degree=degree,
-    max_nodes=max(1000, nodes),
-  )
-  program, name = lower(2 * degree), folder.name
+  test, name = data if by_node else data.test, folder.name
+  if by_node:
+    graphs = [evaluate.graph_of_nodes(data)]
+  else:
+    count = min(given.graphs or test.num_graphs, test.num_graphs)
+    some = evaluate.first_graphs(test, count)
+    graphs = list(parity.parts(some, given.size))
+  allowed = limits.of_data(data)
+  program = allowed.lower(run.model, run.variables)  # pyrefly: ignore
   # JAX compiles for each shape: it gets the whole set in padded batches.
   rows = compare(
     program, graphs, label=f'{name}, test', slow=given.slow, jax_too=False
   )
-  codes = evaluate.outputs(program, test)
   expected = np.concatenate([execute(program, graph) for graph in graphs])
+  codes = evaluate.outputs(program, test)[: len(expected)]
   rows.append(
     {
       'data': f'{name}, test',
@@ -245,7 +186,7 @@ def _of_run(
       'differing': int(np.sum(codes != expected)),
     }
   )
-  mask = test.test_mask if by_node else slice(None)
+  mask = test.test_mask if by_node else slice(len(codes))
   labels, values = test.labels[mask], codes * program.output_scale
   right = lambda out: float(np.mean(out[mask].argmax(1) == labels))
   rows.append(
@@ -259,9 +200,16 @@ def _of_run(
   print(rows[-2:], flush=True)
   # Scales of nodes are for those of the data alone.
   if given.random and not any(n.op == 'row_index' for n in program.nodes):
-    some = list(random_graphs(given.random, features, largest=largest))
+    drawn = random_graphs(
+      given.random, allowed.num_features, largest=allowed.largest_input
+    )
+    hubs = dataclasses.replace(allowed, max_degree=_HUB)
     rows += compare(
-      lower(_HUB), some, label=f'{name}, random', slow=100, jax_too=False
+      hubs.lower(run.model, run.variables),  # pyrefly: ignore
+      list(drawn),
+      label=f'{name}, random',
+      slow=100,
+      jax_too=False,
     )
   return rows
 

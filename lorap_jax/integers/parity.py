@@ -81,7 +81,7 @@ def _engines(
   left_out = {}
   if onnx is None:
     left_out['ONNX Runtime'] = 'no model.onnx: pip install onnx'
-  elif (session := _onnx_runtime(onnx)) is None:
+  elif (session := onnx_runtime(onnx)) is None:
     left_out['ONNX Runtime'] = 'pip install onnxruntime'
   else:
     engines['ONNX Runtime'] = session
@@ -102,20 +102,22 @@ def _engines(
   return engines, left_out
 
 
-def _onnx_runtime(content: bytes) -> Engine | None:
+def onnx_runtime(content: bytes) -> Engine | None:
+  """ONNX Runtime with a model; None where it is not installed."""
   with contextlib.suppress(ImportError):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
       content, providers=['CPUExecutionProvider']
     )
-    wanted = [given.name for given in session.get_inputs()]
-
-    def engine(graph: Graph) -> np.ndarray:
-      given = graph._asdict()
-      given['num_graphs'] = np.array([graph.num_graphs], np.int32)
-      inputs = {name: given[name] for name in wanted}
-      return np.asarray(session.run(['codes'], inputs)[0])
-
-    return engine
+    names = [given.name for given in session.get_inputs()]
+    run: Any = session.run
+    return lambda graph: run(['codes'], inputs_of(graph, names))[0]
   return None
+
+
+def inputs_of(graph: Graph, names: list[str]) -> dict[str, np.ndarray]:
+  """What a model of these inputs is given for a graph."""
+  count = np.array([graph.num_graphs], np.int32)
+  given = {**graph._asdict(), 'num_graphs': count}
+  return {name: given[name] for name in names}
