@@ -162,7 +162,8 @@ def _of_run(
   run = restore.load_run(folder)
   data: Any = datasets.load(run.config['data'])
   by_node = isinstance(data, NodeDataset)
-  test, name = data if by_node else data.test, folder.name
+  test: Any = data if by_node else data.test
+  name = folder.name
   if by_node:
     graphs = [evaluate.graph_of_nodes(data)]
   else:
