@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import pytest
 
 from configs import custom as custom_config
@@ -40,10 +41,13 @@ def test_own_network(tmp_path, monkeypatch):
   assert 2 <= names['bits'] <= 4.5
   prompt = names['variables']['params']['LoRAPPrompt_0']
   assert (prompt['up'] != 0).any()
-  first = names['lj'].init(names['net'], names['key'], names['graph'])
-  loss = lambda variables: names['loss'](
-    variables['params'], variables, names['key']
-  )[0]
+  init = jax.jit(names['lj'].init, static_argnums=0)
+  first = init(names['net'], names['key'], names['graph'])
+  loss = jax.jit(
+    lambda variables: names['loss'](
+      variables['params'], variables, names['key']
+    )[0]
+  )
   assert loss(names['variables']) < 0.9 * loss(first)
 
 

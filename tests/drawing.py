@@ -43,6 +43,14 @@ def sizes(few: int, many: int) -> pytest.MarkDecorator:
   return pytest.mark.parametrize('count', [pytest.param(few, id='few'), slow])
 
 
+def one_by_one(per: str, count: int) -> bool:
+  """Whether operations also run one by one, for which each is compiled.
+
+  The ordinary run does so for one shape of parameters.
+  """
+  return per == 'row' or count > 100
+
+
 def check(
   count: int, holds: Callable[..., None], *strategies: st.SearchStrategy
 ) -> None:

@@ -81,7 +81,6 @@ STAGES = {
 ALWAYS = [
   ('node', 'before rename', 4),
   ('graphs', 'before evaluation', 3),
-  ('group', 'after save of a run', 4),
 ]
 CASES = [
   pytest.param(

@@ -48,7 +48,7 @@ def test_runs_as_it_is(tmp_path, cell, write, level, pool, encoder):
   write(path)
   config = custom.get_config(cell)
   config.data.path = str(path)
-  config.model.features, config.model.num_layers = 8, 2
+  config.model.features, config.model.num_layers = 8, 1
   config.train.epochs = 2
   report = protocol.run(config, tmp_path / 'run')
   record = json.loads((tmp_path / 'run' / 'config.json').read_text())

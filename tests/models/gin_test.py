@@ -551,7 +551,7 @@ class TestNnxBridge:
     from flax import nnx
 
     batch = batch_of(graph_list())
-    linen = make(prompt=prompts.PromptSpec(), num_layers=1)
+    linen = make('fp32', prompts.PromptSpec(), num_layers=1)
     model = bridge.ToNNX(linen, rngs=nnx.Rngs(0)).lazy_init(
       batch.graph, layout=batch.layout, train=False
     )

@@ -1,5 +1,7 @@
 """The ends of the grid that each quantizer declares, and who lies beyond."""
 
+import functools
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,19 @@ def test_bounds_are_the_ends_of_the_grid(name):
   module = QUANTIZERS[name]
   x = jax.random.normal(jax.random.key(0), (40, 4))
   train = ROWS._replace(train=True)
-  variables = module.init(jax.random.key(1), x, rows=train)
-  _, seen = module.apply(variables, x, rows=train, mutable=['quant_stats'])
+  init, apply = (
+    jax.jit(functools.partial(run, rows=train))
+    for run in (
+      module.init,
+      functools.partial(module.apply, mutable=['quant_stats']),
+    )
+  )
+  variables = init(jax.random.key(1), x)
+  _, seen = apply(variables, x)
   variables = {**variables, **seen}
   far = 100 * jnp.sign(x)  # To both ends of every grid.
-  out = module.apply(variables, far, rows=ROWS)
+  evaluate = jax.jit(functools.partial(module.apply, rows=ROWS))
+  out = evaluate(variables, far)
   low, high = (jnp.broadcast_to(b, x.shape) for b in out.bounds)
   expected = np.where(far > 0, high, low)
   np.testing.assert_allclose(out.values, expected, rtol=1e-6, atol=1e-6)
@@ -41,7 +51,7 @@ def test_bounds_are_the_ends_of_the_grid(name):
   np.testing.assert_allclose(
     report.energy_after, np.sum(expected**2, 1), rtol=1e-5
   )
-  inside = module.apply(variables, 0.999 * out.values, rows=ROWS)
+  inside = evaluate(variables, 0.999 * out.values)
   if name != 'groups':  # Whose rows would choose other groups.
     report = helpers.feature_report(0.999 * out.values, inside, ROWS)
     np.testing.assert_array_equal(report.clipped, 0)

@@ -13,8 +13,6 @@ from lorap_jax.models import factory
 from lorap_jax.nn import conv, methods, prompts, telemetry
 from lorap_jax.prompts import lorap_kernel
 
-pytestmark = pytest.mark.optimized
-
 LORAP = prompts.PromptSpec('lorap', num_prompts=5, rank=2, init='glorot')
 FUSED = dataclasses.replace(LORAP, implementation='pallas_interpret')
 ON_GPU = jax.default_backend() == 'gpu'

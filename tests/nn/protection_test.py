@@ -1,3 +1,5 @@
+import functools
+
 import flax.errors
 import flax.linen as nn
 import jax
@@ -125,9 +127,8 @@ class TestNetwork:
       num_layers=2,
       encoder='none',
     )
-    variables = model.init(
-      jax.random.key(0), batch.graph, layout=batch.layout, train=False
-    )
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(jax.random.key(0), batch.graph, layout=batch.layout)
     _, _, calls = networks.apply(
       model, variables, batch, train=train, rngs=rngs
     )

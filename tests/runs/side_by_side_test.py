@@ -69,7 +69,14 @@ def assert_same_run(found, expected, reports):
     assert report['result']['test'] == pytest.approx(other['result']['test'])
 
 
-@pytest.fixture(scope='module', params=CELLS.values(), ids=CELLS)
+# A2Q's has all that the other has.
+EACH = [
+  pytest.param(cell, marks=[pytest.mark.slow] * (name == 'fp32'), id=name)
+  for name, cell in CELLS.items()
+]
+
+
+@pytest.fixture(scope='module', params=EACH)
 def trained(request, tmp_path_factory):
   """Folder, cell, and reports of seeds alone and together."""
   folder = tmp_path_factory.mktemp('seeds')
@@ -209,8 +216,8 @@ class TestGoingOn:
     [
       pytest.param(CELLS['fp32'], 1, marks=pytest.mark.slow),
       (CELLS['a2q_node'], 1),
-      (CELLS['fp32'], 3),
-      pytest.param(CELLS['a2q_node'], 3, marks=pytest.mark.slow),
+      pytest.param(CELLS['fp32'], 3, marks=pytest.mark.slow),
+      (CELLS['a2q_node'], 3),
     ],
     indirect=['trained'],
   )
@@ -466,7 +473,6 @@ RATES = {
 }
 
 
-@pytest.mark.optimized  # As a user's programs are.
 def test_rates_and_schedules_share_a_program(tmp_path, monkeypatch):
   full_batch.make_epochs.cache_clear()
   found = sizes(monkeypatch)

@@ -22,16 +22,23 @@ def made(request):
   scheme = SCHEMES[request.param]
   model = networks.make('gin', scheme, num_layers=1)
   graph = networks.batch_of().graph
-  key = jax.random.key(0)
-  return scheme, model, graph, passes.init(model, key, graph, train=True)
+  return scheme, model, graph, start(model, graph)
 
 
 @pytest.fixture(scope='module')
 def trained(made):
   """A pass in training."""
   _, model, graph, variables = made
-  key = jax.random.key(0)
-  return passes.apply(model, variables, graph, train=True, key=key)[1]
+  return train(model)(variables, graph, key=jax.random.key(0))[1]
+
+
+def start(model, graph):
+  init = jax.jit(functools.partial(passes.init, model, train=True))
+  return init(jax.random.key(0), graph)
+
+
+def train(model):
+  return jax.jit(functools.partial(passes.apply, model, train=True))
 
 
 def same(a, b):
@@ -73,15 +80,12 @@ def test_memory_and_bits_are_those_of_the_scheme(made, trained):
   assert seen.local_loss == 0
 
 
-def test_keys_draw_the_protected_nodes(key):
+def test_keys_draw_the_protected_nodes():
   model = networks.make('gin', SCHEMES['dq'], num_layers=1)
   graph = networks.batch_of().graph
-  variables = passes.init(model, key, graph, train=True)
+  variables, run = start(model, graph), train(model)
   outputs = [
-    passes.apply(model, variables, graph, train=True, key=jax.random.key(seed))[
-      0
-    ]
-    for seed in (1, 1, 2)
+    run(variables, graph, key=jax.random.key(seed))[0] for seed in (1, 1, 2)
   ]
   assert jnp.array_equal(outputs[0], outputs[1])
   assert not jnp.array_equal(outputs[0], outputs[2])
