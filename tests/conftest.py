@@ -1,5 +1,6 @@
 """Settings of the whole test session."""
 
+import functools
 import gc
 import tempfile
 
@@ -8,6 +9,7 @@ import hypothesis
 import jax
 import pytest
 from jax._src import compiler
+from jax._src.interpreters import mlir
 
 # Half of the time that XLA takes to compile a small program for a CPU.
 _QUICK = (
@@ -43,6 +45,8 @@ def _is_known(name, value):
 
 
 compiler.get_compile_options = _quicker(compiler.get_compile_options)
+# One context for all programs: making it is half of lowering a small one.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 def pytest_configure(config):
