@@ -78,10 +78,7 @@ STAGES = {
     ('before report', 2),
   ],
 }
-ALWAYS = [
-  ('node', 'before rename', 4),
-  ('graphs', 'before evaluation', 3),
-]
+ALWAYS = [('graphs', 'before evaluation', 3)]
 CASES = [
   pytest.param(
     kind,

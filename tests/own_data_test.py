@@ -37,8 +37,8 @@ CELLS = ('gcn,dq8,lorap', 'gat,a2q,none')
 @pytest.mark.parametrize(
   'write, level, pool, encoder, cell',
   [
-    (*GRAPHS, CELLS[0]),
     (*NODES, CELLS[1]),
+    pytest.param(*GRAPHS, CELLS[0], marks=pytest.mark.slow),
     pytest.param(*NODES, CELLS[0], marks=pytest.mark.slow),
     pytest.param(*GRAPHS, CELLS[1], marks=pytest.mark.slow),
   ],

@@ -40,9 +40,7 @@ def padded_case(backbone, scheme):
     normalize_pooled=True,
     readout=1,
   )
-  # Only the group tables make it worth compiling.
-  jit = scheme == 'a2q'
-  variables = networks.variables_of(model, jit=jit)
+  variables = networks.variables_of(model, jit=True)
 
   def run(batch):
     return model.apply(
@@ -53,7 +51,7 @@ def padded_case(backbone, scheme):
       mutable=layers.WRITTEN,
     )
 
-  return jax.jit(run) if jit else run
+  return jax.jit(run)
 
 
 class TestPadding:
@@ -88,7 +86,7 @@ class TestPadding:
     ],
   )
   def test_more(self, backbone, scheme):
-    run = jax.jit(padded_case(backbone, scheme))
+    run = padded_case(backbone, scheme)
     one, written = run(networks.batch_of())
     other, more = run(networks.batch_of(larger=True))
     assert_close(other[:REAL], one[:REAL], scheme)

@@ -33,6 +33,7 @@ def nodes(key, *, non_negative=False, width=5):
   return jnp.abs(x) if non_negative else x
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(module, x, key):
   params = module.init(key, x, rows=ROWS)['params']
   out, sown = module.apply(

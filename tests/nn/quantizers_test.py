@@ -1,3 +1,5 @@
+import functools
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ def rows(key, *, non_negative=False):
   return jnp.abs(x) if non_negative else x
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(module, x, key, **kwargs):
   variables = {'params': module.init(key, x, **kwargs)['params']}
   out, sown = module.apply(variables, x, mutable=COLLECTIONS, **kwargs)
