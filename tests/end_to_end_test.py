@@ -382,7 +382,7 @@ VARIANTS = {
 
 
 # What no other run has; tests/matrix_test.py trains the parts of the rest.
-ALONE = ('a2q-gpf-published', 'a2q-integer-bypass')
+ALONE = ('a2q-gpf-published',)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,10 @@ class Server:
         del args
 
     self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    self._thread = threading.Thread(target=self._server.serve_forever)
+    # It looks every hundredth of a second whether it is to stop.
+    self._thread = threading.Thread(
+      target=self._server.serve_forever, args=(0.01,)
+    )
     self._thread.start()
     self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
 

@@ -335,9 +335,7 @@ class TestWeights:
     layout = layout_of(graph, 30, kind, weighted=True)
     codes = np.round(100 * x).astype(np.float32)
     factors = np.round(10 * weights).astype(np.float32)
-    out = graphs.aggregate_weighted(
-      jnp.asarray(codes), jnp.asarray(factors), graph, layout
-    )
+    out = jax.jit(graphs.aggregate_weighted)(codes, factors, graph, layout)
     _, expected = dense_weighted(graph, codes, factors)
     np.testing.assert_array_equal(out, expected)
 
@@ -421,7 +419,8 @@ def assert_maps_as_a_loop(function, axes, *arguments):
   take = lambda i: [
     a if axis is None else a[i] for a, axis in zip(arguments, axes, strict=True)
   ]
-  alone = [function(*take(i)) for i in range(3)]
+  one = jax.jit(function)
+  alone = [one(*take(i)) for i in range(3)]
   expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
   found = jax.jit(jax.vmap(function, axes))(*arguments)
   helpers.assert_trees_close(found, expected, rtol=1e-5, atol=1e-5)

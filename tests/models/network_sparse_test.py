@@ -146,7 +146,6 @@ SOME = (
   'gcn_a2q',
   'gcn_symmetric_clipped',
   'gcn_degree_quant',
-  'qat_of_gpf',
   'mixq_of_gpf',
   'mixq_search',
   'gpf_plus',

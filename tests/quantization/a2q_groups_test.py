@@ -12,6 +12,7 @@ pytestmark = pytest.mark.optimized
 # |s| 2**(b-1): 2, 8, 4, 4, .5
 SCALE = jnp.asarray([0.25, -1.0, 0.5, 0.5, 0.0625])
 BITS = jnp.asarray([4.0, 4.2, -4.0, 3.6, 3.5])
+nearest_group = jax.jit(a2q_groups.nearest_group, static_argnames='exact_range')
 
 
 def brute_force(max_abs, target):
@@ -36,15 +37,15 @@ class TestNearestGroup:
     ],
   )
   def test_values_written_out(self, value, group):
-    chosen = a2q_groups.nearest_group(jnp.asarray([value]), SCALE, BITS)
+    chosen = nearest_group(jnp.asarray([value]), SCALE, BITS)
     assert chosen == group
 
   def test_exact_range(self):
     # 2 bits: 2 s and 1 s.
     scale, bits = jnp.asarray([1.0, 1.5]), jnp.asarray([2.0, 2.0])
     value = jnp.asarray([2.0])
-    assert a2q_groups.nearest_group(value, scale, bits) == 0
-    chosen = a2q_groups.nearest_group(value, scale, bits, exact_range=True)
+    assert nearest_group(value, scale, bits) == 0
+    chosen = nearest_group(value, scale, bits, exact_range=True)
     assert chosen == 1
 
   def test_range_factor(self):
@@ -59,13 +60,12 @@ class TestNearestGroup:
   def test_equals_argmin_on_a_lattice(self, num_groups, exact_range):
     """All distances are exact, so that ties and duplicates must agree."""
     rng = np.random.default_rng(num_groups)
-    choose = jax.jit(a2q_groups.nearest_group, static_argnames='exact_range')
     for _ in range(5):
       scale = rng.integers(-20, 21, num_groups).astype(np.float32) / 16
       bits = rng.integers(2, 6, num_groups).astype(np.float32)
       max_abs = rng.integers(0, 400, 200).astype(np.float32) / 16
       target = np.abs(scale) * (2 ** (bits - 1) - exact_range)
-      chosen = choose(
+      chosen = nearest_group(
         *map(jnp.asarray, (max_abs, scale, bits)), exact_range=exact_range
       )
       assert chosen.dtype == jnp.int32
@@ -76,7 +76,7 @@ class TestNearestGroup:
     scale = rng.uniform(-1, 1, 1000).astype(np.float32)
     bits = rng.uniform(1, 9, 1000).astype(np.float32)
     max_abs = np.abs(20 * rng.normal(size=500)).astype(np.float32)
-    chosen = a2q_groups.nearest_group(*map(jnp.asarray, (max_abs, scale, bits)))
+    chosen = nearest_group(*map(jnp.asarray, (max_abs, scale, bits)))
     target = np.abs(scale) * 2.0 ** (np.round(bits) - 1)
     distance, _ = brute_force(max_abs.astype(np.float64), target)
     ours = distance[np.arange(500), chosen]
@@ -99,8 +99,8 @@ class TestNearestGroup:
     max_abs = jnp.abs(jax.random.normal(key, (50,)))
     order = jax.random.permutation(key, 50)
     np.testing.assert_array_equal(
-      a2q_groups.nearest_group(max_abs[order], SCALE, BITS),
-      a2q_groups.nearest_group(max_abs, SCALE, BITS)[order],
+      nearest_group(max_abs[order], SCALE, BITS),
+      nearest_group(max_abs, SCALE, BITS)[order],
     )
 
 
