@@ -43,6 +43,7 @@ enum {
 #define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
 #define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
 #define LORAP_LARGEST 16777216.0f /* of one in `fix` */
+#define LORAP_SMALL 4194303 /* results that a sum with 1.5 2**23 can round */
 
 typedef struct {
   void *at;
@@ -374,16 +375,58 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
   return LORAP_OK;
 }
 
-/* clip(rint(f row factor) + bias), LORAP_LANES at a time. */
-static inline void lorap_round(const float *f, float row, const float *factor,
-                               const int32_t *bias, float end, int32_t low,
-                               int32_t high, int count, int32_t *q) {
+/* What a block of results is made with. `least` and `most` are the bounds
+ * without the bias, if all of them are small. */
+typedef struct {
+  float factor[LORAP_BLOCK], least[LORAP_BLOCK], most[LORAP_BLOCK];
+  int32_t bias[LORAP_BLOCK], low, high;
+  float end;
+  int small;
+} lorap_rounding;
+
+/* The bounds of `count` results; of those behind them, 0. */
+static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
+                               int count) {
+  int j;
+  r->low = low;
+  r->high = high;
+  r->small = low > -LORAP_SMALL && high < LORAP_SMALL;
+  for (j = 0; j < count; j++)
+    r->small &= r->bias[j] > -LORAP_SMALL && r->bias[j] < LORAP_SMALL;
+  for (j = 0; j < count && r->small; j++) {
+    int32_t least = low - r->bias[j], most = high - r->bias[j];
+    r->small &= least >= -LORAP_SMALL && most <= LORAP_SMALL;
+    r->least[j] = (float)least;
+    r->most[j] = (float)most;
+  }
+}
+
+/* clip(rint(f row factor) + bias), LORAP_LANES at a time. Small results are cut
+ * first, to whole numbers, and rounded by a sum whose last bit is 1; `none` is
+ * 0, which no compiler knows: it keeps the product out of that sum. */
+static inline void lorap_round(const float *f, float row,
+                               const lorap_rounding *r, int32_t none,
+                               int count, int32_t *q) {
   int i, j;
-  for (i = 0; i < count; i += LORAP_LANES)
+  for (i = 0; i < count && r->small; i += LORAP_LANES)
     for (j = i; j < i + LORAP_LANES; j++) {
-      float scaled = LORAP_F32(f[j] * row); /* of no row: of 1, exact */
-      int32_t whole = lorap_rint(LORAP_F32(scaled * factor[j]), end);
-      q[j] = lorap_clip(whole + bias[j], low, high);
+      float x = LORAP_F32(f[j] * row); /* of no row: of 1, exact */
+      int32_t bits;
+      x = LORAP_F32(x * r->factor[j]);
+      x = x > r->least[j] ? x : r->least[j];
+      x = x < r->most[j] ? x : r->most[j];
+      memcpy(&bits, &x, sizeof bits);
+      bits ^= none;
+      memcpy(&x, &bits, sizeof bits);
+      x = LORAP_F32(x + 12582912.0f);
+      memcpy(&bits, &x, sizeof bits);
+      q[j] = bits - 0x4b400000 + r->bias[j];
+    }
+  for (i = 0; i < count && !r->small; i += LORAP_LANES)
+    for (j = i; j < i + LORAP_LANES; j++) {
+      float x = LORAP_F32(f[j] * row);
+      int32_t whole = lorap_rint(LORAP_F32(x * r->factor[j]), r->end);
+      q[j] = lorap_clip(whole + r->bias[j], r->low, r->high);
     }
 }
 
@@ -391,9 +434,10 @@ static inline void lorap_round(const float *f, float row, const float *factor,
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
-  int32_t q[LORAP_BLOCK], bias[LORAP_BLOCK];
-  float f[LORAP_BLOCK], factor[LORAP_BLOCK];
-  const float end = x ? LORAP_LARGEST : LORAP_EXACT;
+  int32_t q[LORAP_BLOCK], none;
+  float f[LORAP_BLOCK];
+  volatile int32_t unknown = 0;
+  lorap_rounding r;
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
   int j;
   if (!s->row && !s->bias.count && !limit && s->factor.count == 1) {
@@ -402,9 +446,11 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
   }
   memset(f, 0, sizeof f); /* what lies behind a row is worked on too */
   memset(q, 0, sizeof q);
-  memset(bias, 0, sizeof bias);
-  lorap_reals(s->factor, 0, factor);
-  for (j = 0; j < LORAP_BLOCK; j++) factor[j] = factor[0];
+  memset(&r, 0, sizeof r);
+  none = unknown;
+  r.end = x ? LORAP_LARGEST : LORAP_EXACT;
+  lorap_reals(s->factor, 0, r.factor);
+  for (j = 0; j < LORAP_BLOCK; j++) r.factor[j] = r.factor[0];
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
@@ -413,10 +459,14 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
     for (c = 0; c < width; c += LORAP_BLOCK) {
       size_t first = i * width + c;
       int block = lorap_some(width - c, LORAP_BLOCK);
-      if (i == 0 || width > LORAP_BLOCK) {
-        if (s->factor.count > 1) lorap_reals(s->factor, c, factor);
-        if (s->bias.count) lorap_wholes(s->bias, c, bias);
+      int fresh = i == 0 || width > LORAP_BLOCK;
+      if (fresh) {
+        if (s->factor.count > 1) lorap_reals(s->factor, c, r.factor);
+        if (s->bias.count) lorap_wholes(s->bias, c, r.bias);
       }
+      if ((fresh && (c == 0 || s->bias.count)) || low != r.low ||
+          high != r.high)
+        lorap_bound(&r, low, high, block);
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
@@ -424,7 +474,7 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
         lorap_load(a, first, block, q);
         LORAP_EACH(int32_t, q, float, f, block, 0);
       }
-      lorap_round(f, row, factor, bias, end, low, high, block, q);
+      lorap_round(f, row, &r, none, block, q);
       lorap_store(y, first, block, q);
     }
   }

@@ -221,6 +221,96 @@ def test_rint_is_that_of_numpy(tmp_path):
   np.testing.assert_array_equal(y, expected.astype(np.int32))
 
 
+ROUND_ALL = """
+  void round_all(const float *f, float row, const float *factor,
+                 const int32_t *bias, int32_t low, int32_t high, int blocks,
+                 int32_t *q, int *small);
+  void round_all(const float *f, float row, const float *factor,
+                 const int32_t *bias, int32_t low, int32_t high, int blocks,
+                 int32_t *q, int *small) {
+    volatile int32_t none = 0;
+    lorap_rounding r;
+    int i;
+    r.end = LORAP_EXACT;
+    memcpy(r.factor, factor, sizeof r.factor);
+    memcpy(r.bias, bias, sizeof r.bias);
+    lorap_bound(&r, low, high, LORAP_BLOCK);
+    *small = r.small;
+    for (i = 0; i < blocks; i++)
+      lorap_round(f + i * LORAP_BLOCK, row, &r, none, LORAP_BLOCK,
+                  q + i * LORAP_BLOCK);
+  }"""
+
+
+@pytest.fixture(
+  scope='module',
+  params=[
+    ('-O2',),
+    # Contracts products and sums, where the processor has such an operation.
+    ('-O3', '-march=native', '-std=gnu99', '-ffp-contract=fast'),
+  ],
+  ids=['strict', 'contracting'],
+)
+def round_all(request, tmp_path_factory):
+  target = tmp_path_factory.mktemp('round') / 'round.so'
+  programs = {'small': c_programs.small()}
+  c_run.build(written(programs), target, request.param, more=ROUND_ALL)
+  return ctypes.CDLL(str(target)).round_all
+
+
+# Results small enough to be rounded by a sum, and at or over that bound.
+@needs_compiler
+@pytest.mark.parametrize(
+  'most, bias, small',
+  [
+    (7, 3, True),
+    (2**21, 2**21 - 1, True),
+    (2**22 - 2, 1, True),
+    (2**22 - 1, 0, False),
+    (2**22 - 2, 2, False),
+    (2**30, 0, False),
+  ],
+)
+@pytest.mark.parametrize('row', [1.0, 0.37])
+def test_rounding_is_that_of_numpy(round_all, row, most, bias, small):
+  rng = np.random.default_rng(most % 97)
+  row = np.float32(row)
+  factor = np.float32(2.0) ** rng.integers(-3, 4, 128).astype(np.float32)
+  factor[::2] *= rng.uniform(0.5, 1, 64).astype(np.float32)
+  signs = rng.choice([-1, 1], 128)
+  biases = (bias * signs).astype(np.int32)
+  # Ties, the ends with and without their bias, what overflows, and -0.
+  ends = rng.choice([-most, most], (40, 128)) - biases
+  halves = rng.integers(-40, 41, (40, 128)) / 2
+  wanted = np.concatenate(
+    [halves, ends + halves, rng.normal(0, most, (9, 128))]
+  )
+  with np.errstate(over='ignore'):
+    f = (wanted / factor / row).astype(np.float32)
+    f = np.concatenate([f, np.full((1, 128), 3e38), np.full((1, 128), -0.0)])
+    f = np.ascontiguousarray(f, np.float32)
+    x = (f * row) * factor
+  assert x.dtype == np.float32
+  end = np.float32(2**24 - 1)
+  whole = np.clip(np.rint(x), -end, end).astype(np.int64)
+  expected = np.clip(whole + biases, -most, most)
+  q, found = np.zeros(f.shape, np.int32), ctypes.c_int()
+  pointer = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+  round_all(
+    pointer(f),
+    ctypes.c_float(row),
+    pointer(factor),
+    pointer(biases),
+    -most,
+    most,
+    len(f),
+    pointer(q),
+    ctypes.byref(found),
+  )
+  assert bool(found.value) == small
+  np.testing.assert_array_equal(q, expected)
+
+
 def a_graph(sizes=(2, 3)) -> Graph:
   return c_programs.graph(np.random.default_rng(0), list(sizes), 6)
 
