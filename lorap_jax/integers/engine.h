@@ -43,7 +43,6 @@ enum {
 #define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
 #define LORAP_EXACT 16777215.0f /* largest result of a rint in `scale` */
 #define LORAP_LARGEST 16777216.0f /* of one in `fix` */
-#define LORAP_SMALL 4194303 /* results that a sum with 1.5 2**23 can round */
 
 typedef struct {
   void *at;
@@ -127,31 +126,32 @@ static inline int lorap_some(size_t left, int most) {
 }
 
 /* `count` numbers of one type as another, from any address to any other; with
- * `plus` added to what is there. */
-#define LORAP_EACH(FROM, from, TO, to, count, plus)                   \
-  do {                                                                \
-    const int8_t *source = (const int8_t *)(from);                    \
-    int8_t *target = (int8_t *)(to);                                  \
-    int left = (count), lane;                                         \
-    FROM in[LORAP_LANES];                                             \
-    TO out[LORAP_LANES];                                              \
-    for (; left >= LORAP_LANES; left -= LORAP_LANES) {                \
-      memcpy(in, source, sizeof in);                                  \
-      if (plus) memcpy(out, target, sizeof out);                      \
-      for (lane = 0; lane < LORAP_LANES; lane++)                      \
-        out[lane] = (TO)((plus) ? out[lane] + in[lane] : in[lane]);   \
-      memcpy(target, out, sizeof out);                                \
-      source += sizeof in;                                            \
-      target += sizeof out;                                           \
-    }                                                                 \
-    for (; left > 0; left--) {                                        \
-      memcpy(in, source, sizeof *in);                                 \
-      if (plus) memcpy(out, target, sizeof *out);                     \
-      *out = (TO)((plus) ? *out + *in : *in);                         \
-      memcpy(target, out, sizeof *out);                               \
-      source += sizeof *in;                                           \
-      target += sizeof *out;                                          \
-    }                                                                 \
+ * `plus` added to what is there. The last ones are copied together with some
+ * before them, which are there already. */
+#define LORAP_EACH(FROM, from, TO, to, count, plus)                          \
+  do {                                                                       \
+    const int8_t *source = (const int8_t *)(from);                           \
+    int8_t *target = (int8_t *)(to);                                         \
+    int all = (count), at = 0, lane;                                         \
+    FROM in[LORAP_LANES];                                                    \
+    TO out[LORAP_LANES];                                                     \
+    for (; at < all; at += LORAP_LANES) {                                    \
+      if (all - at < LORAP_LANES) {                                          \
+        if ((plus) || all < LORAP_LANES) break;                              \
+        at = all - LORAP_LANES;                                              \
+      }                                                                      \
+      memcpy(in, source + (size_t)at * sizeof *in, sizeof in);               \
+      if (plus) memcpy(out, target + (size_t)at * sizeof *out, sizeof out);  \
+      for (lane = 0; lane < LORAP_LANES; lane++)                             \
+        out[lane] = (TO)((plus) ? out[lane] + in[lane] : in[lane]);          \
+      memcpy(target + (size_t)at * sizeof *out, out, sizeof out);            \
+    }                                                                        \
+    for (; at < all; at++) {                                                 \
+      memcpy(in, source + (size_t)at * sizeof *in, sizeof *in);              \
+      if (plus) memcpy(out, target + (size_t)at * sizeof *out, sizeof *out); \
+      *out = (TO)((plus) ? *out + *in : *in);                                \
+      memcpy(target + (size_t)at * sizeof *out, out, sizeof *out);           \
+    }                                                                        \
   } while (0)
 
 /* Numbers `first` to `first + count` of a value, as int32. */
@@ -375,58 +375,58 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
   return LORAP_OK;
 }
 
-/* What a block of results is made with. `least` and `most` are the bounds
- * without the bias, if all of them are small. */
+/* What a block of results is made with: a product is cut to whole numbers
+ * `least` and `most`, rounded, and moved by `shift`. */
 typedef struct {
   float factor[LORAP_BLOCK], least[LORAP_BLOCK], most[LORAP_BLOCK];
-  int32_t bias[LORAP_BLOCK], low, high;
-  float end;
-  int small;
+  int32_t bias[LORAP_BLOCK], shift[LORAP_BLOCK], low, high;
+  float end; /* of a rint */
 } lorap_rounding;
 
-/* The bounds of `count` results; of those behind them, 0. */
+/* Bounds of `count` results; where only one can be reached, that one. */
 static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
                                int count) {
+  const int64_t end = (int64_t)r->end;
   int j;
   r->low = low;
   r->high = high;
-  r->small = low > -LORAP_SMALL && high < LORAP_SMALL;
-  for (j = 0; j < count; j++)
-    r->small &= r->bias[j] > -LORAP_SMALL && r->bias[j] < LORAP_SMALL;
-  for (j = 0; j < count && r->small; j++) {
-    int32_t least = low - r->bias[j], most = high - r->bias[j];
-    r->small &= least >= -LORAP_SMALL && most <= LORAP_SMALL;
-    r->least[j] = (float)least;
-    r->most[j] = (float)most;
+  for (j = 0; j < count; j++) {
+    int64_t least = (int64_t)low - r->bias[j];
+    int64_t most = (int64_t)high - r->bias[j];
+    r->shift[j] = r->bias[j];
+    if (most < -end || least > end) {
+      r->shift[j] = most < -end ? high : low;
+      least = most = 0;
+    }
+    r->least[j] = (float)(least < -end ? -end : least);
+    r->most[j] = (float)(most > end ? end : most);
   }
 }
 
-/* clip(rint(f row factor) + bias), LORAP_LANES at a time. Small results are cut
- * first, to whole numbers, and rounded by a sum whose last bit is 1; `none` is
- * 0, which no compiler knows: it keeps the product out of that sum. */
+/* clip(rint(f row factor) + bias), LORAP_LANES at a time, f being float32(q) if
+ * there is none. What is left of x beside an even number is rounded, halves to even, by a sum whose last bit is
+ * 1. `none` is 0, which no compiler knows: so none can contract the product and
+ * the difference. */
 static inline void lorap_round(const float *f, float row,
                                const lorap_rounding *r, int32_t none,
                                int count, int32_t *q) {
   int i, j;
-  for (i = 0; i < count && r->small; i += LORAP_LANES)
+  for (i = 0; i < count; i += LORAP_LANES)
     for (j = i; j < i + LORAP_LANES; j++) {
-      float x = LORAP_F32(f[j] * row); /* of no row: of 1, exact */
-      int32_t bits;
+      float x = LORAP_F32(f ? f[j] : (float)q[j]);
+      int32_t bits, even;
+      x = LORAP_F32(x * row); /* of no row: of 1, exact */
       x = LORAP_F32(x * r->factor[j]);
       x = x > r->least[j] ? x : r->least[j];
       x = x < r->most[j] ? x : r->most[j];
       memcpy(&bits, &x, sizeof bits);
       bits ^= none;
       memcpy(&x, &bits, sizeof bits);
+      even = (int32_t)x & ~1;
+      x = LORAP_F32(x - (float)even);
       x = LORAP_F32(x + 12582912.0f);
       memcpy(&bits, &x, sizeof bits);
-      q[j] = bits - 0x4b400000 + r->bias[j];
-    }
-  for (i = 0; i < count && !r->small; i += LORAP_LANES)
-    for (j = i; j < i + LORAP_LANES; j++) {
-      float x = LORAP_F32(f[j] * row);
-      int32_t whole = lorap_rint(LORAP_F32(x * r->factor[j]), r->end);
-      q[j] = lorap_clip(whole + r->bias[j], r->low, r->high);
+      q[j] = bits - 0x4b400000 + even + r->shift[j];
     }
 }
 
@@ -470,11 +470,11 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
+        lorap_round(f, row, &r, none, block, q);
       } else {
         lorap_load(a, first, block, q);
-        LORAP_EACH(int32_t, q, float, f, block, 0);
+        lorap_round(NULL, row, &r, none, block, q);
       }
-      lorap_round(f, row, &r, none, block, q);
       lorap_store(y, first, block, q);
     }
   }
