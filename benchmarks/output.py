@@ -91,8 +91,16 @@ def machine() -> dict[str, Any]:
     'versions': {name: _version(name) for name in _PACKAGES},
     'environment': {name: os.environ.get(name) for name in _VARIABLES},
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'command': ' '.join(['python', *sys.orig_argv[1:]]),
+    'command': ' '.join(['python', *map(_anywhere, sys.orig_argv[1:])]),
   }
+
+
+def _anywhere(argument: str) -> str:
+  """An argument of a command; of an absolute path only the last name."""
+  option, equals, value = argument.rpartition('=')
+  if os.path.isabs(value):
+    value = f'.../{pathlib.PurePath(value).name}'
+  return option + equals + value
 
 
 def _version(name: str) -> str:

@@ -1,6 +1,7 @@
 import ctypes
 import functools
 import json
+import pathlib
 import sys
 
 import jax
@@ -33,6 +34,21 @@ pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')
 TORCH = pytest.mark.skipif(
   not child.installed(), reason='torch_geometric is not installed'
 )
+
+
+def test_no_path_of_a_machine_is_recorded(tmp_path, monkeypatch):
+  given = ['python', '-m', 'benchmarks', '--data-dir', str(tmp_path), 'steps']
+  monkeypatch.setattr(sys, 'orig_argv', [*given, f'--out={tmp_path}', 'x/y=a'])
+  name = tmp_path.name
+  assert output.machine()['command'] == (
+    f'python -m benchmarks --data-dir .../{name} steps --out=.../{name} x/y=a'
+  )
+  results = pathlib.Path(__file__).parents[1] / 'benchmarks' / 'results'
+  paths = list(results.glob('*.json'))
+  assert paths
+  for path in paths:
+    words = json.loads(path.read_text())['machine']['command'].split()
+    assert not [w for w in words if w.rpartition('=')[2].startswith('/')], path
 
 
 def test_variants_take_turns():

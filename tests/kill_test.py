@@ -78,7 +78,11 @@ STAGES = {
     ('before report', 2),
   ],
 }
-ALWAYS = [('graphs', 'before evaluation', 3)]
+ALWAYS = [
+  ('node', 'before rename', 4),
+  ('graphs', 'before evaluation', 3),
+  ('group', 'after save of a run', 4),
+]
 CASES = [
   pytest.param(
     kind,

@@ -404,9 +404,9 @@ static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
 }
 
 /* clip(rint(f row factor) + bias), LORAP_LANES at a time, f being float32(q) if
- * there is none. What is left of x beside an even number is rounded, halves to even, by a sum whose last bit is
- * 1. `none` is 0, which no compiler knows: so none can contract the product and
- * the difference. */
+ * there is none. What is left of x beside an even number is rounded, halves to
+ * even, by a sum whose last bit is 1. `none` is 0, which no compiler knows: so
+ * none can contract the product and the difference. */
 static inline void lorap_round(const float *f, float row,
                                const lorap_rounding *r, int32_t none,
                                int count, int32_t *q) {
