@@ -383,7 +383,8 @@ typedef struct {
   float end; /* of a rint */
 } lorap_rounding;
 
-/* Bounds of `count` results; where only one can be reached, that one. */
+/* Bounds of the first `count` results, and of all others as of the last of
+ * them; where only one can be reached, that one. */
 static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
                                int count) {
   const int64_t end = (int64_t)r->end;
@@ -400,6 +401,11 @@ static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
     }
     r->least[j] = (float)(least < -end ? -end : least);
     r->most[j] = (float)(most > end ? end : most);
+  }
+  for (; j < LORAP_BLOCK; j++) {
+    r->shift[j] = r->shift[count - 1];
+    r->least[j] = r->least[count - 1];
+    r->most[j] = r->most[count - 1];
   }
 }
 
@@ -466,7 +472,7 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
       }
       if ((fresh && (c == 0 || s->bias.count)) || low != r.low ||
           high != r.high)
-        lorap_bound(&r, low, high, block);
+        lorap_bound(&r, low, high, s->bias.count ? block : 1);
       if (x) {
         memcpy(f, (const char *)x + first * sizeof *f,
                (size_t)block * sizeof *f);
