@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import tempfile
 
 import drawing
@@ -21,9 +22,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.load_profile(drawing.PROFILE)
 
 
-def _quicker(options_of):
-  """JAX's options of a compilation, and `_QUICK` where it optimizes little."""
-  known = [option for option in _QUICK if _is_known(*option)]
+def _quicker(options_of, known):
+  """JAX's options of a compilation, and more where it optimizes little."""
 
   def quick(*args, **kwargs):
     options = options_of(*args, **kwargs)
@@ -44,7 +44,8 @@ def _is_known(name, value):
   return True
 
 
-compiler.get_compile_options = _quicker(compiler.get_compile_options)
+_KNOWN = [option for option in _QUICK if _is_known(*option)]
+compiler.get_compile_options = _quicker(compiler.get_compile_options, _KNOWN)
 # One context for all programs: making it is half of lowering a small one.
 mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
@@ -55,12 +56,25 @@ def pytest_configure(config):
   Tests of what XLA's optimizations do to a program are marked `optimized`.
   """
   jax.config.update('jax_disable_most_optimizations', True)
+  # Processes that tests start do the same.
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [
+      os.environ.get('XLA_FLAGS', ''),
+      *(f'--{name}={str(value).lower()}' for name, value in _KNOWN),
+    ]
+  )
   # Lines of Python in programs, which nobody reads here.
   jax.config.update('jax_traceback_in_locations_limit', 0)
   folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
   config.add_cleanup(folder.cleanup)
   jax.config.update('jax_compilation_cache_dir', folder.name)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the `optimized` ones last: each change of compiler empties caches."""
+  items.sort(key=lambda item: item.get_closest_marker('optimized') is not None)
 
 
 def pytest_collection_finish():

@@ -39,6 +39,7 @@ def test_own_network(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   names = execute(python_blocks(LIBRARY)[0], LIBRARY.name)
   assert 2 <= names['bits'] <= 4.5
+  assert names['step']._cache_size() == 1
   prompt = names['variables']['params']['LoRAPPrompt_0']
   assert (prompt['up'] != 0).any()
   init = jax.jit(names['lj'].init, static_argnums=0)

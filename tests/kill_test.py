@@ -19,8 +19,6 @@ from run_folder import metrics, read, without_times
 
 from lorap_jax.runs import checkpointing
 
-pytestmark = pytest.mark.optimized  # As the processes that are killed.
-
 ROOT = pathlib.Path(__file__).parent.parent
 STAGES = {
   'node': [

@@ -17,6 +17,7 @@ BACKBONES = {
   'gat': backbones.GAT(heads=3, last_heads=2),
 }
 REAL_GRAPHS = 6
+KEPT = ('params', 'quant_stats', 'batch_stats')  # From step to step.
 
 
 def as_arrays(graph_list, **kwargs):
@@ -54,8 +55,7 @@ def variables_of(model, *, jit=False):
   for name in ('params', 'batch_stats'):
     if name in variables:
       variables[name] = jax.tree_util.tree_map_with_path(moved, variables[name])
-  kept = ('params', 'quant_stats', 'batch_stats')
-  return {name: variables[name] for name in kept if name in variables}
+  return {name: variables[name] for name in KEPT if name in variables}
 
 
 def apply(model, variables, batch=None, *, train=False, rngs=None):

@@ -195,7 +195,7 @@ class TestParameters:
   def test_data_start_of_quantizers_fits_the_pass_that_init_ran(self, key):
     """Batch norm moves the ranges: a training run starts with train=True."""
     batch = batch_of(graph_list())
-    model = make(prompt=prompts.PromptSpec())
+    model = make()
     errors = {}
     init = _init(model)
     for start in (False, True):
@@ -286,24 +286,10 @@ class TestInvariance:
     variables = variables_of(model)
     batch = batch_of(graph_list())
     real = np.asarray(graphs.node_mask(batch.graph))[:, None]
-    mask = np.asarray(graphs.graph_mask(batch.graph))[:, None]
-
-    @jax.jit
-    def gradient(nodes):
-      def loss(params):
-        logits, _ = model.apply(
-          {**variables, 'params': params},
-          batch.graph._replace(nodes=nodes),
-          layout=batch.layout,
-          train=True,
-          mutable=['batch_stats', 'memory'],
-        )
-        return jnp.sum(jnp.where(mask, logits, 0) ** 2)
-
-      return jax.grad(loss)(variables['params'])
-
     dirty = np.where(real, batch.graph.nodes, 7).astype(np.float32)
-    helpers.assert_trees_close(gradient(dirty), gradient(batch.graph.nodes))
+    dirty = batch._replace(graph=batch.graph._replace(nodes=dirty))
+    gradient = functools.partial(_gradient(model), variables)
+    helpers.assert_trees_close(gradient(dirty), gradient(batch))
 
   @BOTH
   def test_permuted_nodes(self, scheme):
@@ -622,27 +608,30 @@ def change(tree, name, function):
 
 
 @functools.cache
-def gradients(model):
-  variables = variables_of(model)
-  batch = batch_of(graph_list())
-  mask = np.asarray(graphs.graph_mask(batch.graph))[:, None]
+def _gradient(model):
+  """Of squared errors of the real graphs in training, by parameters."""
   target = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 
-  @jax.jit
-  def gradient(params):
-    def loss(params):
-      logits, _ = model.apply(
-        {**variables, 'params': params},
-        batch.graph,
-        layout=batch.layout,
-        train=True,
-        mutable=['batch_stats', 'memory'],
-      )
-      return jnp.sum(jnp.where(mask, (logits - target) ** 2, 0))
+  def loss(params, variables, batch):
+    logits, _ = model.apply(
+      {**variables, 'params': params},
+      batch.graph,
+      layout=batch.layout,
+      train=True,
+      mutable=['batch_stats', 'memory'],
+    )
+    mask = graphs.graph_mask(batch.graph)[:, None]
+    return jnp.sum(jnp.where(mask, (logits - target) ** 2, 0))
 
-    return jax.grad(loss)(params)
+  return jax.jit(
+    lambda variables, batch: jax.grad(loss)(
+      variables['params'], variables, batch
+    )
+  )
 
-  grads = gradient(variables['params'])
+
+def gradients(model):
+  grads = _gradient(model)(variables_of(model), batch_of(graph_list()))
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     assert np.all(np.isfinite(leaf)), path
   return grads

@@ -1,5 +1,8 @@
 """Paths are part of the interface: checkpoints are read by them."""
 
+import functools
+
+import jax
 import networks
 import pytest
 
@@ -182,3 +185,40 @@ def test_last_heads_are_those_of_a_node_task():
   shapes = networks.shapes_of(networks.make('gat'))
   assert shapes['conv_1/attention_kernel'] == (2, 6)
   assert networks.BACKBONES['gat'].last_heads == 2
+
+
+SCHEMES = {
+  'fp32': methods.FP32(),
+  'qat': QAT,
+  'degree_quant': methods.DegreeQuant(),
+  'a2q': A2Q,
+  'a2q_node': methods.A2QNode(),
+  'a2q_uniform': methods.A2QGraph(num_groups=8, start='uniform'),
+  'mixq': methods.MixQ(),
+  'mixq_search': methods.MixQSearch(candidates=(2, 8)),
+}
+
+
+@ALL_BACKBONES
+@pytest.mark.parametrize('scheme', SCHEMES.values(), ids=list(SCHEMES))
+def test_no_leaf_is_weakly_typed(backbone, scheme):
+  """Else the second training step of one's own loop compiles again."""
+  prompt = prompts.PromptSpec('gpf_plus_lorap', num_prompts=4, rank=2)
+  model = networks.make(
+    backbone, scheme, prompt=prompt, norm=True, num_layers=1
+  )
+  batch = networks.batch_of()
+  keys = {name: jax.random.key(0) for name in ('params', 'dropout')}
+  variables = jax.eval_shape(
+    functools.partial(model.init, layout=batch.layout, train=True),
+    keys,
+    batch.graph,
+  )
+  weak = [
+    jax.tree_util.keystr(path)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+      {name: variables.get(name, {}) for name in networks.KEPT}
+    )
+    if leaf.weak_type
+  ]
+  assert not weak

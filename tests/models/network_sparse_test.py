@@ -389,8 +389,14 @@ OPTIMIZED = {
 }
 
 
-def test_gradients_of_the_compiled_program():
-  """XLA once wrote sums over what the same loop still gathered from."""
+@pytest.mark.parametrize(
+  'operations', ['plain', pytest.param('single', marks=pytest.mark.slow)]
+)
+def test_gradients_of_the_compiled_program(operations):
+  """XLA once wrote sums over what the same loop still gathered from.
+
+  Against the program without those loops, and operations one by one.
+  """
   prompt = prompts.PromptSpec('gpf', node_init='glorot')
   model = make('gcn', methods.MixQ(), prompt=prompt, norm=True, num_layers=2)
   batch = batches()[0]
@@ -420,6 +426,7 @@ def test_gradients_of_the_compiled_program():
 
   grad = jax.grad(loss)
   compiled = jax.jit(grad, compiler_options=OPTIMIZED)(params, batch)
+  other = jax.jit(grad) if operations == 'plain' else grad
   helpers.assert_trees_close(
-    compiled, grad(params, batch), rtol=1e-4, atol=1e-4
+    compiled, other(params, batch), rtol=1e-4, atol=1e-4
   )

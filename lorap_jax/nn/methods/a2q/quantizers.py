@@ -121,7 +121,7 @@ class GroupedQuantizer(_FeatureQuantizer, nn.Module):
     return grids.GroupGrid(scale, limit, scale * 2.0 ** (bits - 1))
 
   def _init_bits(self, key: Array, sign_bit: int) -> Array:
-    start = jnp.full((self.num_groups,), float(self.bits + sign_bit))
+    start = jnp.full((self.num_groups,), self.bits + sign_bit, jnp.float32)
     if self.start != 'data':
       return start
     return start + jax.random.uniform(
@@ -228,7 +228,7 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
     return grids.RowGrid(scale, limit)
 
   def _init_bits(self, key: Array, num_rows: int, sign_bit: int) -> Array:
-    start = jnp.full((num_rows,), float(self.bits + sign_bit))
+    start = jnp.full((num_rows,), self.bits + sign_bit, jnp.float32)
     if self.start != 'data' or self.fixed_bits:
       return start
     return start + jax.random.uniform(
@@ -278,7 +278,9 @@ class ColumnQuantizer(nn.Module):
     mask = real_rows(x, rows)
     width = x.shape[1]
     scale = self.param('scale', self._init_scale, x, mask)
-    bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
+    bits = self.param(
+      'bits', lambda _: jnp.full((width,), self.bits, jnp.float32)
+    )
     bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
     y = a2q.fake_quant(x, scale[None], bits[None], rule=self.rule, mask=mask)
     return Quantized(
@@ -325,7 +327,9 @@ class ChannelQuantizer(nn.Module):
     del rows
     width = kernel.shape[1]
     scale = self.param('scale', self._init_scale, kernel)
-    bits = self.param('bits', lambda _: jnp.full((width,), float(self.bits)))
+    bits = self.param(
+      'bits', lambda _: jnp.full((width,), self.bits, jnp.float32)
+    )
     bits = jax.lax.stop_gradient(bits)
     y = a2q.fake_quant(kernel, scale[None], bits[None], rule=self.rule)
     return Quantized(y, float(self.bits), 4 * width)
