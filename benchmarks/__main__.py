@@ -4,9 +4,10 @@
     python -m benchmarks aggregation steps --out results
 
 Themes: aggregation, steps, seeds, epochs, startup, memory, prompts, ops,
-integers; all of them by default. Each prints a table and writes OUT/THEME.json,
-or THEME_quick.json with --quick. Graphs are synthetic, of the right shapes,
-unless the folder of --data-dir or $LORAP_JAX_DATA_DIR holds the real ones.
+integers, integers_large; all of them by default. Each prints a table and writes
+OUT/THEME.json, or THEME_quick.json with --quick. Graphs are synthetic, of the
+right shapes, unless the folder of --data-dir or $LORAP_JAX_DATA_DIR holds the
+real ones.
 """
 
 import argparse
@@ -28,6 +29,7 @@ THEMES = (
   'prompts',
   'ops',
   'integers',
+  'integers_large',
 )
 
 

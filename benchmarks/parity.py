@@ -1,6 +1,6 @@
 """Counts codes that differ between engines, on the data of finished runs.
 
-    python -m benchmarks.parity runs/mnist runs/cora --random 1000
+    python -m benchmarks.parity runs/mnist runs/cora --random 1000 --inside 20
 
 The reference is NumPy. Against it: JAX, C, ONNX Runtime, OpenVINO, and the
 reference evaluator of onnx, which is slow and gets the first graphs only. Then
@@ -125,6 +125,48 @@ def compare(
   return rows
 
 
+def compare_inside(
+  program: Program, graphs: list[Graph], *, label: str, flags: tuple[str, ...]
+) -> output.Row:
+  """The same for all codes inside of the network, as one row.
+
+  Args:
+    program: to run; it is cut off behind each quantizer in turn.
+    graphs: a call each.
+    label: of the data.
+    flags: of the C compiler.
+
+  Returns:
+    `quantizers` and `codes` compared, and how many differ in any engine.
+    Rows of edges are no result of a program, and are left out.
+  """
+  probe = Graph(
+    np.zeros((5, program.num_features), np.float32),
+    np.zeros(3, np.int32),
+    np.zeros(3, np.int32),
+    np.array([0, 0, 0, 1, 1], np.int32),
+    2,
+  )
+  values = execute(program, probe, keep=True)
+  rows: list[output.Row] = []
+  names = [v for v in parity.inner_codes(program) if len(values[v]) != 3]
+  for name in names:
+    cut = dataclasses.replace(
+      program,
+      output=name,
+      output_scale=np.ones(1, np.float32),
+      per_graph=len(values[name]) == 2,
+    )
+    rows += compare(cut, graphs, label=f'{label}, {name}', flags=flags)
+  return {
+    'data': f'{label}, inside',
+    'quantizers': len(names),
+    'graphs': sum(graph.num_graphs for graph in graphs),
+    'codes': sum(row['codes'] for row in rows if row['engine'] == 'JAX'),
+    'differing': sum(row['differing'] for row in rows),
+  }
+
+
 def random_graphs(
   count: int, features: int, *, hub: int = _HUB, largest: float = 1.0
 ) -> Iterator[Graph]:
@@ -199,6 +241,12 @@ def _of_run(
     }
   )
   print(rows[-2:], flush=True)
+  if given.inside:
+    rows.append(
+      compare_inside(
+        program, graphs[: given.inside], label=name, flags=('-O1',)
+      )
+    )
   # Scales of nodes are for those of the data alone.
   if given.random and not any(n.op == 'row_index' for n in program.nodes):
     drawn = random_graphs(
@@ -230,6 +278,9 @@ def main() -> None:
   )
   parser.add_argument(
     '--slow', type=int, default=1, help='calls of the reference of onnx'
+  )
+  parser.add_argument(
+    '--inside', type=int, default=0, help='calls whose inner codes are compared'
   )
   parser.add_argument(
     '--out',

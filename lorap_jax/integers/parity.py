@@ -10,6 +10,7 @@ from lorap_jax.integers import c_run
 from lorap_jax.integers.program import Graph, Program, execute
 
 _CHUNK = 20  # Graphs at a time: NumPy keeps all values.
+_CODE = 2**9 - 1  # Largest code of a quantizer.
 
 Engine = Callable[[Graph], np.ndarray]
 
@@ -48,6 +49,16 @@ def compare(
     'differing': differing,
     'left_out': left_out,
   }
+
+
+def inner_codes(program: Program) -> list[str]:
+  """Names of the codes of quantizers that products and sums read."""
+  operands = {
+    node.inputs['a']
+    for node in program.nodes
+    if node.op in ('product', 'sum_edges')
+  }
+  return sorted(v for v in operands if 0 < program.bounds[v] <= _CODE)
 
 
 def parts(graph: Graph, size: int) -> Iterator[Graph]:

@@ -28,7 +28,6 @@ from lorap_jax.runs import datasets, restore, result, workdir
 _PARITY_GRAPHS = 20  # In the folder.
 _COMPARED_GRAPHS = 100  # In all engines that are here.
 _EXAMPLE_NODES = 50
-_CODE = 2**9 - 1  # Largest code of a quantizer.
 _EXTRAS = ('onnx', 'onnxruntime')
 
 
@@ -311,17 +310,11 @@ def _one_graph(graph: program.Graph, per_graph: bool) -> program.Graph:
 def _parity(lowered: program.Program, graph: program.Graph) -> bytes:
   """Graphs, the codes of all quantizers for them, and the outputs."""
   values = program.execute(lowered, graph, keep=True)
-  operands = {
-    node.inputs['a']
-    for node in lowered.nodes
-    if node.op in ('product', 'sum_edges')
-  }
   codes = {
     f'codes/{name}': values[name].astype(
       np.int8 if lowered.bounds[name] <= 127 else np.int16
     )
-    for name in sorted(operands)
-    if 0 < lowered.bounds[name] <= _CODE
+    for name in parity.inner_codes(lowered)
   }
   file = io.BytesIO()
   np.savez_compressed(

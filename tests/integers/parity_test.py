@@ -48,6 +48,26 @@ def test_what_differs_is_counted(monkeypatch):
   assert [row['differing'] for row in rows] == [8]
 
 
+def test_codes_inside_are_compared(monkeypatch):
+  made = c_programs.all_programs()['gin_mean']
+  cuts = []
+
+  def wrong(cut, *_, **__):
+    cuts.append(cut.output)
+    shift = cut.output == engines.inner_codes(made)[1]
+    return {'JAX': lambda graph: program.execute(cut, graph) + shift}
+
+  monkeypatch.setattr(parity, 'engines', wrong)
+  graphs = random_graphs(4, 50)
+  row = parity.compare_inside(made, graphs, label='gin', flags=('-O1',))
+  values = [program.execute(made, graph, keep=True) for graph in graphs]
+  size = lambda name: sum(v[name].size for v in values)
+  names = engines.inner_codes(made)
+  assert cuts == names and len(names) > 4
+  assert row['codes'] == sum(map(size, names))
+  assert row['differing'] == size(names[1]) > 0
+
+
 def test_random_graphs_are_of_every_kind():
   graphs = random_graphs(208, 500)
   loops = [np.all(g.senders == g.receivers) for g in graphs[4::8]]
