@@ -14,7 +14,7 @@ import numpy as np
 
 from lorap_jax.data.containers.dataset import GraphDataset
 from lorap_jax.data.containers.node_dataset import NodeDataset
-from lorap_jax.graphs import batching, sparse
+from lorap_jax.graphs import batching, shards, sparse
 
 _DONE = object()
 _QUEUE_SIZE = 4  # Batches ready ahead of the step.
@@ -25,9 +25,14 @@ class Loader:
 
   Attributes:
     data: the graphs.
-    budget: the static shape.
+    budget: the static shape of a batch that one device takes; it alone says
+      which graphs a batch has.
     layout: attach memory layouts to the batches.
     weighted: layouts that serve sums with edge weights.
+    num_shards: pieces of a batch, see `graphs.shards`.
+    shard: the static shape of each where there are several; a batch that does
+      not fit gets larger ones.
+    mesh: devices that get a shard each; None for one device.
   """
 
   def __init__(
@@ -37,11 +42,17 @@ class Loader:
     *,
     layout: bool,
     weighted: bool = False,
+    num_shards: int = 1,
+    shard: batching.Budget | None = None,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     self.data = data
     self.budget = budget
     self.layout = layout
     self.weighted = weighted
+    self.num_shards = num_shards
+    self.shard = shard
+    self.mesh = mesh
     self._node_start = np.concatenate([[0], np.cumsum(data.n_node)])
     self._edge_start = np.concatenate([[0], np.cumsum(data.n_edge)])
 
@@ -78,6 +89,30 @@ class Loader:
     Returns:
       numpy arrays.
     """
+    if self.num_shards == 1:
+      return self._padded(indices, self.budget)
+    pieces = np.array_split(indices, self.num_shards)
+    budget = self.shard or self.budget
+    while not all(self._fits(piece, budget) for piece in pieces):
+      budget = batching.larger(budget)
+    return batching.join_shards([self._padded(p, budget) for p in pieces])
+
+  def put(self, batch: batching.Batch) -> batching.Batch:
+    """A batch on its device, or its shards on theirs."""
+    if self.mesh is None:
+      return jax.device_put(batch)
+    return jax.device_put(batch, shards.by_device(self.mesh))
+
+  def _fits(self, indices: np.ndarray, budget: batching.Budget) -> bool:
+    nodes, edges = (
+      int(counts[indices].sum())
+      for counts in (self.data.n_node, self.data.n_edge)
+    )
+    return nodes < budget.num_nodes and edges <= budget.num_edges
+
+  def _padded(
+    self, indices: np.ndarray, budget: batching.Budget
+  ) -> batching.Batch:
     data = self.data
     n_node, n_edge = data.n_node[indices], data.n_edge[indices]
     nodes = _rows(self._node_start[indices], n_node)
@@ -90,7 +125,7 @@ class Loader:
       n_node,
       n_edge,
       data.labels[indices],
-      self.budget,
+      budget,
       layout=self.layout,
       weighted=self.weighted,
     )
@@ -121,7 +156,7 @@ class Loader:
     def build():
       try:
         for indices in plan:
-          if not put(jax.device_put(self.batch(indices))):
+          if not put(self.put(self.batch(indices))):
             return
         put(_DONE)
       except Exception as error:  # Raised again on the consumer's thread.

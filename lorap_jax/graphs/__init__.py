@@ -29,8 +29,8 @@ from lorap_jax.graphs.normalize import (
   self_loop_weights,
 )
 from lorap_jax.graphs.segment import (
-  RealGraphs,
   edge_mask,
+  edge_order,
   graph_mask,
   in_degree,
   max_pool,
@@ -39,6 +39,7 @@ from lorap_jax.graphs.segment import (
   node_mask,
   sum_pool,
 )
+from lorap_jax.graphs.shards import RealGraphs
 from lorap_jax.graphs.sparse import (
   Features,
   SparseRows,
@@ -66,6 +67,7 @@ __all__ = [
   'choose_budget',
   'edge_aggregate',
   'edge_mask',
+  'edge_order',
   'gcn_aggregate',
   'gcn_degree',
   'gcn_edge_weights',

@@ -14,6 +14,7 @@ import jraph
 from jax.experimental import sparse
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import shards
 from lorap_jax.graphs.layout import Csr, Layout, Table
 
 _EDGE_CHUNK = 4096  # Edges at a time in the gradient of the weights.
@@ -38,10 +39,15 @@ def aggregate(
   Gradient:
     dx_j = sum over the edges that j sends of ds.
   """
-  if layout is None:
-    receivers: Any = graph.receivers
-    return jax.ops.segment_sum(x[graph.senders], receivers, x.shape[0])
-  return gather_sum(x, layout.incoming, layout.outgoing)
+  s = shards.count(graph)
+  if layout is not None:
+    return shards.in_each(gather_sum, s, x, layout.incoming, layout.outgoing)
+  ends = shards.inside((graph.senders, graph.receivers), s, x.shape[0])
+  return shards.in_each(_sum_of_senders, s, x, *ends)
+
+
+def _sum_of_senders(x: Array, senders: Any, receivers: Any) -> Array:
+  return jax.ops.segment_sum(x[senders], receivers, x.shape[0])
 
 
 def aggregate_weighted(
@@ -77,11 +83,13 @@ def aggregate_weighted(
       'make_layout(..., weighted=True)'
     )
   num_heads = weights.shape[1] if weights.ndim == 2 else 1
-  total = weighted_sum(
+  s = shards.count(graph)
+  total = shards.in_each(
+    weighted_sum,
+    s,
     x.reshape(x.shape[0], num_heads, x.shape[-1]),
     weights.reshape(weights.shape[0], num_heads),
-    graph.senders,
-    graph.receivers,
+    *shards.inside((graph.senders, graph.receivers), s, x.shape[0]),
     layout,
   )
   return total.reshape(x.shape)
@@ -102,9 +110,14 @@ def edge_aggregate(
   Returns:
     s [n, f] or [n, h, f]; 0 for nodes that receive no edge.
   """
-  receivers: Any = graph.receivers
   nodes: Any = graph.nodes
-  return jax.ops.segment_sum(messages, receivers, nodes.shape[0])
+  s, num_nodes = shards.count(graph), nodes.shape[0]
+  return shards.in_each(
+    lambda t, ids: jax.ops.segment_sum(t, ids, num_nodes // s),
+    s,
+    messages,
+    *shards.inside((graph.receivers,), s, num_nodes),
+  )
 
 
 @jax.custom_vjp

@@ -1,14 +1,15 @@
 """Padded batches of a static shape, so that one compilation serves a run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jraph
 import numpy as np
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs import checks, segment
+from lorap_jax.graphs import checks, segment, shards
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_csr, make_layout
 
 _INT32 = np.iinfo(np.int32)
@@ -38,7 +39,7 @@ class Batch(NamedTuple):
 
   Attributes:
     graph: jraph.GraphsTuple with nodes [n, f] and int32 indices, padded as by
-      `jraph.pad_with_graphs`, with `segment.RealGraphs` as its globals; edges
+      `jraph.pad_with_graphs`, with `shards.RealGraphs` as its globals; edges
       are sorted by receiver.
     labels: int32 or float32 [g], 0 for padding graphs; [n] for node tasks.
     layout: of the graph, or None where segment_sum serves.
@@ -105,6 +106,14 @@ def choose_budget(
     return 64 * math.ceil((needed + 1) / 64)
 
   return Budget(bound(n_node), bound(n_edge), batch_size + 1, max_out_degree)
+
+
+def larger(budget: Budget) -> Budget:
+  """The next larger shape, for what does not fit: a quarter more."""
+  more = lambda size: 64 * math.ceil(1.25 * size / 64)
+  return budget._replace(
+    num_nodes=more(budget.num_nodes), num_edges=more(budget.num_edges)
+  )
 
 
 def plan_batches(
@@ -284,11 +293,38 @@ def pad_batch(
     receivers=_pad(receivers, free[1], first_padding),
     n_node=_pad(n_node.astype(np.int32), more_graphs),
     n_edge=_pad(n_edge.astype(np.int32), more_graphs),
-    globals=segment.RealGraphs(real) if padded else None,
+    globals=shards.RealGraphs(real) if padded else None,
   )
   kind = np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32
   labels = _pad(labels.astype(kind), free[2])
   return Batch(graph, labels, lay)
+
+
+def join_shards(batches: Sequence[Batch]) -> Batch:
+  """Padded batches of one shape as the shards of one batch, see `shards`.
+
+  Args:
+    batches: of numpy arrays, of graphs; padded, all to one budget.
+
+  Returns:
+    A batch whose rows are those of all, one behind the other.
+  """
+  shifted, masks = [], []
+  for i, batch in enumerate(batches):
+    graph: Any = batch.graph
+    shift = np.int32(i * len(graph.nodes))
+    masks.append(graph.globals.mask)
+    graph = graph._replace(
+      senders=graph.senders + shift,
+      receivers=graph.receivers + shift,
+      globals=None,
+    )
+    shifted.append(batch._replace(graph=graph))
+  joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *shifted)
+  masks = np.stack(masks)
+  return joined._replace(
+    graph=joined.graph._replace(globals=shards.RealGraphs(masks))
+  )
 
 
 def _pad(a: Any, count: int, value: int = 0) -> Any:

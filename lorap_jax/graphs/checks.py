@@ -9,7 +9,7 @@ from typing import Any
 import jraph
 import numpy as np
 
-from lorap_jax.graphs.segment import RealGraphs
+from lorap_jax.graphs.shards import RealGraphs
 
 _INDICES = ('senders', 'receivers', 'n_node', 'n_edge')
 

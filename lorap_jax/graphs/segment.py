@@ -6,30 +6,17 @@ A batch says itself which of its graphs are padding: its `globals` are
 edges, further padding graphs are empty.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax.graphs import shards
 from lorap_jax.graphs.aggregate import gather_sum
 from lorap_jax.graphs.layout import Csr, Table
-
-
-class RealGraphs(NamedTuple):
-  """The `globals` of a padded batch: which of its graphs are real.
-
-  For a batch padded elsewhere, such as by `jraph.pad_with_graphs`:
-
-      mask = jraph.get_graph_padding_mask(padded)
-      padded = padded._replace(globals=RealGraphs(mask))
-
-  Attributes:
-    mask: bool [g], True for real graphs.
-  """
-
-  mask: Any
+from lorap_jax.graphs.shards import RealGraphs
 
 
 def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'n']:
@@ -44,10 +31,16 @@ def edge_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'e']:
   return _of_real_graphs(graph, graph.n_edge, senders.shape[0])
 
 
+def edge_order(graph: jraph.GraphsTuple) -> Int[Array, 'e'] | None:
+  """`shards.order` of the edges; None of one shard."""
+  count = shards.count(graph)
+  return None if count == 1 else shards.order(edge_mask(graph), count)
+
+
 def graph_mask(graph: jraph.GraphsTuple) -> Bool[Array, 'g']:
   """True for real graphs: all, unless `globals` is `RealGraphs`."""
   if isinstance(graph.globals, RealGraphs):
-    return jnp.asarray(graph.globals.mask)
+    return jnp.asarray(graph.globals.mask).reshape(-1)
   return jnp.ones(graph.n_node.shape[0], bool)
 
 
@@ -70,10 +63,13 @@ def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   Returns:
     int32 [n].
   """
-  num_graphs = graph.n_node.shape[0]
+  return _owner(graph.n_node, num_nodes)
+
+
+def _owner(n_node: Any, num_nodes: int) -> Array:
   return jnp.repeat(
-    jnp.arange(num_graphs, dtype=jnp.int32),
-    graph.n_node,
+    jnp.arange(n_node.shape[0], dtype=jnp.int32),
+    n_node,
     total_repeat_length=num_nodes,
   )
 
@@ -108,15 +104,19 @@ def sum_pool(
   Returns:
     [g, f]; 0 for graphs without nodes.
   """
+  return shards.in_each(_sum_pool, shards.count(graph), x, graph.n_node)
+
+
+def _sum_pool(x: Array, n_node: Any) -> Array:
   num_nodes = x.shape[0]
-  ends = jnp.cumsum(graph.n_node, dtype=jnp.int32)
+  ends = jnp.cumsum(n_node, dtype=jnp.int32)
   indptr = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
   nodes = Csr(indptr, jnp.arange(num_nodes, dtype=jnp.int32))
-  owner = Table(node_graph_idx(graph, num_nodes)[:, None])
+  owner = Table(_owner(n_node, num_nodes)[:, None])
   if jax.default_backend() == 'cpu':
     return gather_sum(x, nodes, owner)
   return jax.ops.segment_sum(
-    x, owner.indices[:, 0], graph.n_node.shape[0], indices_are_sorted=True
+    x, owner.indices[:, 0], n_node.shape[0], indices_are_sorted=True
   )
 
 
@@ -154,7 +154,10 @@ def max_pool(
     dz_g to the node of the maximum; k nodes that share it get dz_g / k each.
     Ties are common among quantized features.
   """
-  owner = node_graph_idx(graph, x.shape[0])
-  num_graphs = graph.n_node.shape[0]
+  return shards.in_each(_max_pool, shards.count(graph), x, graph.n_node)
+
+
+def _max_pool(x: Array, n_node: Any) -> Array:
+  owner, num_graphs = _owner(n_node, x.shape[0]), n_node.shape[0]
   top = jax.ops.segment_max(x, owner, num_graphs, indices_are_sorted=True)
-  return jnp.where(graph.n_node[:, None] > 0, top, 0)
+  return jnp.where(n_node[:, None] > 0, top, 0)

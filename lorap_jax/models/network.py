@@ -5,10 +5,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import shards
 from lorap_jax.nn import (
   linear,
   methods,
@@ -186,7 +188,7 @@ class Network(nn.Module):
       )
       x = layer(x, rows=rows)
     if self.encoder == 'none':
-      x = self._drop(self.input_dropout, x, rows.train)
+      x = self._drop(self.input_dropout, x, rows)
       x = methods.run_quantizer(quantizer, 'features', x, rows=rows)
     return x
 
@@ -215,7 +217,8 @@ class Network(nn.Module):
   def _convolve(self, i: int, x: Any, graph, rows: Rows, layout) -> Any:
     logits = self.pool == 'none' and i == self.num_layers - 1
     if i or self.encoder != 'none':
-      x = self._drop(self.dropout if i else self.input_dropout, x, rows.train)
+      rate = self.dropout if i else self.input_dropout
+      x = self._drop(rate, x, rows)
     layer = self.backbone.layer(
       index=i,
       last=logits,
@@ -236,13 +239,15 @@ class Network(nn.Module):
     return y
 
   def _read_out(self, z: Any, graph: jraph.GraphsTuple, train: bool) -> Array:
-    rows = Rows(graphs.graph_mask(graph)[:, None], train)
+    mask = graphs.graph_mask(graph)
+    order = shards.order(mask, shards.count(graph))
+    rows = Rows(mask[:, None], train, order=order)
     if self.normalize_pooled:
       z = self._norm('norm_pooled')(z, rows=rows)
     for i in range(self.readout):
       last = i == self.readout - 1
       if i:
-        z = self._drop(self.readout_dropout, jax.nn.relu(z), train)
+        z = self._drop(self.readout_dropout, jax.nn.relu(z), rows)
       z = linear.QuantDense(
         self.outputs if last else self.features,
         self.scheme,
@@ -256,12 +261,15 @@ class Network(nn.Module):
     unbiased = self.scheme.forms.unbiased_variance
     return norm.MaskedBatchNorm(unbiased, name=name)
 
-  def _drop(self, rate: float, x: Any, train: bool) -> Any:
+  def _drop(self, rate: float, x: Any, rows: Rows) -> Any:
     if not rate:
       return x
     if isinstance(x, graphs.SparseRows):  # A zero stays one, dropped or not.
-      return x._replace(values=self._drop(rate, x.values, train))
+      return x._replace(values=self._drop(rate, x.values, rows))
+    dropped = nn.Dropout(rate, deterministic=not rows.train)
     # The same draws as for [n, f], which XLA's CPU backend unrolls over short
     # rows: a third of the code of ten seeds of GCN on Cora.
-    flat = nn.Dropout(rate, deterministic=not train)(x.reshape(-1))
-    return flat.reshape(x.shape)
+    flat = lambda t: dropped(t.reshape(-1)).reshape(t.shape)
+    if rows.order is None or not rows.train:
+      return flat(x)
+    return flat(x[rows.order])[jnp.argsort(rows.order)]

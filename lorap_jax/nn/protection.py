@@ -1,10 +1,12 @@
 """Draws which nodes a scheme leaves in full precision while training."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
+from lorap_jax.graphs import shards
 from lorap_jax.nn.methods import Scheme
 from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import degree_quant
@@ -31,8 +33,9 @@ def node_rows(
     Rows [n, 1].
   """
   chance = scheme.protection()
+  order = shards.order(mask[:, 0], shards.count(graph))
   if chance is None or not train:
-    return Rows(mask, train)
+    return Rows(mask, train, order=order)
   num_nodes = mask.shape[0]
   probability = degree_quant.protection_probability(
     graphs.in_degree(graph, num_nodes),
@@ -40,10 +43,13 @@ def node_rows(
     low=chance.low,
     change=chance.change,
   )
-  drawn = degree_quant.protective_mask(
-    module.make_rng('quantization'), probability
-  )
-  return Rows(mask, train, drawn[:, None])
+  key = module.make_rng('quantization')
+  if order is None:
+    drawn = degree_quant.protective_mask(key, probability)
+  else:
+    drawn = degree_quant.protective_mask(key, probability[order])
+    drawn = drawn[jnp.argsort(order)]
+  return Rows(mask, train, drawn[:, None], order)
 
 
 def redraws(scheme: Scheme) -> bool:

@@ -21,11 +21,14 @@ class Rows(NamedTuple):
       dropout drops.
     protected: bool [n, 1], rows that a scheme may leave in full precision
       (Degree-Quant); None for none.
+    order: int32 [n], the rows as a batch of one shard has them, for what looks
+      at their places (dropout, samples); None where they lie so.
   """
 
   mask: Array | None = None
   train: bool = False
   protected: Array | None = None
+  order: Array | None = None
 
 
 class Quantized(NamedTuple):

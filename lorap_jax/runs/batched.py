@@ -26,9 +26,21 @@ class BatchedRun(Run):
     budget = pipeline.joint_budget(
       tuple(splits.values()), batch_size=chosen.train.batch_size
     )
-    layout = chosen.uses_layout
+    mesh = chosen.mesh
+    count = 1 if mesh is None else mesh.size
+    shard = pipeline.joint_budget(
+      tuple(splits.values()), batch_size=chosen.train.batch_size // count
+    )
     self.loaders = {
-      name: Loader(split, budget, layout=layout, weighted=chosen.weighted)
+      name: Loader(
+        split,
+        budget,
+        layout=chosen.uses_layout,
+        weighted=chosen.weighted,
+        num_shards=count,
+        shard=shard,
+        mesh=mesh,
+      )
       for name, split in splits.items()
     }
     self.train_step = steps.make_train_step(
@@ -39,7 +51,7 @@ class BatchedRun(Run):
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
-    self.start(jax.device_put(loader.batch(plan[0])), data.train.nodes.shape[1])
+    self.start(loader.put(loader.batch(plan[0])), data.train.nodes.shape[1])
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """Trains to the end, and evaluates and saves after each epoch.

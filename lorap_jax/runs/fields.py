@@ -28,6 +28,7 @@ FREE = (
   'train.plots',
   'train.together',
   'train.aggregation',
+  'train.devices',
   'prompt.implementation',
 )
 # What compiled programs see as numbers, beside the rates of config.optim.
@@ -217,7 +218,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     },
     'train.': {
       'epochs schedule selection init_from plots aggregation': (),
-      'batch_size settle_batches': (_GRAPHS,),
+      'batch_size settle_batches devices': (_GRAPHS,),
       'integer_epochs export': _INTEGERS,
       'together': (
         _NODES,

@@ -129,7 +129,8 @@ def _train_members(wanted: Left, data: settings.Data | None) -> list[Outcome]:
       size = first.train.together if first.trains_together else 1
       for part, places in _parts(left, size):
         on_data = [(chosen.on(data), folder) for chosen, folder in part]
-        outcomes |= _train(on_data, places, data)
+        with on_data[0][0].on_devices():  # Several are all on one graph.
+          outcomes |= _train(on_data, places, data)
   return [outcomes[folder] for _, folder in wanted]
 
 
@@ -271,4 +272,6 @@ def _stop_signals() -> Generator[Any]:
 
 def _log_start(chosen: settings.Settings) -> None:
   logging.info('Network: %s', cells.cell_text(chosen.config))
-  logging.info('Device: %s\nVersions: %s', result.device(), result.versions())
+  logging.info(
+    'Device: %s\nVersions: %s', result.device(chosen.mesh), result.versions()
+  )

@@ -163,7 +163,7 @@ RANGES: dict[str, Range] = {
       'weight_decay prompt_weight_decay prompt_factor': _WEIGHT,
     },
     'train.': {
-      'schedule selection init_from aggregation': _TEXT,
+      'schedule selection init_from aggregation devices': _TEXT,
       'plots export': _FLAG,
       'epochs search_epochs step_epochs': _EPOCHS,
       'batch_size': _COUNT,

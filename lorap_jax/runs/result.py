@@ -30,10 +30,15 @@ def versions() -> dict[str, str]:
   }
 
 
-def device() -> str:
-  """Kind and number of devices."""
-  devices = jax.devices()
-  return f'{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})'
+def device(mesh: Any = None) -> str:
+  """Number and kind of the devices that a run uses, and how many there are.
+
+  Args:
+    mesh: those that share a batch; None for one.
+  """
+  devices, used = jax.devices(), 1 if mesh is None else mesh.size
+  more = '' if used == len(devices) else f', of {len(devices)} there'
+  return f'{used} x {devices[0].device_kind} ({jax.default_backend()}){more}'
 
 
 def data_text(data: Any) -> str:
@@ -119,7 +124,7 @@ def finish(run: Any) -> dict[str, Any]:
     'data': run.data.source,
     'seed': run.settings.config['seed'],
     'versions': versions(),
-    'device': device(),
+    'device': device(run.settings.mesh),
     'aggregation': run.aggregation,
     'config': run.settings.config,
   }

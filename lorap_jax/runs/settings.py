@@ -1,5 +1,6 @@
 """A configuration, checked and turned into objects before any work."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from ml_collections import config_dict
 
 from lorap_jax.data import DataSplits, NodeDataset
 from lorap_jax.data.containers import dataset
-from lorap_jax.graphs import layout
+from lorap_jax.graphs import layout, shards
 from lorap_jax.integers import lowering
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
@@ -81,6 +82,34 @@ class Settings:
     """Batches carry a layout for sums over neighbours."""
     wanted: Any = self.train.aggregation
     return layout.wants_layout(wanted, jax.default_backend())
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh | None:
+    """The devices that share each batch; None for one.
+
+    Raises:
+      ValueError: more than there are, or a batch that they can't share.
+    """
+    wanted, there = self.train.devices, jax.devices()
+    count = len(there) if wanted == 'auto' else int(wanted)
+    if self.level != 'graph' or count == 1:
+      return None
+    if count > len(there):
+      raise ValueError(
+        f'config.train: `devices` is {count}, there are {len(there)} '
+        f'({there[0].platform}); set it to {len(there)} or less'
+      )
+    if self.train.batch_size % count:
+      raise ValueError(
+        f'config.train: `batch_size` {self.train.batch_size} is no multiple of '
+        f'the {count} `devices`; set it to one'
+      )
+    return shards.mesh_of(there[:count])
+
+  def on_devices(self) -> contextlib.AbstractContextManager[Any]:
+    """Where programs are made and run: on the mesh, if there is one."""
+    mesh = self.mesh
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
   def task(self, data: Data) -> tasks.Task:
     """The task of this data: its loss and its metric."""
@@ -157,6 +186,7 @@ def from_config(
   values = config.to_dict()
   level = fields.check(values, level)
   chosen = _settings(values, level)
+  _ = chosen.mesh  # Refuses devices that are not there.
   for name in ('integer_epochs', 'export'):
     if getattr(chosen.train, name):
       try:

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
+from lorap_jax.graphs import shards
 from lorap_jax.nn import groups
 from lorap_jax.quantization import mixq_search
 from lorap_jax.training.optimizer import create_optimizer
@@ -99,7 +100,8 @@ def _create(model, key, batch, weights):
     opt_state=create_optimizer(groups.label(params, declared)).init(params),
     key=run_key,
   )
-  return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
+  strong = lambda a: jax.lax.convert_element_type(a, a.dtype)
+  return shards.replicated(jax.tree.map(strong, state))
 
 
 def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:

@@ -11,6 +11,7 @@ import optax
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
+from lorap_jax.graphs import shards
 from lorap_jax.nn import groups, methods, telemetry
 from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting, passes
@@ -113,7 +114,7 @@ def train_step(
       quant_stats=seen.variables['quant_stats'],
       opt_state=opt_state,
     )
-    return state, metrics
+    return shards.replicated((state, metrics))
 
   return step
 
@@ -192,7 +193,8 @@ def make_settle_step(
       mutable=['batch_stats'],
       rngs=passes.random_streams(step_key(state)),
     )
-    return state._replace(batch_stats=new.get('batch_stats', {}))
+    statistics = shards.replicated(new.get('batch_stats', {}))
+    return state._replace(batch_stats=statistics)
 
   return jax.jit(step, donate_argnums=0)
 

@@ -9,6 +9,7 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import shards
 from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
@@ -146,11 +147,13 @@ class GATConv(nn.Module):
       absent = graphs.self_loop_weights(graph, real, self_loops=True) > 0
       edge_mask, loop_mask = jnp.split(mask, [num_edges])
       mask = jnp.concatenate([edge_mask, loop_mask & absent])
+    loops = rows.order if self.self_loops else None
+    order = shards.joined_order(graphs.edge_order(graph), loops)
     logits = methods.quantize(
       self.scheme,
       'logits',
       sent[senders] + received[receivers],
-      rows=Rows(mask, rows.train),
+      rows=Rows(mask, rows.train, order=order),
     ).values
     alpha = graphs.segment_softmax(
       jax.nn.leaky_relu(logits, self.negative_slope),
@@ -159,9 +162,11 @@ class GATConv(nn.Module):
       mask=mask[:, 0],
     )
     if self.attention_dropout:
-      alpha = nn.Dropout(self.attention_dropout, deterministic=not rows.train)(
-        alpha
-      )
+      drop = nn.Dropout(self.attention_dropout, deterministic=not rows.train)
+      if order is None:
+        alpha = drop(alpha)
+      else:
+        alpha = drop(alpha[order])[jnp.argsort(order)]
     edge = alpha[:num_edges]
     if not self.self_loops:
       return edge, jnp.zeros((num_nodes, heads))

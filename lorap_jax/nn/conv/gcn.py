@@ -8,6 +8,7 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import shards
 from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
@@ -193,4 +194,5 @@ def _summands(norm: Norm, graph: jraph.GraphsTuple, rows: Rows) -> Rows:
   protected = rows.protected
   if protected is not None:
     protected = jnp.concatenate([protected[graph.senders], protected])
-  return Rows(mask, rows.train, protected)
+  order = shards.joined_order(graphs.edge_order(graph), rows.order)
+  return Rows(mask, rows.train, protected, order)

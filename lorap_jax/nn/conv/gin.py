@@ -125,7 +125,7 @@ class GINConv(nn.Module):
       self.scheme,
       'message',
       x[graph.senders],
-      rows=Rows(kept, rows.train, protected),
+      rows=Rows(kept, rows.train, protected, graphs.edge_order(graph)),
     )
     self._record_sum(Quantized(x, quantized.bits), graph, rows)
     return graphs.edge_aggregate(jnp.where(kept, quantized.values, 0), graph)

@@ -92,7 +92,7 @@ class AffineQuantizer(nn.Module):
     if rows.train:
       seen = observers.update_range(
         seen,
-        self._batch_range(x, mask if keep is None else mask & ~keep),
+        self._batch_range(x, mask if keep is None else mask & ~keep, rows),
         rule=self.range_rule,
         momentum=self.momentum,
       )
@@ -145,14 +145,15 @@ class AffineQuantizer(nn.Module):
     )
 
   def _batch_range(
-    self, x: Array | SparseRows, mask: Array
+    self, x: Array | SparseRows, mask: Array, rows: Rows
   ) -> tuple[Array, Array]:
     if not isinstance(x, SparseRows):
+      stride = self.stride
+      if rows.order is not None and stride > 1:
+        sample = rows.order[::stride]
+        x, mask, stride = x[sample], mask[sample], 1
       return observers.batch_range(
-        x,
-        mask=mask,
-        percentile=self.percentile,
-        stride=self.stride,
+        x, mask=mask, percentile=self.percentile, stride=stride
       )
     low, high = observers.batch_range(x.elements[:, None], mask=mask[x.rows])
     beside = jnp.any(mask)  # Every row has a zero.

@@ -1,0 +1,129 @@
+"""Shards of a batch: padded batches of one shape, one behind the other.
+
+A batch for s devices has s shards. No edge goes from one to another, so that
+sums over neighbours and pooling run in each shard alone; all else (products,
+norms, ranges, penalties, losses) sees the rows of all shards as one array.
+Under a mesh of JAX (`jax.set_mesh`) whose axis `data` has s devices each shard
+is on its own device: XLA adds what has to go between them, and the network does
+not know. Without such a mesh the same batch runs on one device.
+
+The shape of `RealGraphs.mask` says how many shards there are.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lorap_jax._typing import Array, Bool, Int, PyTree
+
+AXIS = 'data'
+
+
+class RealGraphs(NamedTuple):
+  """The `globals` of a padded batch: which of its graphs are real.
+
+  For a batch padded elsewhere, such as by `jraph.pad_with_graphs`:
+
+      mask = jraph.get_graph_padding_mask(padded)
+      padded = padded._replace(globals=RealGraphs(mask))
+
+  Attributes:
+    mask: bool [g], True for real graphs; [s, g / s] for a batch of s shards.
+  """
+
+  mask: Any
+
+
+def count(graph: jraph.GraphsTuple) -> int:
+  """The number s of shards; 1 unless `globals` says otherwise."""
+  real = graph.globals
+  if isinstance(real, RealGraphs) and real.mask.ndim == 2:
+    return real.mask.shape[0]
+  return 1
+
+
+def in_each(function: Callable[..., Any], s: int, *arrays: PyTree) -> Any:
+  """Runs a function in each shard.
+
+  Args:
+    function: of the arrays of one shard, whose indices count from its own first
+      row; its results have rows too.
+    s: number of shards.
+    *arrays: of all shards, one behind the other.
+
+  Returns:
+    The results, one behind the other.
+  """
+  if s == 1:
+    return function(*arrays)
+  if dict(jax.sharding.get_abstract_mesh().shape).get(AXIS) == s:
+    spec = PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+      function, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    return mapped(*arrays)
+  split = lambda a: jnp.reshape(a, (s, a.shape[0] // s, *a.shape[1:]))
+  join = lambda a: a.reshape(-1, *a.shape[2:])
+  return jax.tree.map(join, jax.vmap(function)(*jax.tree.map(split, arrays)))
+
+
+def inside(ids: tuple[Any, ...], s: int, rows: int) -> tuple[Any, ...]:
+  """Indices into rows of all shards as indices into those of their own shard.
+
+  Args:
+    ids: int32 arrays.
+    s: number of shards.
+    rows: of all shards.
+  """
+  return ids if s == 1 else tuple(i % (rows // s) for i in ids)
+
+
+def order(mask: Bool[Array, 'n'], s: int) -> Int[Array, 'n'] | None:
+  """The rows as a batch of one shard has them, the real ones first.
+
+  What depends on the place of a row, such as a random draw, is then the same
+  for any number of shards.
+
+  Args:
+    mask: True for real rows.
+    s: number of shards.
+
+  Returns:
+    int32 [n]; None of one shard, whose rows lie so.
+  """
+  return None if s == 1 else jnp.argsort(~mask, stable=True)
+
+
+def joined_order(*orders: Array | None) -> Array | None:
+  """The `order` of several kinds of rows, one behind the other."""
+  starts = itertools.accumulate(
+    (0 if o is None else len(o) for o in orders), initial=0
+  )
+  shifted = [
+    o + start for o, start in zip(orders, starts, strict=False) if o is not None
+  ]
+  return jnp.concatenate(shifted) if shifted else None
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+  """A mesh of devices that get a shard each."""
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def by_device(mesh: Mesh) -> NamedSharding:
+  """Where the shards of a batch lie."""
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(tree: PyTree) -> PyTree:
+  """The same arrays, whole on each device of the mesh if there is one."""
+  if AXIS not in jax.sharding.get_abstract_mesh().axis_names:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
