@@ -51,7 +51,8 @@ class BatchedRun(Run):
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
-    self.start(loader.put(loader.batch(plan[0])), data.train.nodes.shape[1])
+    first = loader.put(loader.batch(plan[0]))
+    self.start(first, data.train.nodes.shape[1], budget.num_nodes)
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """Trains to the end, and evaluates and saves after each epoch.

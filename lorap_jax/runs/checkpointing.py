@@ -110,7 +110,8 @@ class Checkpoints:
     Args:
       kind: `latest` or `best`; the other is read if it has the step and this
         one has not, or is damaged.
-      like: a state of the same structure, or its `jax.eval_shape`.
+      like: a state of the same structure, or its `jax.eval_shape`; what is on
+        several devices is put there.
       step: number of the checkpoint; None for the newest of the kind.
 
     Returns:
@@ -124,7 +125,7 @@ class Checkpoints:
     _check(path, saved, like)
     found = _leaves(saved)
     fitted = jax.tree_util.tree_map_with_path(
-      lambda place, leaf: found[_name(place)], like
+      lambda place, leaf: _on_devices_of(leaf, found[_name(place)]), like
     )
     return fitted, progress
 
@@ -183,6 +184,14 @@ class Checkpoints:
         reasons.append(str(error))
     missing = f'no checkpoint {step} in {self.directory / kind}'
     raise DamagedError('; '.join(reasons) or missing)
+
+
+def _on_devices_of(like: Any, leaf: Any) -> Any:
+  """A leaf where another one lies, if that is on several devices."""
+  sharding = getattr(like, 'sharding', None)
+  if sharding is None or len(sharding.device_set) == 1:
+    return leaf
+  return jax.device_put(leaf, sharding)
 
 
 def _read(

@@ -129,7 +129,7 @@ class FullBatchRun(Run):
       for split in ('train', 'valid', 'test')
     }
     self.batch: Batch = jax.device_put(self.loaders['train'].batch())
-    self.start(self.batch, data.nodes.shape[1])
+    self.start(self.batch, data.nodes.shape[1], data.num_nodes)
 
   def share_batch(self, other: 'FullBatchRun') -> None:
     """Lets go of the own copy of the graph for that of a run on it."""

@@ -71,12 +71,13 @@ class Run:
     self.progress = history.Progress()
     self._writers: list[Any] = []
 
-  def start(self, first: Batch, num_features: int) -> None:
+  def start(self, first: Batch, num_features: int, num_nodes: int) -> None:
     """Claims the folder for this data and makes the initial state.
 
     Args:
       first: a training batch; quantizers start from its ranges.
       num_features: columns of the node features.
+      num_nodes: of a batch for one device, padding included.
     """
     self.aggregation = layout.describe(first.layout)
     self.labels = state_lib.labels_of(self.model, first)
@@ -86,7 +87,7 @@ class Run:
       {
         'num_classes': self.data.num_classes,
         'num_features': num_features,
-        'num_nodes': first.graph.nodes.shape[0],  # pyrefly: ignore
+        'num_nodes': num_nodes,
         'name': source['name'],
         'sha256': source['sha256'],
       },

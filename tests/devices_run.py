@@ -1,0 +1,103 @@
+"""Trains on several devices, in a process of its own that has four.
+
+  JAX_NUM_CPU_DEVICES=4 python tests/devices_run.py step FOLDER
+  JAX_NUM_CPU_DEVICES=4 python tests/devices_run.py runs FOLDER
+
+`step` writes what a step gives on one and on four devices, and what goes
+between them; `runs` a run on each, and one that changes their number.
+"""
+
+import json
+import math
+import pathlib
+import re
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from lorap_jax.runs import loop, settings
+from lorap_jax.training import steps
+
+_COLLECTIVES = (
+  'all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter'
+)
+
+
+def config(devices: str, **changes):
+  """Two epochs of the smoke recipe."""
+  fixed = {'train__plots': False, 'train__epochs': 2}
+  return tiny_run.config(train__devices=devices, **fixed, **changes)
+
+
+def one_step(devices: str, folder: pathlib.Path) -> dict[str, Any]:
+  """Metrics of a first step on 400 graphs, and what its program exchanges."""
+  chosen = settings.from_config(
+    config(devices, model__features=32, train__batch_size=400)
+  )
+  data = tiny_run.splits()._replace(train=tiny_run.dataset(1, 400))
+  with chosen.on_devices():
+    run = loop.create_run(chosen, data, folder / devices)
+    loader = run.loaders['train']
+    batch = loader.put(loader.batch(np.arange(400)))
+    step = jax.jit(steps.train_step(run.model, chosen.scheme, run.task))
+    program = step.lower(run.state, batch, run.rates(0.0)).compile()
+    state, metrics = program(run.state, batch, run.rates(0.0))
+    run.close()
+  shapes = re.findall(rf'= ([^=]*?) (?:{_COLLECTIVES})\b', program.as_text())
+  numbers = lambda text: math.prod(map(int, filter(None, text.split(','))))
+  return {
+    'moved': [
+      numbers(dimensions)
+      for shape in shapes
+      for dimensions in re.findall(r'\w+\[([\d,]*)\]', shape)
+    ],
+    'nodes': batch.graph.nodes.shape[0],
+    'metrics': {
+      name: np.asarray(value).tolist()
+      for name, value in metrics._asdict().items()
+    },
+    # Adam's first moments are the gradient.
+    'gradient': [
+      np.asarray(leaf).ravel().tolist()
+      for leaf in jax.tree.leaves(state.opt_state)
+    ],
+    'statistics': [
+      np.asarray(leaf).ravel().tolist()
+      for leaf in jax.tree.leaves(state.batch_stats)
+    ],
+  }
+
+
+def whole_runs(folder: pathlib.Path) -> None:
+  """Runs on one and on four, and one that goes from four to two."""
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch)
+    for count in ('1', '4'):
+      chosen = config(count, model__readout_dropout=0.2)
+      loop.train_and_evaluate(chosen, folder / count)
+    tiny_run.interrupt_after(monkeypatch, tiny_run.BATCHES)
+    with pytest.raises(loop.Interrupted):
+      chosen = config('4', model__readout_dropout=0.2)
+      loop.train_and_evaluate(chosen, folder / 'changed')
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch)
+    chosen = config('2', model__readout_dropout=0.2)
+    loop.train_and_evaluate(chosen, folder / 'changed')
+
+
+def main(what: str, name: str) -> None:
+  """Writes it into the folder."""
+  folder = pathlib.Path(name)
+  if what == 'runs':
+    whole_runs(folder)
+    return
+  found = {count: one_step(count, folder) for count in ('1', '4')}
+  (folder / 'step.json').write_text(json.dumps(found))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
