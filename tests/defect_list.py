@@ -55,8 +55,8 @@ _QUANTIZERS = (
     'affine_range_sees_protected_rows',
     'quantizers',
     'nn/methods/qat.py',
-    'self._batch_range(x, mask if keep is None else mask & ~keep),',
-    'self._batch_range(x, mask),',
+    'self._batch_range(x, mask if keep is None else mask & ~keep, rows),',
+    'self._batch_range(x, mask, rows),',
     (
       'nn/affine_quantizer_test.py::TestProtection::'
       'test_protected_rows_pass_and_stay_out_of_the_range',
@@ -511,6 +511,53 @@ _RUNS = (
   ),
 )
 
+_STEP = 'graphs/shards_test.py::test_step_is_that_of_one_shard'
+_SHARDS = (
+  Defect(
+    'shards_share_their_indices',
+    'shards',
+    'graphs/batching.py',
+    'shift = np.int32(i * len(graph.nodes))',
+    'shift = np.int32(0)',
+    ('graphs/shards_test.py::test_joined_batch_is_a_batch',),
+  ),
+  Defect(
+    'protected_nodes_by_place',
+    'shards',
+    'nn/protection.py',
+    'drawn = drawn[jnp.argsort(order)]',
+    'drawn = drawn[order]',
+    (f'{_STEP}[gcn-dq4-lorap-graph]',),
+  ),
+  Defect(
+    'dropout_by_place',
+    'shards',
+    'models/network.py',
+    'if rows.order is None or not rows.train:',
+    'if True:',
+    (f'{_STEP}[gin-a2q-gpf_lorap-graph]',),
+  ),
+  Defect(
+    'ranges_sample_by_place',
+    'shards',
+    'nn/methods/qat.py',
+    'if rows.order is not None and stride > 1:',
+    'if False:',
+    (f'{_STEP}[gcn-dq4-lorap-graph]', f'{_STEP}[gat-qat4-gpf_plus-graph]'),
+  ),
+  Defect(
+    'graphs_of_a_batch_go_by_devices',
+    'shards',
+    'data/pipeline.py',
+    'pieces = np.array_split(indices, self.num_shards)',
+    'pieces = [indices[i :: self.num_shards] for i in range(self.num_shards)]',
+    (
+      'graphs/shards_test.py::TestLoader::'
+      'test_graphs_do_not_depend_on_the_devices',
+    ),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -525,4 +572,5 @@ DEFECTS = (
   *_SELECTION,
   *_DATA,
   *_RUNS,
+  *_SHARDS,
 )

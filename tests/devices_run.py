@@ -47,7 +47,9 @@ def one_step(devices: str, folder: pathlib.Path) -> dict[str, Any]:
     program = step.lower(run.state, batch, run.rates(0.0)).compile()
     state, metrics = program(run.state, batch, run.rates(0.0))
     run.close()
-  shapes = re.findall(rf'= ([^=]*?) (?:{_COLLECTIVES})\b', program.as_text())
+  shapes = re.findall(
+    rf'= ([^\n]*?) (?:{_COLLECTIVES})(?:-start)?\(', program.as_text()
+  )
   numbers = lambda text: math.prod(map(int, filter(None, text.split(','))))
   return {
     'moved': [
@@ -74,19 +76,21 @@ def one_step(devices: str, folder: pathlib.Path) -> dict[str, Any]:
 
 def whole_runs(folder: pathlib.Path) -> None:
   """Runs on one and on four, and one that goes from four to two."""
+  changes = {
+    'model__readout_dropout': 0.2,
+    'train__integer_epochs': 1,
+    'train__export': True,
+  }
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch)
     for count in ('1', '4'):
-      chosen = config(count, model__readout_dropout=0.2)
-      loop.train_and_evaluate(chosen, folder / count)
+      loop.train_and_evaluate(config(count, **changes), folder / count)
     tiny_run.interrupt_after(monkeypatch, tiny_run.BATCHES)
     with pytest.raises(loop.Interrupted):
-      chosen = config('4', model__readout_dropout=0.2)
-      loop.train_and_evaluate(chosen, folder / 'changed')
+      loop.train_and_evaluate(config('4', **changes), folder / 'changed')
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch)
-    chosen = config('2', model__readout_dropout=0.2)
-    loop.train_and_evaluate(chosen, folder / 'changed')
+    loop.train_and_evaluate(config('2', **changes), folder / 'changed')
 
 
 def main(what: str, name: str) -> None:

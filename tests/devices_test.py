@@ -70,6 +70,7 @@ def test_run_is_that_of_one_device(runs):
   report, expected = read(runs / '4'), read(runs / '1')
   assert report['device'] == '4 x cpu (cpu)'
   assert expected['device'] == '1 x cpu (cpu), of 4 there'
+  assert set(report['integers']['parity']['differing'].values()) == {0}
   bits = lambda r: [point['bits'] for point in r['points']]
   assert bits(report) == pytest.approx(bits(expected), rel=1e-4)
   assert report['cost']['feature_bytes_per_graph'] == pytest.approx(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax.data import GraphDataset, NodeDataset, pipeline
+from lorap_jax.graphs import shards
 from lorap_jax.graphs.aggregate import gather_sum
 from lorap_jax.integers import program as program_lib
 from lorap_jax.integers.program import Graph, Node, Program, execute
@@ -85,16 +86,18 @@ def compiled(program: Program) -> Callable[..., jax.Array]:
 
   Returns:
     run(graph, layout=None) -> int32 [rows, outputs], those of padding included.
-    `graph` is a jraph.GraphsTuple, or has its `nodes`, `senders`, `receivers`,
-    `n_node`; `layout` is that of its batch.
+    `graph` is a jraph.GraphsTuple, one of several shards too, or has its
+    `nodes`, `senders`, `receivers`, `n_node`; `layout` is that of its batch.
   """
   skeleton, numbers = split(program)
   run = _runner(skeleton)
-  return lambda graph, layout=None: run(
-    numbers,
-    (graph.nodes, graph.senders, graph.receivers, graph.n_node),
-    layout,
-  )
+
+  def call(graph: Any, layout: Any = None) -> jax.Array:
+    count = 1 if isinstance(graph, Arrays) else shards.count(graph)
+    arrays = graph.nodes, graph.senders, graph.receivers, graph.n_node
+    return run(numbers, arrays, layout, count)
+
+  return call
 
 
 def split(program: Program) -> tuple[Skeleton, list[dict[str, Any]]]:
@@ -191,7 +194,13 @@ _sum_edges: Any = program_lib.OPERATIONS['sum_edges']
 def _runner(skeleton: Skeleton) -> Callable[..., jax.Array]:
   """The jitted program of a structure; its numbers are its first argument."""
 
-  def run(numbers, arrays, layout):
+  def run(numbers, arrays, layout, count):
+    nodes, senders, receivers, n_node = arrays
+    ends = shards.inside((senders, receivers), count, len(nodes))
+    inside = functools.partial(run_shard, numbers)
+    return shards.in_each(inside, count, (nodes, *ends, n_node), layout)
+
+  def run_shard(numbers, arrays, layout):
     nodes, senders, receivers, n_node = arrays
     graph_of = jnp.repeat(
       jnp.arange(len(n_node), dtype=jnp.int32),
@@ -220,7 +229,7 @@ def _runner(skeleton: Skeleton) -> Callable[..., jax.Array]:
     }
     return execute(program, graph, xp=jnp, operations=functions)
 
-  return jax.jit(run)
+  return jax.jit(run, static_argnums=3)
 
 
 class Arrays(NamedTuple):

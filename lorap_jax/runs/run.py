@@ -252,8 +252,9 @@ class Run:
     out = self.folder / workdir.INTEGERS
     shutil.rmtree(out, ignore_errors=True)  # Of one that had no report yet.
     allowed = self.integers.limits  # pyrefly: ignore
-    loaded = restore.load_run(self.folder)
-    manifest: Any = export.write(loaded, self.data, allowed, report, out)
+    with jax.set_mesh(None):  # What is loaded is on one device.
+      loaded = restore.load_run(self.folder)
+      manifest: Any = export.write(loaded, self.data, allowed, report, out)
     told = {name: manifest[name] for name in ('sizes', 'parity')}
     return {'folder': out.name, 'accuracy': manifest['integers'], **told}
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import c_programs
 import jax
+import layers
 import numpy as np
 import pytest
 import tiny_run
 
 from lorap_jax.data import pipeline
+from lorap_jax.graphs import batching
 from lorap_jax.integers import builder, evaluate, program
 from lorap_jax.quantization import grids
 
@@ -110,3 +113,16 @@ def test_programs_are_whole_but_for_what_is_exact():
   text = str(jax.make_jaxpr(evaluate.compiled(own))(batch.graph, batch.layout))
   lines = [line for line in text.splitlines() if 'dot_general' in line]
   assert lines and 'HIGHEST' in text
+
+
+def test_integers_are_those_of_each_shard():
+  run = evaluate.compiled(c_programs.all_programs()['gin_mean'])
+  listed = layers.graph_list(c_programs.FEATURES)
+  single = [layers.batch_of(part) for part in (listed[:3], listed[3:])]
+  both = batching.join_shards(single)
+  expected = [run(batch.graph, batch.layout) for batch in single]
+  assert np.ptp(expected[0]) > 0
+  for layout in (both.layout, None):
+    np.testing.assert_array_equal(
+      run(both.graph, layout), np.concatenate(expected)
+    )
