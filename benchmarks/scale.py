@@ -86,7 +86,7 @@ def _main(devices: str, graphs: str, rounds: str) -> None:
   count, size = int(devices), int(graphs)
   os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:count])
   config = mnist_a2q_lorap.get_config()
-  config.train.batch_size, config.train.devices = size, devices
+  config.train.batch_size, config.train.devices = size, count
   config.train.integer_epochs = config.train.export = None
   chosen = settings.from_config(config)
   splits = inputs.superpixels(size)

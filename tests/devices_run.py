@@ -15,11 +15,12 @@ import sys
 from typing import Any
 
 import jax
+import matrix_test
 import numpy as np
 import pytest
 import tiny_run
 
-from lorap_jax.runs import loop, settings
+from lorap_jax.runs import loop, protocol, settings
 from lorap_jax.training import steps
 
 _COLLECTIVES = (
@@ -27,20 +28,20 @@ _COLLECTIVES = (
 )
 
 
-def config(devices: str, **changes):
+def config(devices: int, **changes):
   """Two epochs of the smoke recipe."""
   fixed = {'train__plots': False, 'train__epochs': 2}
   return tiny_run.config(train__devices=devices, **fixed, **changes)
 
 
-def one_step(devices: str, folder: pathlib.Path) -> dict[str, Any]:
+def one_step(devices: int, folder: pathlib.Path) -> dict[str, Any]:
   """Metrics of a first step on 400 graphs, and what its program exchanges."""
   chosen = settings.from_config(
     config(devices, model__features=32, train__batch_size=400)
   )
   data = tiny_run.splits()._replace(train=tiny_run.dataset(1, 400))
   with chosen.on_devices():
-    run = loop.create_run(chosen, data, folder / devices)
+    run = loop.create_run(chosen, data, folder / str(devices))
     loader = run.loaders['train']
     batch = loader.put(loader.batch(np.arange(400)))
     step = jax.jit(steps.train_step(run.model, chosen.scheme, run.task))
@@ -83,14 +84,22 @@ def whole_runs(folder: pathlib.Path) -> None:
   }
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch)
-    for count in ('1', '4'):
-      loop.train_and_evaluate(config(count, **changes), folder / count)
+    for count in (1, 4):
+      loop.train_and_evaluate(config(count, **changes), folder / str(count))
     tiny_run.interrupt_after(monkeypatch, tiny_run.BATCHES)
     with pytest.raises(loop.Interrupted):
-      loop.train_and_evaluate(config('4', **changes), folder / 'changed')
+      loop.train_and_evaluate(config(4, **changes), folder / 'changed')
   with pytest.MonkeyPatch.context() as monkeypatch:
     tiny_run.feed(monkeypatch)
-    loop.train_and_evaluate(config('2', **changes), folder / 'changed')
+    loop.train_and_evaluate(config(2, **changes), folder / 'changed')
+    # Weights that were on one device: from another run, and from a phase.
+    start = {'train__init_from': str(folder / '1')}
+    loop.train_and_evaluate(config(4, **start), folder / 'warm')
+    phases = matrix_test.config_of('gin', 'mixq', 'none', 'graph')
+    phases.train.devices, phases.train.plots = 4, False
+    phases.train.epochs = phases.train.search_epochs = 1
+    phases.train.pretrain_epochs = 1
+    protocol.run(phases, folder / 'phases')
 
 
 def main(what: str, name: str) -> None:
@@ -99,7 +108,7 @@ def main(what: str, name: str) -> None:
   if what == 'runs':
     whole_runs(folder)
     return
-  found = {count: one_step(count, folder) for count in ('1', '4')}
+  found = {count: one_step(count, folder) for count in (1, 4)}
   (folder / 'step.json').write_text(json.dumps(found))
 
 

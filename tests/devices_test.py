@@ -79,6 +79,13 @@ def test_run_is_that_of_one_device(runs):
 
 
 @pytest.mark.slow
+def test_weights_of_one_device_are_taken_up(runs):
+  first = metrics(runs / '1')[-1]['train_loss']
+  assert metrics(runs / 'warm')[0]['train_loss'] < first
+  assert read(runs / 'phases')['result']['test'] >= 0
+
+
+@pytest.mark.slow
 def test_goes_on_with_another_number_of_devices(runs):
   assert_close(runs / 'changed', runs / '1')
 
@@ -86,9 +93,8 @@ def test_goes_on_with_another_number_of_devices(runs):
 @pytest.mark.parametrize(
   'devices, message',
   [
-    ('2', '`devices` is 2, there are 1 (cpu); set it to 1 or less'),
-    ('0', "`devices` must be 'auto' or a number from 1 on, got '0'"),
-    ('all', "`devices` must be 'auto' or a number from 1 on, got 'all'"),
+    (2, '`devices` is 2, there are 1 (cpu); set it to 1 or less'),
+    (-1, '`devices` must be 0 or more, got -1'),
   ],
 )
 def test_devices_that_are_not_there(devices, message):
@@ -98,19 +104,19 @@ def test_devices_that_are_not_there(devices, message):
 
 def test_batch_that_they_cannot_share(monkeypatch):
   monkeypatch.setattr(jax, 'devices', lambda: jax.local_devices() * 3)
-  config = tiny_run.config(train__devices='3')
+  config = tiny_run.config(train__devices=3)
   with pytest.raises(
     ValueError, match='`batch_size` 16 is no multiple of the 3'
   ):
     settings.from_config(config)
 
 
-def test_auto_is_all_there_are():
-  chosen = settings.from_config(tiny_run.config(train__devices='auto'))
+def test_none_is_all_there_are():
+  chosen = settings.from_config(tiny_run.config(train__devices=0))
   assert chosen.mesh is None  # There is one.
 
 
 def test_of_one_graph_there_is_nothing_to_share():
-  config = tiny_run.node_config(train__devices='2')
+  config = tiny_run.node_config(train__devices=2)
   with pytest.raises(ValueError, match='no effect .* graphs with a label each'):
     settings.from_config(config)

@@ -227,8 +227,8 @@ def _train() -> config_dict.ConfigDict:
     aggregation='auto',
     # Batches of graphs.
     batch_size=int,  # 128.
-    # Devices that share each batch: a number, or auto for all there are; 1.
-    devices=str,
+    # Devices that share each batch; 0 for all there are; 1.
+    devices=int,
     # Batches that renew batch norm's statistics before an evaluation; 30.
     settle_batches=int,
     # One graph: seeds and rates that train in one program, at most; 1 for one

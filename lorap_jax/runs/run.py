@@ -111,9 +111,10 @@ class Run:
     if not origin:
       return None
     inside = self.folder / origin  # An absolute path stays what it is.
-    return restore.weights_of(
+    found = restore.weights_of(
       inside if inside.is_dir() else pathlib.Path(origin)
     )
+    return jax.device_get(found)  # They were on one device.
 
   def load(self, step: int) -> None:
     """Takes up the checkpoint of a step, if it and what it needs are whole.
@@ -280,7 +281,7 @@ class Run:
     batch = getattr(self, 'batch', None)
     if batch is None:
       loader = self.loaders['train']
-      batch = jax.device_put(loader.batch(loader.ordered()[0]))
+      batch = loader.put(loader.batch(loader.ordered()[0]))
     state = self.state
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
       # Given away to a dispatch: that of the checkpoint before it, or of none.

@@ -90,9 +90,11 @@ class Settings:
     Raises:
       ValueError: more than there are, or a batch that they can't share.
     """
-    wanted, there = self.train.devices, jax.devices()
-    count = len(there) if wanted == 'auto' else int(wanted)
-    if self.level != 'graph' or count == 1:
+    if self.level != 'graph' or self.train.devices == 1:
+      return None
+    there = jax.devices()
+    count = self.train.devices or len(there)
+    if count == 1:
       return None
     if count > len(there):
       raise ValueError(

@@ -32,7 +32,7 @@ class TrainConfig:
     finetune_lr: learning rate of the second phase after a pretraining.
     together: runs that train in one program, where one graph is the data.
     aggregation: how sums over neighbours run, see `graphs.layout`.
-    devices: how many share each batch of graphs; `auto` for all there are.
+    devices: how many share each batch of graphs; 0 for all there are.
   """
 
   epochs: int | None = None
@@ -52,7 +52,7 @@ class TrainConfig:
   finetune_lr: float = 1e-3
   together: int = 10
   aggregation: str = 'auto'
-  devices: str = '1'
+  devices: int = 1
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -62,7 +62,13 @@ class TrainConfig:
         'at least 1',
       ),
       (
-        ('patience', 'settle_batches', 'pretrain_epochs', 'integer_epochs'),
+        (
+          'patience',
+          'settle_batches',
+          'pretrain_epochs',
+          'integer_epochs',
+          'devices',
+        ),
         0,
         '0 or more',
       ),
@@ -71,12 +77,6 @@ class TrainConfig:
         value = getattr(self, name)
         if value is not None and value < lowest:
           raise ValueError(f'`{name}` must be {in_words}, got {value}')
-    if self.devices != 'auto':
-      if not self.devices.isdecimal() or int(self.devices) < 1:
-        raise ValueError(
-          f"`devices` must be 'auto' or a number from 1 on, got "
-          f'{self.devices!r}'
-        )
     for name, allowed in (('schedule', SCHEDULES), ('selection', RULES)):
       if getattr(self, name) not in allowed:
         raise ValueError(
