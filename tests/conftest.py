@@ -18,8 +18,6 @@ _QUICK = (
   ('xla_cpu_parallel_codegen_split_count', 1),
 )
 
-_FOLDER = 'LORAP_JAX_TEST_PROGRAMS'
-
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.load_profile(drawing.PROFILE)
 
@@ -68,11 +66,9 @@ def pytest_configure(config):
   )
   # Lines of Python in programs, which nobody reads here.
   jax.config.update('jax_traceback_in_locations_limit', 0)
-  if _FOLDER not in os.environ:  # Of the first process; workers inherit it.
-    folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
-    config.add_cleanup(folder.cleanup)
-    os.environ[_FOLDER] = folder.name
-  jax.config.update('jax_compilation_cache_dir', os.environ[_FOLDER])
+  folder = tempfile.TemporaryDirectory(prefix='lorap_jax_programs_')
+  config.add_cleanup(folder.cleanup)
+  jax.config.update('jax_compilation_cache_dir', folder.name)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
 
 

@@ -52,8 +52,9 @@ def test_no_file_without_a_message(tmp_path):
 
 def test_log_of_a_run(tmp_path, monkeypatch, caplog):
   tiny_run.feed(monkeypatch)
+  config = tiny_run.config(scheme__name='fp32', prompt__name='gpf')
   with caplog.at_level('INFO', logger='absl'):
-    loop.train_and_evaluate(tiny_run.config(), tmp_path / 'run')
+    loop.train_and_evaluate(config, tmp_path / 'run')
   text = (tmp_path / 'run' / 'run.log').read_text()
   told = [r for r in caplog.records if _logging.is_told(r)]
   for entry in told:
@@ -62,7 +63,7 @@ def test_log_of_a_run(tmp_path, monkeypatch, caplog):
   screen = [form.format(entry) for entry in told]
   # What runs, on what: a line each, short enough to read.
   assert screen[:3] == [
-    'Network: gin, a2q, prompt gpf_lorap',
+    'Network: gin, fp32, prompt gpf',
     f'Device: {read(tmp_path / "run")["device"]}',
     'Data: tiny, 40 / 20 / 21 graphs for training / validation / test; '
     'compares with nothing published',
