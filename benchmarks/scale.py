@@ -69,16 +69,27 @@ def run(quick: bool, data_dir: str | None) -> list[output.Row]:
   return rows
 
 
-def bytes_moved(program: str) -> int:
-  """Bytes that a device gets from others in a compiled program, once each."""
-  total = 0
+def exchanged(program: str) -> list[tuple[str, int]]:
+  """Type and numbers of each array that goes between devices.
+
+  Args:
+    program: the text of a compiled one.
+  """
+  found = []
   for shape in re.findall(
     rf'= ([^\n]*?) (?:{_COLLECTIVES})(?:-start)?\(', program
   ):
     for kind, sizes in re.findall(r'(\w+)\[([\d,]*)\]', shape):
       numbers = math.prod(int(size) for size in sizes.split(',') if size)
-      total += numbers * _BYTES.get(kind, 4)
-  return total
+      found.append((kind, numbers))
+  return found
+
+
+def bytes_moved(program: str) -> int:
+  """Bytes that a device gets from others in a compiled program, once each."""
+  return sum(
+    numbers * _BYTES.get(kind, 4) for kind, numbers in exchanged(program)
+  )
 
 
 def _main(devices: str, graphs: str, rounds: str) -> None:

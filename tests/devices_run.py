@@ -8,9 +8,7 @@ between them; `runs` a run on each, and one that changes their number.
 """
 
 import json
-import math
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -20,12 +18,9 @@ import numpy as np
 import pytest
 import tiny_run
 
+from benchmarks import scale
 from lorap_jax.runs import loop, protocol, settings
 from lorap_jax.training import steps
-
-_COLLECTIVES = (
-  'all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter'
-)
 
 
 def config(devices: int, **changes):
@@ -48,16 +43,8 @@ def one_step(devices: int, folder: pathlib.Path) -> dict[str, Any]:
     program = step.lower(run.state, batch, run.rates(0.0)).compile()
     state, metrics = program(run.state, batch, run.rates(0.0))
     run.close()
-  shapes = re.findall(
-    rf'= ([^\n]*?) (?:{_COLLECTIVES})(?:-start)?\(', program.as_text()
-  )
-  numbers = lambda text: math.prod(map(int, filter(None, text.split(','))))
   return {
-    'moved': [
-      numbers(dimensions)
-      for shape in shapes
-      for dimensions in re.findall(r'\w+\[([\d,]*)\]', shape)
-    ],
+    'moved': [count for _, count in scale.exchanged(program.as_text())],
     'nodes': batch.graph.nodes.shape[0],
     'metrics': {
       name: np.asarray(value).tolist()
