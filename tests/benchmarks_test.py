@@ -18,14 +18,17 @@ from benchmarks import (
   floats,
   inputs,
   integers,
+  integers_large,
   output,
   programs,
   prompts,
+  scale,
   steps,
   timing,
 )
 from configs import cora, mnist, mnist_a2q_lorap
 from lorap_jax.integers import c_run, evaluate
+from lorap_jax.integers.program import Graph, Node, Program
 from lorap_jax.nn import methods
 from lorap_jax.runs import settings
 
@@ -245,3 +248,46 @@ def test_float_controls_are_the_network_without_quantizers(tmp_path):
   run = c_run.function(library, 'floats')
   assert run(*c_run.arguments(graph), arena, arena.size, out) == 0
   close(out.view(np.float32), expected)
+
+
+def test_what_goes_between_devices_is_counted():
+  text = """
+  %a = (f32[110]{0}, /*index=1*/f32[3,4]{1,0}) all-reduce(%x, %y), channel_id=1
+  %b = pred[8]{0} all-gather-start(%z), channel_id=2
+  %c = f32[1000]{0} add(%a, %a), metadata={op_name="all-reduce"}
+  %d = f32[] all-reduce(%w)
+  """
+  assert scale.exchanged(text) == [
+    ('f32', 110),
+    ('f32', 12),
+    ('pred', 8),
+    ('f32', 1),
+  ]
+  assert scale.bytes_moved(text) == 4 * 123 + 8
+
+
+def test_bytes_of_integers():
+  nodes = (
+    Node('fix', {'x': 'nodes'}, 'a', {'factor': 1.0}, {'low': -7, 'high': 7}),
+    Node('sum_edges', {'a': 'a'}, 's'),
+    Node('scale', {'a': 's'}, 'y', {'factor': 1.0}, {'low': -9, 'high': 9}),
+  )
+  bounds = {'a': 7, 's': 700, 'y': 9}
+  program = Program(nodes, 'y', np.ones(1, np.float32), False, 2, bounds)
+  graph = Graph(
+    np.zeros((10, 2), np.float32), *np.zeros((2, 30), np.int32), None, 1
+  )
+  # Floats in, codes of one byte; one row and two ends for each edge; results
+  # of two bytes; those of the program have four.
+  sums = 30 * 2 * 1 + 30 * 8 + 10 * 2 * 2
+  total = 10 * 2 * (4 + 1) + sums + 10 * 2 * (2 + 4)
+  assert integers_large.bytes_moved(program, graph, narrow=True) == (
+    total,
+    sums,
+  )
+  wide = 30 * 2 * 4 + 30 * 8 + 10 * 2 * 4
+  total = 10 * 2 * 8 + wide + 10 * 2 * 8
+  assert integers_large.bytes_moved(program, graph, narrow=False) == (
+    total,
+    wide,
+  )
