@@ -32,7 +32,12 @@ def config(devices: int, **changes):
 def one_step(devices: int, folder: pathlib.Path) -> dict[str, Any]:
   """Metrics of a first step on 400 graphs, and what its program exchanges."""
   chosen = settings.from_config(
-    config(devices, model__features=32, train__batch_size=400)
+    config(
+      devices,
+      scheme__name='fp32',
+      model__features=32,
+      train__batch_size=400,
+    )
   )
   data = tiny_run.splits()._replace(train=tiny_run.dataset(1, 400))
   with chosen.on_devices():

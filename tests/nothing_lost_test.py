@@ -101,7 +101,7 @@ def test_own_data_that_is_gone(tmp_path, monkeypatch):
   data = tiny_run.node_data()
   path = tmp_path / 'own.npz'
   custom.save(path, data)
-  config = default_config.own_data_config()
+  config = default_config.own_data_config('gcn,fp32,none')
   config.data.path = str(path)
   config.update_from_flattened_dict(
     {'model.features': 8, 'model.num_layers': 1, 'train.epochs': 6}
@@ -121,7 +121,7 @@ def test_own_data_that_is_gone(tmp_path, monkeypatch):
 def test_clock_that_is_set_back(tmp_path, monkeypatch):
   """What is newest is told by its epoch, not by its time."""
   tiny_run.feed(monkeypatch, tiny_run.node_data)
-  config = tiny_run.node_config(cell='gcn,a2q,none')
+  config = tiny_run.node_config()
   whole = loop.train_and_evaluate(config, tmp_path / 'whole')
   folder = tmp_path / 'run'
   stop(monkeypatch, config, folder)
