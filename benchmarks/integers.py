@@ -91,6 +91,11 @@ def network(config: Any, data: Any) -> tuple[Any, Any]:
   variables['params'] = jax.tree_util.tree_map_with_path(
     shaken, jax.device_get(variables['params'])
   )
+  return model, observed(model, variables, batch)
+
+
+def observed(model: Any, variables: Any, batch: Any) -> Any:
+  """Variables whose ranges and statistics have seen a batch."""
   _, seen = jax.jit(
     lambda variables, batch: model.apply(
       variables,
@@ -100,8 +105,8 @@ def network(config: Any, data: Any) -> tuple[Any, Any]:
       mutable=['quant_stats', 'batch_stats'],
       rngs={name: jax.random.key(1) for name in ('dropout', 'quantization')},
     )
-  )(variables, batch)  # Ranges are observed.
-  return model, jax.device_get({**variables, **seen})
+  )(variables, batch)
+  return jax.device_get({**variables, **seen})
 
 
 def full_precision(model: Any, variables: Any, graph: Graph) -> np.ndarray:
