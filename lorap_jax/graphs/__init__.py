@@ -19,6 +19,11 @@ from lorap_jax.graphs.checks import (
   check_shapes,
 )
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_layout
+from lorap_jax.graphs.neighborhood import (
+  Neighborhood,
+  Sampled,
+  at_receivers,
+)
 from lorap_jax.graphs.normalize import (
   Existing,
   add_self_loops,
@@ -26,6 +31,7 @@ from lorap_jax.graphs.normalize import (
   gcn_degree,
   gcn_edge_weights,
   gcn_scale,
+  num_loops,
   self_loop_weights,
 )
 from lorap_jax.graphs.segment import (

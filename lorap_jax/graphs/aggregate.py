@@ -14,7 +14,7 @@ import jraph
 from jax.experimental import sparse
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.graphs.layout import Csr, Layout, Table
 
 _EDGE_CHUNK = 4096  # Edges at a time in the gradient of the weights.
@@ -34,16 +34,19 @@ def aggregate(
     layout: of the same graph, from `make_layout`; None for segment_sum.
 
   Returns:
-    s [n, f]; 0 for nodes that receive no edge.
+    s [n, f]; 0 for nodes that receive no edge. Of a sampled graph [m, f], the
+    estimates of the sums over all edges, see `graphs.neighborhood`.
 
   Gradient:
     dx_j = sum over the edges that j sends of ds.
   """
   s = shards.count(graph)
   if layout is not None:
-    return shards.in_each(gather_sum, s, x, layout.incoming, layout.outgoing)
+    total = shards.in_each(gather_sum, s, x, layout.incoming, layout.outgoing)
+    return neighborhood.whole_sum(total, graph)
   ends = shards.inside((graph.senders, graph.receivers), s, x.shape[0])
-  return shards.in_each(_sum_of_senders, s, x, *ends)
+  total = shards.in_each(_sum_of_senders, s, x, *ends)
+  return neighborhood.whole_sum(neighborhood.at_receivers(total, graph), graph)
 
 
 def _sum_of_senders(x: Array, senders: Any, receivers: Any) -> Array:
@@ -68,7 +71,8 @@ def aggregate_weighted(
       segment_sum.
 
   Returns:
-    s, the shape of x; 0 for nodes that receive no edge.
+    s, the shape of x; 0 for nodes that receive no edge. Of a sampled graph its
+    first m rows, sums over its own edges.
 
   Gradient:
     dx_j = sum over the edges e that j sends of w_e ds_receiver(e),
@@ -92,7 +96,8 @@ def aggregate_weighted(
     *shards.inside((graph.senders, graph.receivers), s, x.shape[0]),
     layout,
   )
-  return total.reshape(x.shape)
+  total = total.reshape(-1, *x.shape[1:])
+  return neighborhood.at_receivers(total, graph)
 
 
 def edge_aggregate(
@@ -108,16 +113,18 @@ def edge_aggregate(
     graph: batch of which the receivers and the number of nodes n are used.
 
   Returns:
-    s [n, f] or [n, h, f]; 0 for nodes that receive no edge.
+    s [n, f] or [n, h, f]; 0 for nodes that receive no edge. Of a sampled graph
+    as from `aggregate`.
   """
   nodes: Any = graph.nodes
   s, num_nodes = shards.count(graph), nodes.shape[0]
-  return shards.in_each(
+  total = shards.in_each(
     lambda t, ids: jax.ops.segment_sum(t, ids, num_nodes // s),
     s,
     messages,
     *shards.inside((graph.receivers,), s, num_nodes),
   )
+  return neighborhood.whole_sum(neighborhood.at_receivers(total, graph), graph)
 
 
 @jax.custom_vjp

@@ -42,7 +42,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from lorap_jax._typing import Array, Bool, Float
+from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax.graphs import neighborhood
 from lorap_jax.graphs.aggregate import aggregate
 from lorap_jax.graphs.layout import Layout
 
@@ -110,11 +111,26 @@ def self_loop_weights(
     return jnp.zeros(mask.shape)
   if existing == 'keep':
     return jnp.where(mask, self_loop_weight, 0.0)
-  receivers: Any = graph.receivers
-  is_loop = jnp.asarray(graph.senders == receivers, jnp.int32)
-  count = jax.ops.segment_sum(is_loop, receivers, mask.shape[0])[:, None]
+  there = neighborhood.of(graph)
+  loops = num_loops(graph, mask.shape[0]) if there is None else there.loops
+  count = jnp.asarray(loops)[:, None]
   weight = jnp.where(count == 0, self_loop_weight, 1.0 - count)
   return jnp.where(mask, weight, 0.0)
+
+
+def num_loops(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
+  """Edges from each node to itself that the graph has; drawn ones, if sampled.
+
+  Args:
+    graph: batch whose edges are used.
+    num_nodes: n, padding included (static).
+
+  Returns:
+    int32 [n].
+  """
+  receivers: Any = graph.receivers
+  is_loop = jnp.asarray(graph.senders == receivers, jnp.int32)
+  return jax.ops.segment_sum(is_loop, receivers, num_nodes)
 
 
 def gcn_degree(
@@ -142,15 +158,24 @@ def gcn_degree(
     D [n, 1]; 0 at padding nodes.
 
   Raises:
-    ValueError: unknown `existing` or `degree_of`.
+    ValueError: unknown `existing` or `degree_of`; or senders' degrees of a
+      sampled graph.
   """
   if degree_of not in ('receivers', 'senders'):
     raise ValueError(
       f"`degree_of` must be 'receivers' or 'senders', got {degree_of!r}"
     )
-  ends: Any = getattr(graph, degree_of)
-  ones = jnp.ones(ends.shape, jnp.int32)
-  edges = jax.ops.segment_sum(ones, ends, mask.shape[0])[:, None]
+  there = neighborhood.of(graph)
+  if there is None:
+    ends: Any = getattr(graph, degree_of)
+    ones = jnp.ones(ends.shape, jnp.int32)
+    edges = jax.ops.segment_sum(ones, ends, mask.shape[0])[:, None]
+  elif degree_of == 'receivers':
+    edges = jnp.asarray(there.in_degree)[:, None]
+  else:
+    raise ValueError(
+      "`degree_of` 'senders' is not known of a sampled graph; use 'receivers'"
+    )
   added = self_loop_weights(
     graph,
     mask,
@@ -233,10 +258,12 @@ def gcn_aggregate(
     layout: of the graph, from `make_layout`; None for segment_sum.
 
   Returns:
-    y [n, f]; 0 where the degree is 0.
+    y [n, f]; 0 where the degree is 0. Of a sampled graph [m, f].
   """
   x = scale * x
-  return scale * (aggregate(x, graph, layout) + loop * x)
+  total = aggregate(x, graph, layout)
+  here = lambda t: neighborhood.at_receivers(t, graph)
+  return here(scale) * (total + here(loop * x))
 
 
 def _check_existing(existing: str) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array, Bool, Float, Int
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.graphs.aggregate import gather_sum
 from lorap_jax.graphs.layout import Csr, Table
 from lorap_jax.graphs.shards import RealGraphs
@@ -78,12 +78,15 @@ def in_degree(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   """Edges that each node receives; padding edges count at padding nodes.
 
   Args:
-    graph: a padded batch.
+    graph: a padded batch; of a sampled one, the edges of the whole graph.
     num_nodes: n, padding included (static).
 
   Returns:
     int32 [n].
   """
+  there = neighborhood.of(graph)
+  if there is not None:
+    return jnp.asarray(there.in_degree)
   receivers: Any = graph.receivers
   ones = jnp.ones(receivers.shape, jnp.int32)
   return jax.ops.segment_sum(ones, receivers, num_nodes)

@@ -34,9 +34,12 @@ class RealGraphs(NamedTuple):
 
   Attributes:
     mask: bool [g], True for real graphs; [s, g / s] for a batch of s shards.
+    neighborhood: what the one real graph is of a larger one that it was sampled
+      from, see `graphs.neighborhood`; None for whole graphs.
   """
 
   mask: Any
+  neighborhood: Any = None
 
 
 def count(graph: jraph.GraphsTuple) -> int:

@@ -1,6 +1,5 @@
 """The network that all backbones share."""
 
-import functools
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.nn import (
   linear,
   methods,
@@ -18,7 +17,7 @@ from lorap_jax.nn import (
   prompts,
   protection,
 )
-from lorap_jax.nn.quantized import Quantized, Rows
+from lorap_jax.nn.quantized import Quantized, Rows, receiver_rows
 
 Encoder = Literal['none', 'dense', 'embedding']
 Pool = Literal['none', 'mean', 'sum', 'max']
@@ -130,45 +129,57 @@ class Network(nn.Module):
   @nn.compact
   def __call__(
     self,
-    graph: jraph.GraphsTuple,
+    graph: jraph.GraphsTuple | graphs.Sampled,
     *,
-    layout: graphs.Layout | None = None,
+    layout: Any = None,
     train: bool,
+    only: int | None = None,
   ) -> Float[Array, 'r c']:
     """Outputs of every graph, or of every node where nothing is pooled.
 
     Args:
-      graph: a padded batch with nodes [n, f], or `graphs.Features`.
-      layout: memory layout of the edges; None for segment_sum.
+      graph: a padded batch with nodes [n, f], or `graphs.Features`; or the
+        sampled neighbourhoods of some nodes, with a graph for each layer.
+      layout: memory layout of the edges, of a sampled graph one for each layer;
+        None for segment_sum.
       train: use and update the statistics of the batch.
+      only: number of the one convolution to compute, on a graph whose nodes are
+        what the one before it returned; for large graphs, layer by layer.
 
     Returns:
-      [g, outputs], or [n, outputs]; those of padding mean nothing.
+      [g, outputs], or [n, outputs]; of a sampled graph those of its receivers.
+      Those of padding mean nothing.
 
     Raises:
-      ValueError: shapes or types that make no graph.
+      ValueError: shapes or types that make no graph, or a sampled graph of
+        another number of layers.
     """
-    graphs.check_shapes(graph)
-    mask = graphs.node_mask(graph)[:, None]
-    draw = functools.partial(
-      protection.node_rows, self, self.scheme, graph, mask, train=train
-    )
-    rows = draw()
-    x = self._encode(graph, rows)
-    for i in range(self.num_layers):
+    chosen = range(self.num_layers) if only is None else (only,)
+    parts = neighborhood.of_layers(graph, layout, len(chosen))
+    first, _ = parts[0]
+    graphs.check_shapes(first)
+    rows = self._rows(first, train)
+    x: Any = graph.nodes
+    if chosen[0] == 0:
+      x = self._encode(x, rows)
+    for i, (part, lay) in zip(chosen, parts, strict=True):
       if i and protection.redraws(self.scheme):
-        rows = draw()
-      x = self._convolve(i, x, graph, rows, layout)
+        rows = self._rows(part, train)
+      x = self._convolve(i, x, part, rows, lay)
+      rows = receiver_rows(rows, part)
     if self.pool == 'none':
       return x
-    return self._read_out(_POOLS[self.pool](x, graph), graph, train)
+    return self._read_out(_POOLS[self.pool](x, first), first, train)
 
-  def _encode(self, graph: jraph.GraphsTuple, rows: Rows) -> Any:
+  def _rows(self, graph: jraph.GraphsTuple, train: bool) -> Rows:
+    mask = graphs.node_mask(graph)[:, None]
+    return protection.node_rows(self, self.scheme, graph, mask, train=train)
+
+  def _encode(self, x: Any, rows: Rows) -> Any:
     node_prompt = self.prompt.on_nodes()
     quantizer = None
     if self.encoder == 'none':
       quantizer = self._of_raw_features()
-    x: Any = graph.nodes
     if isinstance(x, graphs.Features):
       takes_all = self._takes_all(node_prompt, quantizer)
       x = x.dense if takes_all else x.sparse
@@ -231,11 +242,13 @@ class Network(nn.Module):
     if logits:
       return y
     if self.norm and not self.backbone.activates:
-      y = self._norm(f'norm_{i}')(y, rows=rows)
+      y = self._norm(f'norm_{i}')(y, rows=receiver_rows(rows, graph))
     if not self.backbone.activates:
       y = jax.nn.relu(y)
-    if self.residual and not isinstance(x, Quantized) and x.shape == y.shape:
-      y = x + y
+    if self.residual and not isinstance(x, Quantized):
+      x = graphs.at_receivers(x, graph)
+      if x.shape == y.shape:
+        y = x + y
     return y
 
   def _read_out(self, z: Any, graph: jraph.GraphsTuple, train: bool) -> Array:

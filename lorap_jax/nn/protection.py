@@ -6,7 +6,7 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.nn.methods import Scheme
 from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import degree_quant
@@ -34,22 +34,29 @@ def node_rows(
   """
   chance = scheme.protection()
   order = shards.order(mask[:, 0], shards.count(graph))
+  there = neighborhood.of(graph)
+  numbers = None if there is None else there.numbers
   if chance is None or not train:
-    return Rows(mask, train, order=order)
+    return Rows(mask, train, order=order, numbers=numbers)
   num_nodes = mask.shape[0]
-  probability = degree_quant.protection_probability(
-    graphs.in_degree(graph, num_nodes),
-    graphs.node_graph_idx(graph, num_nodes),
-    low=chance.low,
-    change=chance.change,
-  )
+  bounds = {'low': chance.low, 'change': chance.change}
+  if there is None:
+    probability = degree_quant.protection_probability(
+      graphs.in_degree(graph, num_nodes),
+      graphs.node_graph_idx(graph, num_nodes),
+      **bounds,
+    )
+  else:
+    probability = degree_quant.probability_of_share(
+      jnp.asarray(there.degree_share), **bounds
+    )
   key = module.make_rng('quantization')
   if order is None:
     drawn = degree_quant.protective_mask(key, probability)
   else:
     drawn = degree_quant.protective_mask(key, probability[order])
     drawn = drawn[jnp.argsort(order)]
-  return Rows(mask, train, drawn[:, None], order)
+  return Rows(mask, train, drawn[:, None], order, numbers)
 
 
 def redraws(scheme: Scheme) -> bool:

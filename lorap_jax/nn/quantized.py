@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import jraph
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs import SparseRows
+from lorap_jax.graphs import SparseRows, at_receivers, neighborhood
 from lorap_jax.quantization.bit_budget import BitUsage
 
 FULL_BITS = 32.0
@@ -23,12 +24,15 @@ class Rows(NamedTuple):
       (Degree-Quant); None for none.
     order: int32 [n], the rows as a batch of one shard has them, for what looks
       at their places (dropout, samples); None where they lie so.
+    numbers: which nodes of a larger graph the rows are, for what has parameters
+      of each node; None where the rows are the nodes.
   """
 
   mask: Array | None = None
   train: bool = False
   protected: Array | None = None
   order: Array | None = None
+  numbers: neighborhood.NodeNumbers | None = None
 
 
 class Quantized(NamedTuple):
@@ -56,3 +60,23 @@ class Quantized(NamedTuple):
 def real_rows(x: Array | SparseRows, rows: Rows) -> Array:
   """The mask [n, 1] of x, all True where `rows` has none."""
   return jnp.ones((x.shape[0], 1), bool) if rows.mask is None else rows.mask
+
+
+def receiver_rows(rows: Rows, graph: jraph.GraphsTuple) -> Rows:
+  """The rows that have sums over neighbours: all, or those a sample is for.
+
+  Args:
+    rows: of the nodes that enter a layer.
+    graph: of the layer.
+  """
+  there = neighborhood.of(graph)
+  if there is None:
+    return rows
+  protected, numbers = rows.protected, rows.numbers
+  count = there.receivers.shape[0]
+  return Rows(
+    mask=jnp.asarray(there.receivers)[:, None],
+    train=rows.train,
+    protected=None if protected is None else at_receivers(protected, graph),
+    numbers=None if numbers is None else numbers.first(count),
+  )

@@ -89,12 +89,31 @@ def protection_probability(
   Raises:
     ValueError: low or change out of bounds.
   """
+  share = _degree_cdf(in_degree, node_graph_idx)
+  return probability_of_share(share, low=low, change=change)
+
+
+def probability_of_share(
+  share: Float[Array, 'n'], *, low: float, change: float
+) -> Float[Array, 'n']:
+  """`protection_probability` where F is known, as of a sampled graph.
+
+  Args:
+    share: F(d_v) [n].
+    low: smallest probability, in [0, 1].
+    change: largest minus smallest probability, at least 0.
+
+  Returns:
+    p, float32 [n].
+
+  Raises:
+    ValueError: low or change out of bounds.
+  """
   if not 0 <= low <= 1:
     raise ValueError(f'`low` must be in [0, 1], got {low}')
   if not change >= 0:
     raise ValueError(f'`change` must be at least 0, got {change}')
   high = min(low + change, 1.0)
-  share = _degree_cdf(in_degree, node_graph_idx)
   # Rounding may leave [low, high] by a unit in the last place.
   return jnp.clip((1 - share) * low + share * high, low, high)
 

@@ -116,13 +116,16 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
 
   Args:
     tree: the `telemetry` collection of one forward pass.
-    graph: the batch.
+    graph: the batch; of a sampled one, what enters its first layer has the
+      breakdown by degree.
 
   Returns:
     Nested dict of scalars and of [MAX_DEGREE + 1] arrays: `features` by
     quantization point and path, `products` by role and path, `sums`,
     `prompts` and `side_bits` by path.
   """
+  if isinstance(graph, graphs.Sampled):
+    graph = graph.layers[0]
   num_nodes = graph.nodes.shape[0]
   degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
   by_degree = lambda v: jax.ops.segment_sum(v, degree, MAX_DEGREE + 1)

@@ -9,10 +9,10 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows, receiver_rows
 from lorap_jax.ops import glorot_uniform
 
 
@@ -73,7 +73,7 @@ class GATConv(nn.Module):
       layout: memory layout of the edges, with weights; None for segment_sum.
 
     Returns:
-      [n, features].
+      [n, features]; of a sampled graph [m, features].
 
     Raises:
       ValueError: shapes or types that make no graph, or heads that do not
@@ -85,7 +85,8 @@ class GATConv(nn.Module):
       raise ValueError(
         f'`heads` must divide `features` = {self.features}, got {self.heads}'
       )
-    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
+    summed = receiver_rows(rows, graph)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=summed)
     width = self.features // self.heads if self.concat else self.features
     dense = linear.QuantDense(
       self.heads * width,
@@ -97,20 +98,21 @@ class GATConv(nn.Module):
     )
     by_head = lambda t: t.reshape(-1, self.heads, width)
     projected = dense(x, rows=rows)
-    message = point('message', projected)
+    message = methods.quantize(self.scheme, 'message', projected, rows=rows)
     edge, loop = self._coefficients(by_head(message.values), graph, rows)
     telemetry.record_sum(self, message, graph, rows)
 
     def attend(t: Array) -> Array:
       m = by_head(t)
       s = graphs.aggregate_weighted(m, edge, graph, layout)
-      return (s + loop[:, :, None] * m).reshape(t.shape)
+      s += loop[:, :, None] * graphs.at_receivers(m, graph)
+      return s.reshape(-1, t.shape[1])
 
     h = prompt_lib.prompted(
       self.prompt,
       lambda t: point('neighbor_sum', t),
       attend(message.values),
-      rows=rows,
+      rows=summed,
       exact=lambda: attend(projected),
     ).values
     if not self.concat:
@@ -121,9 +123,15 @@ class GATConv(nn.Module):
   def _coefficients(
     self, m: Array, graph: jraph.GraphsTuple, rows: Rows
   ) -> tuple[Array, Array]:
-    """Attention [e, h] of the edges and [n, h] of the self loops."""
-    num_nodes, heads, width = m.shape
+    """Attention [e, h] of the edges and [m, h] of the self loops.
+
+    The drawn edges of a sampled graph stand for all: each counts d / k times.
+    """
+    _, heads, width = m.shape
+    summed = receiver_rows(rows, graph)
     real = real_rows(m[:, 0], rows)
+    receiving = real_rows(graphs.at_receivers(m[:, 0], graph), summed)
+    num_receivers = receiving.shape[0]
     vectors = self.param(
       'attention_kernel',
       glorot_uniform,
@@ -139,12 +147,12 @@ class GATConv(nn.Module):
     receivers: Any = graph.receivers
     num_edges = len(senders)
     if self.self_loops:
-      nodes = jnp.arange(num_nodes)
+      nodes = jnp.arange(num_receivers)
       senders = jnp.concatenate([senders, nodes])
       receivers = jnp.concatenate([receivers, nodes])
-    mask = real[senders] & real[receivers]
+    mask = real[senders] & receiving[receivers]
     if self.self_loops:
-      absent = graphs.self_loop_weights(graph, real, self_loops=True) > 0
+      absent = graphs.num_loops(graph, num_receivers)[:, None] == 0
       edge_mask, loop_mask = jnp.split(mask, [num_edges])
       mask = jnp.concatenate([edge_mask, loop_mask & absent])
     loops = rows.order if self.self_loops else None
@@ -155,11 +163,12 @@ class GATConv(nn.Module):
       sent[senders] + received[receivers],
       rows=Rows(mask, rows.train, order=order),
     ).values
+    logits = jax.nn.leaky_relu(logits, self.negative_slope)
+    factor = neighborhood.edge_factor(graph)
+    if factor is not None:
+      logits = logits.at[:num_edges].add(jnp.log(factor)[:, None])
     alpha = graphs.segment_softmax(
-      jax.nn.leaky_relu(logits, self.negative_slope),
-      receivers,
-      num_nodes,
-      mask=mask[:, 0],
+      logits, receivers, num_receivers, mask=mask[:, 0]
     )
     if self.attention_dropout:
       drop = nn.Dropout(self.attention_dropout, deterministic=not rows.train)
@@ -169,5 +178,5 @@ class GATConv(nn.Module):
         alpha = drop(alpha[order])[jnp.argsort(order)]
     edge = alpha[:num_edges]
     if not self.self_loops:
-      return edge, jnp.zeros((num_nodes, heads))
+      return edge, jnp.zeros((num_receivers, heads))
     return edge, alpha[num_edges:]

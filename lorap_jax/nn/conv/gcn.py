@@ -8,10 +8,10 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import shards
+from lorap_jax.graphs import neighborhood, shards
 from lorap_jax.nn import linear, methods, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows, receiver_rows
 
 
 class Norm(NamedTuple):
@@ -84,14 +84,15 @@ class GCNConv(nn.Module):
       layout: memory layout of the edges; None for segment_sum.
 
     Returns:
-      [n, features].
+      [n, features]; of a sampled graph [m, features].
 
     Raises:
       ValueError: shapes or types that make no graph.
     """
     raw = x.values if isinstance(x, Quantized) else x
     graphs.check_layer_input(raw, graph, rows.mask)
-    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
+    summed = receiver_rows(rows, graph)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=summed)
     dense = linear.QuantDense(
       self.features,
       self.scheme.in_convolution(),
@@ -111,14 +112,8 @@ class GCNConv(nn.Module):
       self.prompt,
       lambda t: point('neighbor_sum', t),
       self._sum(h, norm, graph, rows, layout),
-      rows=rows,
-      exact=lambda: (
-        norm.scale
-        * (
-          graphs.aggregate(norm.scale * h, graph, layout)
-          + norm.loop * norm.scale * h
-        )
-      ),
+      rows=summed,
+      exact=lambda: graphs.gcn_aggregate(h, graph, *norm, layout),
     )
     return point('update', s.values + bias).values
 
@@ -147,20 +142,18 @@ class GCNConv(nn.Module):
       return self._sum_of_edges(h, norm, graph, rows)
     message = methods.quantize(self.scheme, 'message', h, rows=rows)
     telemetry.record_sum(self, message, graph, rows)
-    if self.scheme.edge_weights:
-      edge, loop = self._weights(norm, graph, rows)
-      total = graphs.aggregate_weighted(
-        message.values, edge[:, 0], graph, layout
-      )
-      return total + loop * message.values
-    scaled = norm.scale * message.values
-    total = graphs.aggregate(scaled, graph, layout) + norm.loop * scaled
-    return norm.scale * total
+    if not self.scheme.edge_weights:
+      return graphs.gcn_aggregate(message.values, graph, *norm, layout)
+    edge, loop = self._weights(norm, graph, rows)
+    factor = neighborhood.edge_factor(graph)
+    weights = edge[:, 0] if factor is None else factor * edge[:, 0]
+    total = graphs.aggregate_weighted(message.values, weights, graph, layout)
+    return total + loop * graphs.at_receivers(message.values, graph)
 
   def _weights(self, norm, graph, rows: Rows) -> tuple[Array, Array]:
-    """Weights [e, 1] of the edges and [n, 1] of the self loops, quantized."""
+    """Weights [e, 1] of the edges and [m, 1] of the self loops, quantized."""
     edge = graphs.gcn_edge_weights(graph, norm.scale)[:, None]
-    loop = norm.loop * norm.scale**2
+    loop = graphs.at_receivers(norm.loop * norm.scale**2, graph)
     if self.scheme.edge_weights:
       summands = _summands(norm, graph, rows)._replace(protected=None)
       both = methods.quantize(
@@ -178,7 +171,9 @@ class GCNConv(nn.Module):
     quantized = methods.quantize(
       self.scheme,
       'message',
-      jnp.concatenate([edge * h[graph.senders], loop * h]),
+      jnp.concatenate(
+        [edge * h[graph.senders], loop * graphs.at_receivers(h, graph)]
+      ),
       rows=_summands(norm, graph, rows),
     )
     values = quantized.values
@@ -188,11 +183,14 @@ class GCNConv(nn.Module):
 
 
 def _summands(norm: Norm, graph: jraph.GraphsTuple, rows: Rows) -> Rows:
-  """Rows of the edges and of the self loops that are there [e + n, 1]."""
-  real = real_rows(norm.scale, rows)
-  mask = jnp.concatenate([real[graph.senders], real & (norm.loop != 0)])
+  """Rows of the edges and of the self loops that are there [e + m, 1]."""
+  real, summed = real_rows(norm.scale, rows), receiver_rows(rows, graph)
+  loops = graphs.at_receivers(norm.loop != 0, graph)
+  looped = real_rows(loops, summed) & loops
+  mask = jnp.concatenate([real[graph.senders], looped])
   protected = rows.protected
   if protected is not None:
-    protected = jnp.concatenate([protected[graph.senders], protected])
+    of_loops: Any = summed.protected
+    protected = jnp.concatenate([protected[graph.senders], of_loops])
   order = shards.joined_order(graphs.edge_order(graph), rows.order)
   return Rows(mask, rows.train, protected, order)

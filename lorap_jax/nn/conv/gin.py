@@ -9,9 +9,10 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import neighborhood
 from lorap_jax.nn import linear, methods, norm, telemetry
 from lorap_jax.nn import prompts as prompt_lib
-from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.nn.quantized import Quantized, Rows, real_rows, receiver_rows
 
 
 class GINConv(nn.Module):
@@ -73,18 +74,20 @@ class GINConv(nn.Module):
       layout: memory layout of the edges; None for segment_sum.
 
     Returns:
-      [n, features].
+      [n, features]; of a sampled graph [m, features].
 
     Raises:
       ValueError: shapes or types that make no graph.
     """
     raw = x.values if isinstance(x, Quantized) else x
     graphs.check_layer_input(raw, graph, rows.mask)
-    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=rows)
+    summed = receiver_rows(rows, graph)
+    here = lambda t: graphs.at_receivers(t, graph)
+    point = lambda name, t: methods.quantize(self.scheme, name, t, rows=summed)
     if self.scheme.edge_messages:
       neighbors, node = self._sum_of_edges(raw, graph, rows), raw
     else:
-      message = point('message', x)
+      message = methods.quantize(self.scheme, 'message', x, rows=rows)
       self._record_sum(message, graph, rows)
       node = message.values
       neighbors = self._sum(node, graph, layout)
@@ -92,25 +95,26 @@ class GINConv(nn.Module):
     own: Any = 0
     if self.own_term:
       own = 1 + self.param('eps', nn.initializers.zeros, ())
-      s = own * node + s
-    mlp_rows = rows
+      s = own * here(node) + s
+    mlp_rows = summed
     if not self.scheme.forms.protects_mlp:
-      mlp_rows = rows._replace(protected=None)
+      mlp_rows = summed._replace(protected=None)
     h = prompt_lib.prompted(
       self.prompt,
       lambda t: methods.quantize(
         self._scheme_of(0), 'aggregate', t, rows=mlp_rows
       ),
       s,
-      rows=rows,
-      exact=lambda: own * raw + self._sum(raw, graph, layout),
+      rows=summed,
+      exact=lambda: own * here(raw) + self._sum(raw, graph, layout),
     )
     return point('update', self._mlp(h, mlp_rows)).values
 
   def _sum(self, x: Array, graph: Any, layout: graphs.Layout | None) -> Array:
     total = graphs.aggregate(x, graph, layout)
     if self.scheme.forms.drops_self_loops:
-      total -= _num_loops(graph, x.shape[0]) * x
+      loops = graphs.num_loops(graph, x.shape[0])[:, None] * x
+      total -= neighborhood.whole_sum(graphs.at_receivers(loops, graph), graph)
     return total
 
   def _sum_of_edges(self, x: Array, graph: Any, rows: Rows) -> Array:
@@ -155,9 +159,3 @@ class GINConv(nn.Module):
     """The scheme of Dense layer i and of what enters it."""
     full = self.full_precision_dense and i == 0
     return methods.FP32() if full else self.scheme
-
-
-def _num_loops(graph: Any, num_nodes: int) -> Array:
-  """Edges from each node to itself [n, 1]."""
-  loops = (graph.senders == graph.receivers).astype(jnp.float32)
-  return jax.ops.segment_sum(loops, graph.receivers, num_nodes)[:, None]

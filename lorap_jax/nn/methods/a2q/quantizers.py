@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import neighborhood
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 from lorap_jax.quantization import a2q, a2q_groups, bit_budget, grids, numerics
@@ -148,7 +149,10 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
 
   Parameters: `scale` [n], `bits` [n], padding rows included: one graph, whose
   number of nodes is fixed. Sows `memory`, the KiB that the penalty charges,
-  unless the bits are fixed.
+  unless the bits are fixed. Of a sampled graph the parameters are those of all
+  nodes, of which the rows take theirs, and the memory is an estimate of all
+  nodes' from those drawn; nodes that `init` does not see start from the median
+  of those it sees.
 
   Attributes:
     bits: initial bits, before one is added for non-negative data.
@@ -185,8 +189,12 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
     mask = real_rows(x, rows)
     sign_bit = int(self.non_negative)
     rule = a2q.with_sign_bit(self.rule, sign_bit)
-    bits = self.param('bits', self._init_bits, x.shape[0], sign_bit)
-    scale = self.param('scale', self._init_scale, x, sign_bit)
+    numbers = rows.numbers
+    count = x.shape[0] if numbers is None else numbers.count
+    bits = self.param('bits', self._init_bits, count, sign_bit)
+    scale = self.param('scale', self._init_scale, x, sign_bit, mask, numbers)
+    if numbers is not None:
+      bits, scale = bits[numbers.ids], scale[numbers.ids]
     used = bits
     if self.fixed_bits:
       used = jax.lax.stop_gradient(bits)
@@ -200,12 +208,14 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
         min_bits=rule.min_bits,
         max_bits=None,  # What lies above the clamp is pulled back.
       )
+      if numbers is not None:
+        memory *= count / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
       telemetry.sow(self, 'memory', 'kib', memory)
       usage = bit_budget.bit_usage(
         bits,
         width=x.shape[1],
         mask=mask[:, 0],
-        count=x.shape[0],
+        count=count,
         min_bits=rule.min_bits,
         sign_bit=sign_bit,
       )
@@ -235,13 +245,26 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
       key, start.shape, minval=-_BITS_JITTER, maxval=_BITS_JITTER
     )
 
-  def _init_scale(self, key: Array, x: Array, sign_bit: int) -> Array:
-    shape = (x.shape[0],)
+  def _init_scale(
+    self,
+    key: Array,
+    x: Array,
+    sign_bit: int,
+    mask: Array,
+    numbers: neighborhood.NodeNumbers | None,
+  ) -> Array:
+    shape = (x.shape[0] if numbers is None else numbers.count,)
     if self.start == 'uniform':
       return jax.random.uniform(key, shape)
     if self.start == 'normal':
       return _normal_start(key, shape, self.normal)
-    return _max_scale(x, axis=1, bits=self.bits + sign_bit)
+    seen = _max_scale(x, axis=1, bits=self.bits + sign_bit)
+    if numbers is None:
+      return seen
+    usual = jnp.nanmedian(jnp.where(mask[:, 0], seen, jnp.nan))
+    # Padding goes to a place beyond the last, which is dropped.
+    ids = jnp.where(mask[:, 0], numbers.ids, numbers.count)
+    return jnp.full(shape, usual).at[ids].set(seen, mode='drop')
 
 
 class ColumnQuantizer(nn.Module):

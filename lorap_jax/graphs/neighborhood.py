@@ -1,0 +1,136 @@
+"""Sampled neighbourhoods: what a layer needs to know of them.
+
+A batch of target nodes needs fewer rows from layer to layer: the last layer
+gives those of the targets, the layer before it those and their sampled
+neighbours, and so on. Nodes are in the order in which they were found, so that
+the rows of a later layer are the first rows of an earlier one. Each layer has
+a padded graph of its own, whose receivers are the rows of the next.
+
+Of the d_i edges that node i receives k_i are drawn, all alike. A sum over the
+drawn ones is multiplied by d_i / k_i, which makes it an unbiased estimate of
+the sum over all; degrees and norms are those of the whole graph.
+
+References:
+  Hamilton, Ying, Leskovec: Inductive Representation Learning on Large Graphs,
+  NeurIPS 2017, arXiv 1706.02216, appendix A (fixed numbers of neighbours).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+
+from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax.graphs.shards import RealGraphs
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=('ids',),
+  meta_fields=('count',),
+)
+class NodeNumbers:
+  """Which nodes of the whole graph the rows of a tensor are.
+
+  Attributes:
+    ids: int32 [n]; 0 for padding.
+    count: nodes of the whole graph.
+  """
+
+  def __init__(self, ids: Int[Array, 'n'], count: int):
+    self.ids = ids
+    self.count = count
+
+  def first(self, count: int) -> 'NodeNumbers':
+    """The numbers of the first rows."""
+    return NodeNumbers(self.ids[:count], self.count)
+
+
+class Neighborhood(NamedTuple):
+  """What a sampled graph of n rows is of the whole one.
+
+  Attributes:
+    receivers: bool [m], real rows among the first m: those that sums are of.
+    weight: float32 [m], d_i / k_i; 1 for nodes that receive no edge.
+    in_degree: int32 [n], edges that each node receives in the whole graph.
+    degree_share: float32 [n], share of its nodes that receive at most as many.
+    loops: int32 [n], edges from each node to itself in the whole graph.
+    numbers: of the nodes.
+  """
+
+  receivers: Bool[Array, 'm']
+  weight: Float[Array, 'm']
+  in_degree: Int[Array, 'n']
+  degree_share: Float[Array, 'n']
+  loops: Int[Array, 'n']
+  numbers: NodeNumbers
+
+
+class Sampled(NamedTuple):
+  """The sampled neighbourhood of a batch of nodes, layer by layer.
+
+  Attributes:
+    nodes: float32 [n, f], the features that enter the first layer.
+    layers: a padded graph for each layer; its nodes [n, 0] say how many rows
+      enter it, its `RealGraphs` has the `Neighborhood`.
+  """
+
+  nodes: Any
+  layers: tuple[jraph.GraphsTuple, ...]
+
+
+def of(graph: jraph.GraphsTuple) -> Neighborhood | None:
+  """What the graph is of a larger one; None where it is whole."""
+  real = graph.globals
+  return real.neighborhood if isinstance(real, RealGraphs) else None
+
+
+def of_layers(
+  graph: jraph.GraphsTuple | Sampled, layout: Any, count: int
+) -> list[tuple[jraph.GraphsTuple, Any]]:
+  """The graph and the layout of each layer.
+
+  Args:
+    graph: one for all layers, or a sampled one.
+    layout: of the graph, or of each layer of a sampled one; None for none.
+    count: number of layers.
+
+  Raises:
+    ValueError: a sampled graph of another number of layers.
+  """
+  if not isinstance(graph, Sampled):
+    return [(graph, layout)] * count
+  if len(graph.layers) != count:
+    raise ValueError(
+      f'`graph` is sampled for {len(graph.layers)} layers, there are {count}; '
+      'sample one fan-out for each'
+    )
+  layouts = [None] * count if layout is None else layout
+  return list(zip(graph.layers, layouts, strict=True))
+
+
+def at_receivers(t: Array, graph: jraph.GraphsTuple) -> Array:
+  """The rows of t [n, ...] that have sums: all, or the first m."""
+  there = of(graph)
+  return t if there is None else t[: there.receivers.shape[0]]
+
+
+def whole_sum(total: Array, graph: jraph.GraphsTuple) -> Array:
+  """The estimate of a sum over all edges from that over the drawn ones.
+
+  Args:
+    total: sums [m, ...] over the edges of `graph`.
+    graph: where it is whole, so are its sums.
+  """
+  there = of(graph)
+  if there is None:
+    return total
+  return total * there.weight.reshape(-1, *[1] * (total.ndim - 1))
+
+
+def edge_factor(graph: jraph.GraphsTuple) -> Array | None:
+  """d / k of each edge's receiver [e]; None where the graph is whole."""
+  there = of(graph)
+  return None if there is None else jnp.asarray(there.weight)[graph.receivers]
