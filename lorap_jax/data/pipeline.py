@@ -6,7 +6,7 @@ needs no more than its position.
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -115,8 +115,8 @@ class Loader:
   ) -> batching.Batch:
     data = self.data
     n_node, n_edge = data.n_node[indices], data.n_edge[indices]
-    nodes = _rows(self._node_start[indices], n_node)
-    edges = _rows(self._edge_start[indices], n_edge)
+    nodes = ranges(self._node_start[indices], n_node)
+    edges = ranges(self._edge_start[indices], n_edge)
     offset = np.repeat(np.cumsum(n_node) - n_node, n_edge)
     return batching.pad_batch(
       data.nodes[nodes],
@@ -138,40 +138,55 @@ class Loader:
     Args:
       plan: graph numbers of each batch.
 
-    Yields:
+    Returns:
       Batches of device arrays.
     """
-    ready: queue.Queue = queue.Queue(_QUEUE_SIZE)
-    stop = threading.Event()
+    return ahead(plan, lambda indices: self.put(self.batch(indices)))
 
-    def put(item) -> bool:
-      while not stop.is_set():
-        try:
-          ready.put(item, timeout=0.1)
-        except queue.Full:
-          continue
-        return True
-      return False
 
-    def build():
+def ahead(
+  plan: list[Any], build: Callable[[Any], Any]
+) -> Generator[Any, None, None]:
+  """Batches, built ahead of their use on another thread.
+
+  Args:
+    plan: what each batch is built from.
+    build: a batch of an element of the plan.
+
+  Yields:
+    Batches.
+  """
+  ready: queue.Queue = queue.Queue(_QUEUE_SIZE)
+  stop = threading.Event()
+
+  def put(item) -> bool:
+    while not stop.is_set():
       try:
-        for indices in plan:
-          if not put(self.put(self.batch(indices))):
-            return
-        put(_DONE)
-      except Exception as error:  # Raised again on the consumer's thread.
-        put(error)
+        ready.put(item, timeout=0.1)
+      except queue.Full:
+        continue
+      return True
+    return False
 
-    worker = threading.Thread(target=build, daemon=True)
-    worker.start()
+  def work():
     try:
-      while (item := ready.get()) is not _DONE:
-        if isinstance(item, Exception):
-          raise item
-        yield item
-    finally:
-      stop.set()
-      worker.join()
+      for element in plan:
+        if not put(build(element)):
+          return
+      put(_DONE)
+    except Exception as error:  # Raised again on the consumer's thread.
+      put(error)
+
+  worker = threading.Thread(target=work, daemon=True)
+  worker.start()
+  try:
+    while (item := ready.get()) is not _DONE:
+      if isinstance(item, Exception):
+        raise item
+      yield item
+  finally:
+    stop.set()
+    worker.join()
 
 
 class WholeGraph:
@@ -254,7 +269,7 @@ def whole_budget(data: NodeDataset | GraphDataset) -> batching.Budget:
   return batching.Budget(len(data.nodes), num_edges, num_graphs, num_edges)
 
 
-def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
   """The concatenation of arange(start, start + count)."""
   shift = starts - (np.cumsum(counts) - counts)
   return np.arange(counts.sum()) + np.repeat(shift, counts)

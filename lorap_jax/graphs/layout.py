@@ -84,10 +84,16 @@ def wants_layout(aggregation: Aggregation, backend: str) -> bool:
   return aggregation == 'layout' or (aggregation == 'auto' and backend == 'cpu')
 
 
-def describe(layout: Layout | None) -> str:
-  """How sums over neighbours and their gradients are computed, in words."""
+def describe(layout: Layout | tuple[Layout, ...] | None) -> str:
+  """How sums over neighbours and their gradients are computed, in words.
+
+  Args:
+    layout: of a graph, or of each layer's; None for segment_sum.
+  """
   if layout is None:
     return 'gather and segment_sum'
+  if not isinstance(layout, Layout):
+    layout = layout[0]
 
   def side(form: Csr | Table) -> str:
     if isinstance(form, Csr):

@@ -43,16 +43,20 @@ class BatchedRun(Run):
       )
       for name, split in splits.items()
     }
-    self.train_step = steps.make_train_step(
-      self.model, chosen.scheme, self.task
-    )
-    self.settle_step = steps.make_settle_step(self.model)
+    self.make_steps()
     self.eval_step = steps.make_eval_step(self.model, self.task)
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
     first = loader.put(loader.batch(plan[0]))
     self.start(first, data.train.nodes.shape[1], budget.num_nodes)
+
+  def make_steps(self) -> None:
+    """Makes the programs of training."""
+    self.train_step = steps.make_train_step(
+      self.model, self.settings.scheme, self.task
+    )
+    self.settle_step = steps.make_settle_step(self.model)
 
   def train(self, stopped: Callable[[], bool]) -> None:
     """Trains to the end, and evaluates and saves after each epoch.
@@ -153,6 +157,10 @@ class BatchedRun(Run):
       self.task.metric: total[1] / total[2],
     }
 
+  def held_out(self) -> dict[str, dict[str, float]]:
+    """`evaluate` of the validation and of the test split."""
+    return {split: self.evaluate(split) for split in ('valid', 'test')}
+
   def _settle(self) -> None:
     """Renews batch norm's statistics on the first batches of the epoch."""
     loader, count = self.loaders['train'], self.settings.train.settle_batches
@@ -176,8 +184,8 @@ class BatchedRun(Run):
       'memory_kib': sums['memory'] / progress.batch,
       'factor': self.factor(progress.epoch + 1 - 1 / progress.batch),
     }
-    for split in ('valid', 'test'):
-      for name, value in self.evaluate(split).items():
+    for split, values in self.held_out().items():
+      for name, value in values.items():
         record[f'{split}_{name}'] = value
     if self.settings.train.schedule == 'plateau':
       progress.plateau = schedules.update_plateau(

@@ -226,7 +226,9 @@ def _train() -> config_dict.ConfigDict:
     # found faster on the device.
     aggregation='auto',
     # Batches of graphs.
-    batch_size=int,  # 128.
+    batch_size=int,  # 128; graphs, or with `fanout` nodes.
+    # Labels of nodes: drawn edges per node, one number for each layer; all.
+    fanout=tuple,
     # Devices that share each batch; 0 for all there are; 1.
     devices=int,
     # Batches that renew batch norm's statistics before an evaluation; 30.

@@ -86,6 +86,11 @@ def _search_comes(c: Any) -> bool:
 
 
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
+_BATCHES = Need(
+  'graphs with a label each, or train.fanout',
+  lambda c: c.level == 'graph' or c.train.fanout is not None,
+)
+_WHOLE = Need('train.fanout None', lambda c: c.train.fanout is None)
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
 _QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
@@ -218,10 +223,13 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     },
     'train.': {
       'epochs schedule selection init_from plots aggregation': (),
-      'batch_size settle_batches devices': (_GRAPHS,),
-      'integer_epochs export': _INTEGERS,
+      'batch_size settle_batches': (_BATCHES,),
+      'devices': (_GRAPHS,),
+      'fanout': (_NODES, _is('scheme.published', False, unset=True)),
+      'integer_epochs export': (*_INTEGERS, _WHOLE),
       'together': (
         _NODES,
+        _WHOLE,
         # Programs of integers are made one after the other.
         _is('train.integer_epochs', 0, unset=True),
       ),
@@ -404,7 +412,13 @@ def check(values: Values, level: str | None = None) -> str:
       f'config.model: `pool` is {pool!r}, but the data has a label for each '
       f'{level}; leave it out'
     )
-  if train.schedule == 'plateau' and level == 'node':
+  count = values['model']['num_layers']
+  if train.fanout is not None and len(train.fanout) != count:
+    raise ValueError(
+      f'config.train: `fanout` {train.fanout} has {len(train.fanout)} numbers; '
+      f'give one for each of the {count} convolutions'
+    )
+  if train.schedule == 'plateau' and level == 'node' and train.fanout is None:
     raise ValueError(
       "config.train: `schedule` 'plateau' is for batches of graphs; for one "
       "graph choose 'cosine', 'step' or 'constant'"
@@ -437,7 +451,10 @@ def kind(values: Values) -> str:
 def train_config(values: Values) -> TrainConfig:
   """The TrainConfig of config.train; None takes the default."""
   try:
-    return TrainConfig(**{k: v for k, v in values.items() if v is not None})
+    given = {k: v for k, v in values.items() if v is not None}
+    if 'fanout' in given:
+      given['fanout'] = tuple(given['fanout'])
+    return TrainConfig(**given)
   except (TypeError, ValueError) as error:
     raise ValueError(f'config.train: {error}') from error
 

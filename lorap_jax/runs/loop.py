@@ -18,6 +18,7 @@ from lorap_jax.runs.batched import BatchedRun
 from lorap_jax.runs.full_batch import FullBatchRun
 from lorap_jax.runs.hold import hold
 from lorap_jax.runs.run import Interrupted, NonFiniteError, Run
+from lorap_jax.runs.sampled import SampledRun
 from lorap_jax.training import findings
 
 Member = tuple[config_dict.ConfigDict, pathlib.Path]
@@ -246,7 +247,9 @@ def _finished(folder: pathlib.Path) -> dict[str, Any]:
 def create_run(
   chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
 ) -> Run:
-  """The run that suits the data: one graph in full, or batches of graphs."""
+  """The run that suits the data: one graph in full or sampled, or batches."""
+  if chosen.train.fanout is not None:
+    return SampledRun(chosen, data, folder)  # pyrefly: ignore
   if data.level == 'node':
     return FullBatchRun(chosen, data, folder)  # pyrefly: ignore
   return BatchedRun(chosen, data, folder)  # pyrefly: ignore

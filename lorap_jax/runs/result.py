@@ -145,13 +145,14 @@ def finish(run: Any) -> dict[str, Any]:
 
 
 def _cost(run: Any, sums: Any, fixed: Any) -> dict[str, Any]:
-  scheme, count = run.settings.scheme, _num_graphs(run)
+  scheme, count = run.settings.scheme, run.num_costed
   cost = accounting.summarize(
     sums, fixed, num_graphs=count, stored=scheme.stored
   )
   cost['average_bits']['published_print_out'] = _published_bits(
     run.state.params, run.labels
   )
+  cost['counted_for_each'] = run.costed
   if isinstance(scheme, methods.MixQ) and scheme.assignment:
     cost['mixq'] = accounting.mixq_cost(
       sums, dict(scheme.assignment), num_graphs=count
@@ -178,12 +179,6 @@ def measure_cost(run: Any) -> tuple[dict[str, Any], dict[str, Any]]:
   ]
   add = lambda *values: np.sum(values, axis=0, dtype=np.float64)
   return jax.tree.map(add, *[sums for sums, _ in measured]), measured[0][1]
-
-
-def _num_graphs(run: Any) -> int:
-  """Graphs that the cost is divided by: of the test split, or the one."""
-  test = getattr(run.data, 'test', None)
-  return 1 if test is None else test.num_graphs
 
 
 def _result(

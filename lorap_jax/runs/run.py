@@ -53,10 +53,12 @@ class Run:
     epoch_steps: optimizer steps of an epoch.
     integers: evaluates the network as integers; None for a run whose integers
       nobody asked for.
+    costed: what bytes and operations of the report are counted for.
   """
 
   loaders: dict[str, Any]
   epoch_steps = 1
+  costed = 'graph'
 
   def __init__(
     self, chosen: settings.Settings, data: settings.Data, folder: pathlib.Path
@@ -164,6 +166,12 @@ class Run:
       NonFiniteError: training diverged.
     """
     raise NotImplementedError
+
+  @property
+  def num_costed(self) -> int:
+    """How many of `costed` there are: graphs of the test split, or the one."""
+    test = getattr(self.data, 'test', None)
+    return 1 if test is None else test.num_graphs
 
   @property
   def selection(self) -> history.Selection:

@@ -52,7 +52,8 @@ class Settings:
   @property
   def trains_together(self) -> bool:
     """Whether several such runs may train in one program."""
-    return self.level == 'node' and not self.train.integer_epochs
+    sampled = self.train.fanout is not None
+    return self.level == 'node' and not (sampled or self.train.integer_epochs)
 
   def model(self, num_classes: int) -> nn.Module:
     """The model.

@@ -200,6 +200,18 @@ def make_settle_step(
 
 
 @functools.lru_cache(NUM_PROGRAMS)
+def make_sums(
+  task: Task,
+) -> Callable[[Array, Array], tuple[Array, Array, Array]]:
+  """The jitted `Task.sums` of outputs and labels that all count."""
+
+  def sums(outputs, labels):
+    return task.sums(outputs, labels, jnp.ones(labels.shape, bool))
+
+  return jax.jit(sums)
+
+
+@functools.lru_cache(NUM_PROGRAMS)
 def make_eval_step(
   model: nn.Module, task: Task
 ) -> Callable[[dict[str, Any], graphs.Batch], tuple[Array, Array, Array]]:

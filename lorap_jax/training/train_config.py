@@ -13,7 +13,9 @@ class TrainConfig:
   Attributes:
     epochs: length of the run; None for the default of the data, see
       `datasets.default_epochs`.
-    batch_size: graphs per batch.
+    batch_size: graphs per batch; with `fanout` nodes.
+    fanout: edges drawn per node in each hop, from the nodes of a batch on, one
+      number for each convolution; None for all of the graph in each step.
     schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run in which the rate rises, for `cosine`.
     patience: epochs without improvement, for `plateau`.
@@ -37,6 +39,7 @@ class TrainConfig:
 
   epochs: int | None = None
   batch_size: int = 128
+  fanout: tuple[int, ...] | None = None
   schedule: str = 'cosine'
   warmup: float = 0.05
   patience: int = 5

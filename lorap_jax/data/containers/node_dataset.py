@@ -37,6 +37,8 @@ class NodeDataset(NamedTuple):
       `num_classes - 1`; or 1 for regression.
     source: JSON-able record of the data, with the keys of `DataSplits.source`.
     task: what a model is for, said by who makes the data set.
+    indptr: i64[n + 1], where the edges that each node receives begin and end,
+      of edges in the order of their receivers; None where nobody said it.
   """
 
   nodes: np.ndarray
@@ -49,6 +51,7 @@ class NodeDataset(NamedTuple):
   num_classes: int
   source: dict[str, Any]
   task: Task = 'classification'
+  indptr: np.ndarray | None = None
 
   @property
   def level(self) -> Level:
