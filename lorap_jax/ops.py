@@ -17,6 +17,9 @@ from lorap_jax._typing import Array, Bool, Float, Int
 
 # Columns of a kernel, times this, that make it narrow.
 _NARROW = 4
+# Sums over so few rows, or over multiples of so many, end no process.
+_SAFE_ROWS = 1 << 14
+_SAFE_MULTIPLE = 32
 # Outer products that a sum of them may have.
 _FEW = 8
 
@@ -39,6 +42,28 @@ def matmul(x: Any, kernel: Float[Array, 'd k']) -> Float[Array, 'n k']:
     return x @ kernel
   transposed = jax.lax.optimization_barrier(kernel.T)
   return jax.lax.dot_general(x, transposed, (((1,), (1,)), ((), ())))
+
+
+def to_each_row(
+  row: Float[Array, '1 f'], count: int
+) -> Float[Array, '*n f']:
+  """A row, to be added to each of `count` rows.
+
+  The gradient of such an addition is a sum over the rows. Where nothing stands
+  between that sum and the product that dy comes from, jaxlib 0.10.1 ends the
+  process on a CPU, for more than 16,384 rows, no multiple of 32. There the sum
+  is a product with ones.
+
+  Args:
+    row: r [1, f].
+    count: n, rows that it is added to.
+
+  Returns:
+    r itself, or where that sum would end the process r in each row, [n, f].
+  """
+  if count <= _SAFE_ROWS or count % _SAFE_MULTIPLE == 0:
+    return row
+  return jnp.ones((count, 1), row.dtype) @ row
 
 
 def combine(

@@ -438,8 +438,10 @@ class NeighborLoader:
       )
       graphs.append(graph)
       layouts.append(lay)
-    nodes = np.zeros((budget.rows[-1], self.data.nodes.shape[1]), np.float32)
-    nodes[: len(found.ids)] = self.data.nodes[found.ids]
+    width = self.data.nodes.shape[1]
+    nodes = np.zeros((budget.rows[-1], width), np.float32)
+    rows = nodes[: len(found.ids)]
+    np.take(self.data.nodes, found.ids, axis=0, out=rows, mode='clip')
     labels = self.data.labels[targets.ids]
     size = budget.rows[0]
     return batching.Batch(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 
-from lorap_jax._typing import Array, Bool, Float, Int
+from lorap_jax._typing import Array
 from lorap_jax.graphs.shards import RealGraphs
 
 
@@ -39,7 +39,7 @@ class NodeNumbers:
     count: nodes of the whole graph.
   """
 
-  def __init__(self, ids: Int[Array, 'n'], count: int):
+  def __init__(self, ids: Any, count: int):
     self.ids = ids
     self.count = count
 
@@ -60,11 +60,11 @@ class Neighborhood(NamedTuple):
     numbers: of the nodes.
   """
 
-  receivers: Bool[Array, 'm']
-  weight: Float[Array, 'm']
-  in_degree: Int[Array, 'n']
-  degree_share: Float[Array, 'n']
-  loops: Int[Array, 'n']
+  receivers: Any
+  weight: Any
+  in_degree: Any
+  degree_share: Any
+  loops: Any
   numbers: NodeNumbers
 
 
@@ -131,6 +131,6 @@ def whole_sum(total: Array, graph: jraph.GraphsTuple) -> Array:
 
 
 def edge_factor(graph: jraph.GraphsTuple) -> Array | None:
-  """d / k of each edge's receiver [e]; None where the graph is whole."""
+  """The factor d / k of each edge's receiver [e]; None of a whole graph."""
   there = of(graph)
   return None if there is None else jnp.asarray(there.weight)[graph.receivers]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from lorap_jax._typing import Array, Float
 from lorap_jax.nn import methods, telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
-from lorap_jax.ops import glorot_uniform, matmul, uniform
+from lorap_jax.ops import glorot_uniform, matmul, to_each_row, uniform
 
 
 class QuantDense(nn.Module):
@@ -62,7 +62,8 @@ class QuantDense(nn.Module):
     y = matmul(x.values, weight.values)
     if self.use_bias and self.scheme.forms.dense_bias:
       start = nn.initializers.zeros if self.glorot else fan_in
-      y += self.param('bias', start, (self.features,))[None, :]
+      bias = self.param('bias', start, (self.features,))
+      y += to_each_row(bias[None, :], y.shape[0])
     self._report(x, kernel, weight, rows)
     return methods.quantize(self.scheme, 'output', y, rows=rows).values
 

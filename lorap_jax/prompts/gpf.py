@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.ops import matmul
+from lorap_jax.ops import matmul, to_each_row
 
 
 def add_gpf(x: Float[Array, 'n f'], prompt: Float[Array, 'f']) -> Array:
@@ -23,7 +23,7 @@ def add_gpf(x: Float[Array, 'n f'], prompt: Float[Array, 'f']) -> Array:
   Returns:
     Prompted features [n, f].
   """
-  return x + prompt[None, :]
+  return x + to_each_row(prompt[None, :], x.shape[0])
 
 
 def add_gpf_plus(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lorap_jax import data as data_lib
 from lorap_jax.data.containers import limits
+from lorap_jax.data.sets import stored
 
 DATA_DIR_VARIABLE = 'LORAP_JAX_DATA_DIR'
 
@@ -134,10 +135,14 @@ def check(values: Mapping[str, Any]) -> None:
 
 
 def _check_path(path: str | None) -> None:
-  remedy = 'give --config.data.path=FILE.npz, see lorap_jax/data/sets/custom.py'
+  remedy = (
+    'give --config.data.path=FILE.npz or a FOLDER of `python -m '
+    'lorap_jax.convert`, see lorap_jax/data/sets/custom.py'
+  )
   if not path:
     raise ValueError(f'config.data: `path` is missing; {remedy}')
-  if not pathlib.Path(path).expanduser().is_file():
+  place = pathlib.Path(path).expanduser()
+  if not (place.is_file() or (place / stored.MANIFEST).is_file()):
     raise ValueError(f'config.data: `path`: no file {path!r}; {remedy}')
 
 

@@ -99,7 +99,8 @@ class Layerwise:
       start, done = stop, int(ends[stop - 1])
 
   def _degrees(self, piece: Piece) -> np.ndarray:
-    return self._edges.degree(self._nodes[piece.layer][piece.start : piece.stop])
+    nodes = self._nodes[piece.layer][piece.start : piece.stop]
+    return self._edges.degree(nodes)
 
   def _measured(self, pieces: list[Piece]) -> int:
     """Rows that nearly every piece fits into."""

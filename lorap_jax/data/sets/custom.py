@@ -50,7 +50,7 @@ from lorap_jax.data.containers.dataset import DataSplits, GraphDataset
 from lorap_jax.data.containers.node_dataset import NodeDataset, both_directions
 from lorap_jax.data.files import store
 from lorap_jax.data.files.store import DataError, PathLike
-from lorap_jax.data.sets import own_arrays
+from lorap_jax.data.sets import own_arrays, stored
 
 NODE_ARRAYS = ('labels', 'train_mask', 'valid_mask', 'test_mask')
 GRAPH_ARRAYS = ('n_node', 'n_edge', 'labels', 'split')
@@ -60,10 +60,11 @@ _UNUSED = ('edges', 'edge_attr', 'edge_weight', 'edge_weights', 'weights')
 
 
 def load_custom(path: PathLike) -> DataSplits | NodeDataset:
-  """Loads the user's own data from an npz file.
+  """Loads the user's own data from an npz file, or opens a folder of npy files.
 
   Args:
-    path: npz file that holds the arguments of `node_dataset` or of
+    path: folder that `stored.write` made, whose arrays stay on disk; or npz
+      file that holds the arguments of `node_dataset` or of
       `graph_splits` as arrays, without pickled objects; see the module
       docstring. It is a node task if there is a `train_mask`.
 
@@ -72,6 +73,8 @@ def load_custom(path: PathLike) -> DataSplits | NodeDataset:
       array and what it should be.
   """
   path = pathlib.Path(path).expanduser()
+  if path.is_dir():
+    return stored.open_folder(path)
   arrays: dict[str, Any] = store.read_npz(path)
   name = str(path)
   is_node_task = 'train_mask' in arrays

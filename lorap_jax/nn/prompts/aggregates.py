@@ -10,6 +10,7 @@ from lorap_jax._typing import Array, Float
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.linear import uniform_init
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
+from lorap_jax.ops import to_each_row
 from lorap_jax.prompts import controls
 from lorap_jax.prompts import lorap as lorap_lib
 
@@ -105,9 +106,10 @@ class BiasPrompt(nn.Module):
 
   @nn.compact
   def __call__(self, s: Float[Array, 'n d'], *, rows: Rows) -> Array:
-    """The same prompt [1, d] for every row."""
+    """The same prompt for every row, as `ops.to_each_row` returns it."""
     del rows
-    return self.param('prompt', nn.initializers.zeros, (1, s.shape[1]))
+    prompt = self.param('prompt', nn.initializers.zeros, (1, s.shape[1]))
+    return to_each_row(prompt, s.shape[0])
 
   def side_width(self) -> int:
     """0: the vector joins the bias of the update."""

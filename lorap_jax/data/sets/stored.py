@@ -1,0 +1,418 @@
+"""One large graph in a folder of npy files, opened without being read.
+
+`write` makes the folder in pieces, `open_folder` maps its arrays into memory
+(`numpy.memmap`): sampled training reads the rows and edges that it needs.
+
+| file                              | array                                    |
+|-----------------------------------|------------------------------------------|
+| nodes.npy                         | f32[n, f] features                       |
+| senders.npy, receivers.npy        | i32[e], edges in the order of receivers  |
+| indptr.npy                        | i64[n + 1], edges of each receiver       |
+| labels.npy                        | i32[n] classes or f32[n] numbers         |
+| train_mask.npy, valid_mask, test_ | bool[n]                                  |
+| manifest.json                     | sizes, task, classes, SHA-256 of each    |
+
+Edges are sorted by counting: once over the list to count, once to place them,
+then each node's senders among themselves. What is held in memory is 16 bytes
+for each node and a piece of the list.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lorap_jax.data.containers.node_dataset import NodeDataset
+from lorap_jax.data.containers.splits import SPLITS
+from lorap_jax.data.files import store
+from lorap_jax.data.files.store import DataError, PathLike
+from lorap_jax.data.sets import own_arrays
+
+MANIFEST = 'manifest.json'
+_VERSION = 1
+_PIECE = 1 << 22  # Edges, or numbers of features, at a time.
+_TEXT = 1 << 25  # Characters at a time.
+_ARRAYS = (
+  'nodes',
+  'senders',
+  'receivers',
+  'indptr',
+  'labels',
+  *(f'{split}_mask' for split in SPLITS),
+)
+
+# Pieces of an edge list, i[2, k] each; called once for every pass over it.
+EdgeList = Callable[[], Iterable[np.ndarray]]
+
+
+def write(
+  folder: PathLike,
+  nodes: np.ndarray,
+  edges: EdgeList,
+  labels: ArrayLike,
+  train_mask: ArrayLike,
+  valid_mask: ArrayLike,
+  test_mask: ArrayLike,
+  *,
+  undirected: bool = False,
+  task: str | None = None,
+  num_classes: int | None = None,
+) -> None:
+  """Writes the folder; it is there whole or not at all.
+
+  Args:
+    folder: to be made; none may be there.
+    nodes: numbers [n, f]; a `numpy.memmap` is read in pieces.
+    edges: the list of edges in pieces, from sender to receiver; `edge_list`
+      makes it of a file.
+    labels: as of `custom.node_dataset`.
+    train_mask: booleans or 0 and 1 [n], the nodes to train on.
+    valid_mask: booleans or 0 and 1 [n], those to validate on.
+    test_mask: booleans or 0 and 1 [n], those to test on.
+    undirected: edges are listed once; the other direction is added, and
+      duplicates are removed.
+    task: 'classification' or 'regression'; by default as the labels' type says.
+    num_classes: the highest label plus one by default.
+
+  Raises:
+    DataError: the folder is there or cannot be made, or an array is of another
+      type, shape or value than that; names the first such edge or node.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  name = str(folder)
+  if folder.exists():
+    raise DataError(f'{name} is there already; name a folder to be made.')
+  targets, chosen = own_arrays.labels_for(labels, task, name, 'node')
+  classes = own_arrays.count_classes(targets, chosen, num_classes, name)
+  arrays: dict[str, Any] = {'labels': targets}
+  masks = dict(zip(SPLITS, (train_mask, valid_mask, test_mask), strict=True))
+  for split, mask in masks.items():
+    field = f'{split}_mask'
+    arrays[field] = own_arrays.mask(mask, field, name)
+  nodes = own_arrays.as_array(nodes, 'nodes', name)
+  if nodes.ndim != 2 or nodes.dtype.kind not in 'fiub' or not nodes.shape[1]:
+    raise DataError(
+      f'{name}: nodes is {nodes.dtype} {nodes.shape}; expected numbers [nodes, '
+      'features].'
+    )
+  count = len(nodes)
+  small = NodeDataset(
+    np.zeros((count, 1), np.float32),
+    *[np.zeros(0, np.int32)] * 2,
+    **arrays,
+    num_classes=classes,
+    source={},
+    task=chosen,  # pyrefly: ignore
+  )
+  small.check(name)
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+      dir=folder.parent, prefix=f'.{folder.name}-'
+    ) as part:
+      place = pathlib.Path(part) / 'whole'
+      place.mkdir()
+      for field, array in arrays.items():
+        np.save(place / f'{field}.npy', array)
+      _write_nodes(place, nodes, name)
+      num_edges = _write_edges(place, edges, count, undirected, name)
+      manifest = {
+        'version': _VERSION,
+        'num_nodes': count,
+        'num_features': nodes.shape[1],
+        'num_edges': num_edges,
+        'num_classes': classes,
+        'task': chosen,
+        'counts': {s: int(arrays[f'{s}_mask'].sum()) for s in SPLITS},
+        'sha256': {
+          field: _digest(place / f'{field}.npy') for field in _ARRAYS
+        },
+      }
+      text = json.dumps(manifest, indent=2, sort_keys=True)
+      (place / MANIFEST).write_text(f'{text}\n')
+      os.rename(place, folder)
+  except OSError as error:
+    raise DataError(f'{name} cannot be made ({error.strerror}).') from error
+
+
+def _write_nodes(place: pathlib.Path, nodes: np.ndarray, name: str) -> None:
+  made: Any = np.lib.format.open_memmap(
+    place / 'nodes.npy', 'w+', np.float32, nodes.shape
+  )
+  rows = max(_PIECE // nodes.shape[1], 1)
+  for start in range(0, len(nodes), rows):
+    with np.errstate(over='ignore'):
+      piece = np.asarray(nodes[start : start + rows], np.float32)
+    if not np.isfinite(piece).all():
+      row = start + int(np.argmax(~np.isfinite(piece).all(axis=1)))
+      raise DataError(f'{name}: node {row} has a feature that is not finite.')
+    made[start : start + rows] = piece
+  made.flush()
+
+
+def _write_edges(
+  place: pathlib.Path,
+  edges: EdgeList,
+  count: int,
+  undirected: bool,
+  name: str,
+) -> int:
+  """Writes senders, receivers and indptr; returns the number of edges."""
+  degree = np.zeros(count, np.int64)
+  for _, receivers in _checked(edges, count, undirected, name):
+    degree += np.bincount(receivers, minlength=count)
+  indptr = np.concatenate([[0], np.cumsum(degree)])
+  total = int(indptr[-1])
+  scratch = np.memmap(
+    place.parent / 'edges', np.int32, 'w+', shape=(max(total, 1),)
+  )
+  next_place = indptr[:-1].copy()
+  for senders, receivers in _checked(edges, count, undirected, name):
+    order = np.argsort(receivers, kind='stable')
+    ordered = receivers[order]
+    ids, first, counts = np.unique(
+      ordered, return_index=True, return_counts=True
+    )
+    within = np.arange(len(ordered)) - np.repeat(first, counts)
+    places = next_place[ordered] + within
+    if places.size and (places >= indptr[ordered + 1]).any():
+      raise DataError(f'{name}: the edges are others in a second pass.')
+    scratch[places] = senders[order]
+    next_place[ids] += counts
+  if (next_place != indptr[1:]).any():
+    raise DataError(f'{name}: the edges are others in a second pass.')
+  if undirected:
+    indptr = _sorted_once(scratch, indptr, drop=True)
+  else:
+    _sorted_once(scratch, indptr, drop=False)
+  total = int(indptr[-1])
+  out: dict[str, Any] = {
+    field: np.lib.format.open_memmap(
+      place / f'{field}.npy', 'w+', np.int32, (total,)
+    )
+    for field in ('senders', 'receivers')
+  }
+  for low, high in _pieces(indptr):
+    start, stop = indptr[low], indptr[high]
+    out['senders'][start:stop] = scratch[start:stop]
+    out['receivers'][start:stop] = np.repeat(
+      np.arange(low, high, dtype=np.int32), np.diff(indptr[low : high + 1])
+    )
+  for array in out.values():
+    array.flush()
+  np.save(place / 'indptr.npy', indptr)
+  return total
+
+
+def _sorted_once(
+  scratch: np.ndarray, indptr: np.ndarray, *, drop: bool
+) -> np.ndarray:
+  """Sorts the senders of each receiver in place, and drops equal ones.
+
+  Returns:
+    The indptr of what is left, which lies at the front.
+  """
+  counts = np.diff(indptr)
+  done = 0
+  for low, high in _pieces(indptr):
+    start, stop = indptr[low], indptr[high]
+    keys = np.repeat(np.arange(high - low, dtype=np.int64), counts[low:high])
+    keys = (keys << 32) | np.asarray(scratch[start:stop])
+    keys = np.unique(keys) if drop else np.sort(keys)
+    counts[low:high] = np.bincount(keys >> 32, minlength=high - low)
+    scratch[done : done + len(keys)] = keys & 0xFFFFFFFF
+    done += len(keys)
+  return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _pieces(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
+  """Ranges of nodes with so many edges, or of one node with more."""
+  low, count = 0, len(indptr) - 1
+  while low < count:
+    high = int(np.searchsorted(indptr, indptr[low] + _PIECE, 'right')) - 1
+    high = min(max(high, low + 1), count)
+    yield low, high
+    low = high
+
+
+def _checked(
+  edges: EdgeList, count: int, undirected: bool, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Senders and receivers, piece by piece; both directions if undirected."""
+  done = 0
+  for piece in edges():
+    piece = np.asarray(piece)
+    if piece.ndim != 2 or len(piece) != 2 or piece.dtype.kind not in 'iu':
+      raise DataError(
+        f'{name}: edges are {piece.dtype} {piece.shape}; expected integers '
+        '[2, edges].'
+      )
+    outside = ((piece < 0) | (piece >= count)).any(axis=0)
+    if outside.any():
+      edge = int(np.argmax(outside))
+      ends = piece[:, edge].tolist()
+      raise DataError(
+        f'{name}: edge {done + edge} goes from node {ends[0]} to {ends[1]}; '
+        f'the nodes are 0 to {count - 1}.'
+      )
+    done += piece.shape[1]
+    senders, receivers = piece.astype(np.int32)
+    yield senders, receivers
+    if undirected:
+      yield receivers, senders
+
+
+def edge_list(path: PathLike) -> EdgeList:
+  """The edges of a file, in pieces.
+
+  Args:
+    path: npy file, integers [2, e] or [e, 2]; or text, two integers in each
+      line, by comma or white space, a line that begins with # or a letter left
+      out; also .gz.
+
+  Raises:
+    DataError: no such file; or, when it is read, another content.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_file():
+    raise DataError(f'{path}: no such file.')
+  if path.suffix == '.npy':
+    try:
+      array = np.load(path, mmap_mode='r')
+    except ValueError as error:
+      raise DataError(f'{path} is no npy file of numbers: {error}') from error
+    if array.ndim != 2 or 2 not in array.shape:
+      raise DataError(
+        f'{path} has shape {array.shape}; expected [2, edges] or [edges, 2].'
+      )
+    both = array if len(array) == 2 else array.T
+    return lambda: (
+      np.array(both[:, start : start + _PIECE])
+      for start in range(0, both.shape[1], _PIECE)
+    )
+  return lambda: _read_text(path)
+
+
+def _read_text(path: pathlib.Path) -> Iterator[np.ndarray]:
+  opened = gzip.open if path.suffix == '.gz' else open
+  with opened(path, 'rt') as file:
+    first = True
+    while lines := file.readlines(_TEXT):
+      if first:
+        lines = [n for n in lines if n.strip() and not _is_header(n)]
+        first = False
+      text = ''.join(lines).replace(',', ' ')
+      try:
+        values = np.array(text.split(), np.int64)
+      except ValueError as error:
+        raise DataError(f'{path}: no integers: {error}') from error
+      if values.size != 2 * sum(1 for line in lines if line.strip()):
+        raise DataError(f'{path}: a line has not two integers.')
+      yield values.reshape(-1, 2).T
+
+
+def _is_header(line: str) -> bool:
+  return line.lstrip()[0] == '#' or line.lstrip()[0].isalpha()
+
+
+def open_folder(folder: PathLike) -> NodeDataset:
+  """Opens a folder that `write` made; its arrays stay on disk.
+
+  Features, labels and edges were checked when they were written. Sizes are
+  checked here; contents are not read.
+
+  Args:
+    folder: with manifest.json.
+
+  Raises:
+    DataError: a file is missing, or its size is not that of the manifest.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  manifest = _read_manifest(folder)
+  n, e = manifest['num_nodes'], manifest['num_edges']
+  is_class = manifest['task'] == 'classification'
+  expected: dict[str, Any] = {
+    'nodes': ('float32', (n, manifest['num_features'])),
+    'senders': ('int32', (e,)),
+    'receivers': ('int32', (e,)),
+    'indptr': ('int64', (n + 1,)),
+    'labels': ('int32' if is_class else 'float32', (n,)),
+    **{f'{split}_mask': ('bool', (n,)) for split in SPLITS},
+  }
+  arrays: dict[str, Any] = {}
+  for field, (kind, shape) in expected.items():
+    path = folder / f'{field}.npy'
+    try:
+      arrays[field] = np.load(path, mmap_mode='r' if shape[0] else None)
+    except (OSError, ValueError, EOFError) as error:
+      raise DataError(f'{path} cannot be opened: {error}.') from error
+    there = (arrays[field].dtype, arrays[field].shape)
+    if there != (np.dtype(kind), shape):
+      raise DataError(
+        f'{path} is {there[0]} {there[1]}; {folder / MANIFEST} says {kind} '
+        f'{shape}. Write the folder again.'
+      )
+  source = {
+    'name': folder.name,
+    'origin': 'file',
+    'files': [str(folder)],
+    'sha256': manifest['sha256'],
+    'counts': manifest['counts'],
+    'subset': False,
+    'comparable': False,
+    'note': f'own data: {folder}',
+  }
+  return NodeDataset(
+    **arrays,
+    num_classes=manifest['num_classes'],
+    source=source,
+    task=manifest['task'],
+  )
+
+
+def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / MANIFEST
+  try:
+    manifest = json.loads(store.read_bytes(path))
+    whole = ('num_nodes', 'num_features', 'num_edges', 'num_classes')
+    good = (
+      manifest['version'] == _VERSION
+      and all(type(manifest[key]) is int for key in whole)
+      and manifest['task'] in ('classification', 'regression')
+      and set(manifest['sha256']) == set(_ARRAYS)
+      and set(manifest['counts']) == set(SPLITS)
+    )
+  except (ValueError, KeyError, TypeError) as error:
+    raise DataError(f'{path} is damaged or missing: {error!s:.200}') from error
+  if not good:
+    raise DataError(
+      f'{path} is not of version {_VERSION}; write the folder again.'
+    )
+  return manifest
+
+
+def check_digests(folder: PathLike) -> None:
+  """Reads all files of a folder and compares their digests.
+
+  Raises:
+    DataError: a file is not what was written, or missing.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  for field, digest in _read_manifest(folder)['sha256'].items():
+    path = folder / f'{field}.npy'
+    if not path.is_file() or _digest(path) != digest:
+      raise DataError(f'{path} is not what was written; write it again.')
+
+
+def _digest(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

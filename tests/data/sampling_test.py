@@ -1,0 +1,147 @@
+"""Sampled neighbourhoods: draws, rows, shapes, and equality with the whole."""
+
+import jax
+import numpy as np
+import pytest
+
+from lorap_jax.data import sampling
+from lorap_jax.data.sets import custom
+
+N = 60
+
+
+def dataset(seed=0, *, num_edges=300):
+  rng = np.random.default_rng(seed)
+  senders = rng.integers(0, N, num_edges)
+  receivers = rng.integers(0, N - 5, num_edges)  # Some receive no edge.
+  receivers[:30] = 3  # One receives many.
+  senders[-9:] = receivers[-9:]
+  part = np.arange(N) % 3
+  return custom.node_dataset(
+    rng.normal(size=(N, 6)),
+    senders,
+    receivers,
+    labels=rng.integers(0, 4, N),
+    train_mask=part == 0,
+    valid_mask=part == 1,
+    test_mask=part == 2,
+  )
+
+
+def test_in_edges_are_the_edges():
+  data = dataset()
+  edges = sampling.in_edges(data)
+  receivers = np.repeat(np.arange(N), np.diff(edges.indptr))
+  pairs = lambda s, r: sorted(zip(s.tolist(), r.tolist(), strict=True))
+  assert pairs(edges.senders, receivers) == pairs(data.senders, data.receivers)
+  loops = np.bincount(receivers[edges.senders == receivers], minlength=N)
+  np.testing.assert_array_equal(edges.loops, loops)
+  degree = np.diff(edges.indptr)
+  share = [(degree <= d).mean() for d in degree]
+  np.testing.assert_allclose(edges.share[degree], share, rtol=1e-6)
+  sorted_ones = data._replace(senders=edges.senders, receivers=receivers)
+  given = sampling.in_edges(sorted_ones._replace(indptr=edges.indptr))
+  for a, b in zip(given, edges, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('fanout', [1, 3, 8])
+def test_draws_are_distinct_edges_of_their_nodes(fanout):
+  edges = sampling.in_edges(dataset())
+  nodes = np.arange(N)[::-1].copy()
+  places, counts = sampling.draw_edges(edges.indptr, nodes, fanout, key=5)
+  np.testing.assert_array_equal(counts, np.minimum(edges.degree(nodes), fanout))
+  owner = np.searchsorted(edges.indptr, places, 'right') - 1
+  np.testing.assert_array_equal(owner, np.repeat(nodes, counts))
+  assert len(np.unique(places)) == len(places)
+
+
+def test_subsets_are_alike_likely():
+  # 3 of 6 edges: 20 subsets. 40,000 draws of each; chi-square, 19 degrees.
+  indptr = np.arange(40_001) * 6
+  places, _ = sampling.draw_edges(indptr, np.arange(40_000), 3, key=1)
+  inside = (places.reshape(-1, 3) % 6).astype(int)
+  sets = (1 << inside).sum(1)
+  values, counts = np.unique(sets, return_counts=True)
+  assert len(values) == 20
+  expected = 40_000 / 20
+  assert ((counts - expected) ** 2 / expected).sum() < 45  # p = .0007.
+
+
+def test_draws_depend_on_key_and_node_alone():
+  edges = sampling.in_edges(dataset())
+  draw = lambda nodes, key: sampling.draw_edges(edges.indptr, nodes, 2, key)[0]
+  one, other = np.array([3, 8, 20]), np.array([20, 3])
+  together, again = draw(one, 7), draw(other, 7)
+  np.testing.assert_array_equal(together[:2], again[-2:])  # Node 3.
+  assert not np.array_equal(draw(np.array([3]), 7), draw(np.array([3]), 8))
+  keys = [sampling.draw_key(s, e, t) for s in (0, 1) for e in (0, 1) for t in (0, 1)]
+  assert len(set(keys)) == 8
+
+
+def test_a_neighbourhood_is_numbered_in_the_order_it_is_found():
+  edges = sampling.in_edges(dataset())
+  numbering = sampling.Numbering(N)
+  targets = sampling.Targets(np.array([5, 3, 50]), 0)
+  for _ in range(2):  # The numbering is left as it was.
+    found = sampling.find(edges, numbering, targets, (2, 4))
+    np.testing.assert_array_equal(found.ids[:3], targets.ids)
+    assert len(np.unique(found.ids)) == len(found.ids) == found.rows[-1]
+  for hop, k in enumerate((2, 4)):
+    start = 0 if hop == 0 else found.rows[hop - 1]
+    frontier = found.ids[start : found.rows[hop]]
+    places, counts = sampling.draw_edges(edges.indptr, frontier, k, 0)
+    np.testing.assert_array_equal(found.counts[hop], counts)
+    np.testing.assert_array_equal(
+      found.ids[found.senders[hop]], edges.senders[places]
+    )
+  assert found.senders[1].max() < found.rows[2]
+
+
+def test_all_batches_have_one_shape_until_one_does_not_fit():
+  data = dataset()
+  loader = sampling.NeighborLoader(
+    data,
+    'train',
+    sampling.in_edges(data),
+    (2, 3),
+    batch_size=7,
+    layout=True,
+    weighted=True,
+  )
+  plan = loader.shuffled(0, 1)
+  assert sorted(np.concatenate([t.ids for t in plan])) == sorted(
+    np.flatnonzero(data.train_mask)
+  )
+  batches = [loader.batch(targets) for targets in plan]
+  shapes = lambda b: [a.shape for a in jax.tree.leaves(b)]
+  assert all(shapes(b) == shapes(batches[0]) for b in batches)
+  last = batches[-1]
+  assert last.targets.sum() == 20 % 7 == len(plan[-1].ids)
+  np.testing.assert_array_equal(
+    last.labels[last.targets], data.labels[plan[-1].ids]
+  )
+  loader.budget = sampling.NeighborBudget((8, 9, 10), (64, 64))
+  larger = loader.batch(plan[0])
+  np.testing.assert_array_equal(
+    larger.graph.nodes[larger.graph.nodes.any(1)],
+    batches[0].graph.nodes[batches[0].graph.nodes.any(1)],
+  )
+  assert loader.budget.rows[2] > 10
+
+
+def test_a_plan_is_the_same_for_a_run_that_goes_on():
+  data = dataset()
+  edges = sampling.in_edges(data)
+  make = lambda: sampling.NeighborLoader(
+    data, 'train', edges, (2,), batch_size=4, layout=False
+  )
+  plan = make().shuffled(3, 2)
+  later = make()
+  one, other = make().batch(plan[2]), later.batch(later.shuffled(3, 2)[2])
+  np.testing.assert_array_equal(one.graph.nodes, other.graph.nodes)
+  np.testing.assert_array_equal(
+    one.graph.layers[0].senders, other.graph.layers[0].senders
+  )
+  keys = {t.key for epoch in range(3) for t in later.shuffled(3, epoch)}
+  assert len(keys) == 3 * len(plan)
