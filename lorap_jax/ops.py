@@ -44,9 +44,7 @@ def matmul(x: Any, kernel: Float[Array, 'd k']) -> Float[Array, 'n k']:
   return jax.lax.dot_general(x, transposed, (((1,), (1,)), ((), ())))
 
 
-def to_each_row(
-  row: Float[Array, '1 f'], count: int
-) -> Float[Array, '*n f']:
+def to_each_row(row: Float[Array, '1 f'], count: int) -> Float[Array, '*n f']:
   """A row, to be added to each of `count` rows.
 
   The gradient of such an addition is a sum over the rows. Where nothing stands

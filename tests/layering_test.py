@@ -53,6 +53,7 @@ PARTS = {
     'prompts',
     'quantization',
   },
+  'convert': {'data'},
   'export': {'runs'},
   'reports': {'data', 'runs', 'training'},
   'report': {'reports', 'runs'},
@@ -119,6 +120,7 @@ LIBRARIES = {
     'tensorboardX',
   },
   'integers': {'jax', 'numpy', 'onnx', 'onnxruntime'},
+  'convert': {'numpy'},
   'export': set(),
   'reports': {'matplotlib', 'numpy', 'rich'},
   'report': set(),
@@ -187,6 +189,7 @@ DATA_FLOORS = {
   'images': {'containers', 'files'},
   'sets': {'containers', 'files', 'images'},
   'pipeline': {'containers'},
+  'sampling': {'containers', 'pipeline'},
 }
 
 

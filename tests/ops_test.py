@@ -130,3 +130,30 @@ def test_plain_forms_have_the_values():
   x = draw(50)
   order = jnp.argsort(ops.sort_key(x))
   np.testing.assert_array_equal(order, jnp.argsort(ops.PLAIN['sort_key'](x)))
+
+
+def test_a_row_is_added_where_sums_over_rows_would_end_the_process():
+  # More than 16,384 rows, no multiple of 32, a product right behind.
+  n, width = 16_385, 64
+
+  @jax.jit
+  def gradient(row, x, kernel):
+    zeros = jnp.zeros((n, width))
+    _, pull = jax.vjp(lambda r: ops.to_each_row(r, n) + zeros, row)
+    return pull(x @ kernel.T)[0]
+
+  row, x, kernel = (
+    jnp.ones((1, width)),
+    jnp.ones((n, 16)),
+    jnp.ones((width, 16)),
+  )
+  found = gradient(row, x, kernel)
+  np.testing.assert_array_equal(found, np.full((1, width), 16.0 * n))
+
+
+def test_a_row_is_the_same_in_each_row():
+  row = jnp.arange(3.0)[None]
+  for count in (7, 16_384, 16_385, 16_416):
+    given = ops.to_each_row(row, count)
+    assert given.shape == ((count, 3) if count == 16_385 else (1, 3))
+    np.testing.assert_array_equal(given, np.broadcast_to(row, given.shape))

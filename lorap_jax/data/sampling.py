@@ -17,17 +17,14 @@ References:
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jraph
 import numpy as np
 
 from lorap_jax.data import pipeline
 from lorap_jax.data.containers.node_dataset import NodeDataset
-from lorap_jax.graphs import batching, shards
-from lorap_jax.graphs.layout import Csr, Layout, make_csr
-from lorap_jax.graphs.neighborhood import Neighborhood, NodeNumbers, Sampled
+from lorap_jax.graphs import batching, neighborhood
 
 _CHUNK = 1 << 22  # Edges that are looked at together.
 _PROBES = 4  # Batches that the first budget is measured on.
@@ -57,6 +54,18 @@ class InEdges(NamedTuple):
   def degree(self, nodes: np.ndarray) -> np.ndarray:
     """Edges that these nodes receive, int64."""
     return self.indptr[nodes + 1] - self.indptr[nodes]
+
+  def facts(self, nodes: np.ndarray) -> neighborhood.Facts:
+    """What the whole graph has for these nodes."""
+    degree = self.degree(nodes)
+    zeros = np.zeros(len(nodes), np.int32)
+    return neighborhood.Facts(
+      nodes,
+      self.num_nodes,
+      degree,
+      self.share[degree],
+      zeros if self.loops is None else self.loops[nodes],
+    )
 
 
 def in_edges(data: NodeDataset) -> InEdges:
@@ -266,80 +275,6 @@ def find(
   return Found(numbering.take(), rows, senders, counts)
 
 
-def layer_graph(
-  edges: InEdges,
-  ids: np.ndarray,
-  senders: np.ndarray,
-  counts: np.ndarray,
-  *,
-  num_rows: int,
-  num_receivers: int,
-  num_edges: int,
-  layout: bool,
-  weighted: bool,
-) -> tuple[jraph.GraphsTuple, Layout | None]:
-  """The padded graph of one layer.
-
-  Args:
-    edges: of the whole graph.
-    ids: the nodes of its rows; the first ones are the receivers.
-    senders: row of each edge's sender, receiver by receiver.
-    counts: edges of each receiver.
-    num_rows: n, padding included, one row at least.
-    num_receivers: m, padding included, one row at least.
-    num_edges: e, padding included.
-    layout: attach a layout.
-    weighted: one that serves sums with edge weights.
-
-  Returns:
-    Graph with nodes [n, 0] and `Neighborhood`, and layout; numpy arrays.
-  """
-  n, m, e = len(ids), len(counts), len(senders)
-  receivers = np.repeat(np.arange(m, dtype=np.int32), counts)
-  degree = edges.degree(ids)
-  loops = np.zeros(n, np.int32) if edges.loops is None else edges.loops[ids]
-  weight = np.where(counts > 0, degree[:m] / np.maximum(counts, 1), 1)
-  pad = lambda a, size, value=0: _padded(a, size, value)
-  lay = None
-  if layout:
-    incoming = Csr(
-      pad(np.concatenate([[0], np.cumsum(counts)]), num_receivers + 1, e),
-      pad(senders, num_edges),
-    )
-    outgoing = make_csr(senders, receivers, num_rows)
-    order = pad(outgoing.order, num_edges) if weighted else None
-    outgoing = Csr(outgoing.indptr, pad(outgoing.indices, num_edges), order)
-    lay = Layout(incoming, outgoing)
-  graph = jraph.GraphsTuple(
-    nodes=np.zeros((num_rows, 0), np.float32),
-    edges=None,
-    senders=pad(senders, num_edges, num_rows - 1),
-    receivers=pad(receivers, num_edges, num_receivers - 1),
-    n_node=np.array([n, num_rows - n], np.int32),
-    n_edge=np.array([e, num_edges - e], np.int32),
-    globals=shards.RealGraphs(
-      np.array([True, False]),
-      Neighborhood(
-        receivers=np.arange(num_receivers) < m,
-        weight=pad(weight.astype(np.float32), num_receivers, 1),
-        in_degree=pad(degree, num_rows),
-        degree_share=pad(edges.share[degree], num_rows),
-        loops=pad(loops, num_rows),
-        numbers=NodeNumbers(pad(ids, num_rows), edges.num_nodes),
-      ),
-    ),
-  )
-  return graph, lay
-
-
-def _padded(a: Any, size: int, value: int | float = 0) -> np.ndarray:
-  """A one-dimensional array in 32 bits, filled up to a size."""
-  kind = np.float32 if np.asarray(a).dtype.kind == 'f' else np.int32
-  out = np.full(size, value, kind)
-  out[: len(a)] = a
-  return out
-
-
 class NeighborLoader:
   """Cuts the nodes of a split into batches with their sampled neighbourhoods.
 
@@ -425,9 +360,8 @@ class NeighborLoader:
     budget, count = self.budget, len(self.fanout)
     graphs, layouts = [], []
     for hops in range(count, 0, -1):  # Layer by layer.
-      graph, lay = layer_graph(
-        self.edges,
-        found.ids[: found.rows[hops]],
+      graph, lay = neighborhood.layer_graph(
+        self.edges.facts(found.ids[: found.rows[hops]]),
         np.concatenate(found.senders[:hops]),
         np.concatenate(found.counts[:hops]),
         num_rows=budget.rows[hops],
@@ -445,8 +379,8 @@ class NeighborLoader:
     labels = self.data.labels[targets.ids]
     size = budget.rows[0]
     return batching.Batch(
-      Sampled(nodes, tuple(graphs)),  # pyrefly: ignore
-      _padded(labels, size),
+      neighborhood.Sampled(nodes, tuple(graphs)),  # pyrefly: ignore
+      neighborhood.padded(labels, size),
       tuple(layouts) if self._layout else None,  # pyrefly: ignore
       np.arange(size) < len(labels),
     )
@@ -475,11 +409,12 @@ def _fitting(budget: NeighborBudget, found: Found) -> NeighborBudget:
     return size
 
   drawn = np.cumsum([len(s) for s in found.senders])
+  rows = [
+    grown(size, count + 1)
+    for size, count in zip(budget.rows, found.rows, strict=True)
+  ]
   return NeighborBudget(
-    tuple(
-      grown(size, count + 1)
-      for size, count in zip(budget.rows, found.rows, strict=True)
-    ),
+    tuple(np.maximum.accumulate(rows).tolist()),  # A hop has those before it.
     tuple(
       grown(size, int(count))
       for size, count in zip(budget.edges, drawn, strict=True)

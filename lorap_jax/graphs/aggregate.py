@@ -25,7 +25,7 @@ def aggregate(
   x: Float[Array, 'n f'],
   graph: jraph.GraphsTuple,
   layout: Layout | None = None,
-) -> Float[Array, 'n f']:
+) -> Float[Array, 'm f']:
   """Sums the features of the senders at each receiver, in float32.
 
   Args:
@@ -58,7 +58,7 @@ def aggregate_weighted(
   weights: Float[Array, 'e *h'],
   graph: jraph.GraphsTuple,
   layout: Layout | None = None,
-) -> Float[Array, 'n *h f']:
+) -> Float[Array, 'm *h f']:
   """Sums weighted features of the senders at each receiver, in float32.
 
   s_i = sum over the edges e that i receives of w_e x_sender(e), for each head.

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 
 from lorap_jax._typing import Array
+from lorap_jax.graphs.layout import Csr, Layout, make_csr
 from lorap_jax.graphs.shards import RealGraphs
 
 
@@ -79,6 +81,95 @@ class Sampled(NamedTuple):
 
   nodes: Any
   layers: tuple[jraph.GraphsTuple, ...]
+
+
+class Facts(NamedTuple):
+  """What a whole graph has for some of its nodes; numpy arrays.
+
+  Attributes:
+    ids: int [n], the nodes.
+    count: nodes of the whole graph.
+    in_degree: int [n], see `Neighborhood`.
+    degree_share: float32 [n], likewise.
+    loops: int32 [n], likewise.
+  """
+
+  ids: np.ndarray
+  count: int
+  in_degree: np.ndarray
+  degree_share: np.ndarray
+  loops: np.ndarray
+
+
+def layer_graph(
+  facts: Facts,
+  senders: np.ndarray,
+  counts: np.ndarray,
+  *,
+  num_rows: int,
+  num_receivers: int,
+  num_edges: int,
+  layout: bool,
+  weighted: bool,
+) -> tuple[jraph.GraphsTuple, Layout | None]:
+  """The padded graph of one layer, on the host.
+
+  Args:
+    facts: of the nodes of its rows; the first ones are the receivers.
+    senders: row of each edge's sender, receiver by receiver.
+    counts: edges of each receiver, k.
+    num_rows: n, padding included, one row at least.
+    num_receivers: m, padding included, one row at least; n at most.
+    num_edges: e, padding included.
+    layout: attach a layout.
+    weighted: one that serves sums with edge weights.
+
+  Returns:
+    Graph with nodes [n, 0] and `Neighborhood`, and layout; numpy arrays.
+  """
+  n, m, e = len(facts.ids), len(counts), len(senders)
+  receivers = np.repeat(np.arange(m, dtype=np.int32), counts)
+  degree = facts.in_degree
+  weight = np.where(counts > 0, degree[:m] / np.maximum(counts, 1), 1)
+  lay = None
+  if layout:
+    incoming = Csr(
+      padded(np.concatenate([[0], np.cumsum(counts)]), num_receivers + 1, e),
+      padded(senders, num_edges),
+    )
+    outgoing = make_csr(senders, receivers, num_rows)
+    order = padded(outgoing.order, num_edges) if weighted else None
+    outgoing = Csr(outgoing.indptr, padded(outgoing.indices, num_edges), order)
+    lay = Layout(incoming, outgoing)
+  graph: Any = jraph.GraphsTuple
+  graph = graph(
+    nodes=np.zeros((num_rows, 0), np.float32),
+    edges=None,
+    senders=padded(senders, num_edges, num_rows - 1),
+    receivers=padded(receivers, num_edges, num_receivers - 1),
+    n_node=np.array([n, num_rows - n], np.int32),
+    n_edge=np.array([e, num_edges - e], np.int32),
+    globals=RealGraphs(
+      np.array([True, False]),
+      Neighborhood(
+        receivers=np.arange(num_receivers) < m,
+        weight=padded(weight.astype(np.float32), num_receivers, 1),
+        in_degree=padded(degree, num_rows),
+        degree_share=padded(facts.degree_share, num_rows),
+        loops=padded(facts.loops, num_rows),
+        numbers=NodeNumbers(padded(facts.ids, num_rows), facts.count),
+      ),
+    ),
+  )
+  return graph, lay
+
+
+def padded(a: Any, size: int, value: int | float = 0) -> np.ndarray:
+  """A one-dimensional array in 32 bits, filled up to a size."""
+  kind = np.float32 if np.asarray(a).dtype.kind == 'f' else np.int32
+  out = np.full(size, value, kind)
+  out[: len(a)] = a
+  return out
 
 
 def of(graph: jraph.GraphsTuple) -> Neighborhood | None:

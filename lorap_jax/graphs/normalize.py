@@ -247,7 +247,7 @@ def gcn_aggregate(
   scale: Float[Array, 'n 1'],
   loop: Float[Array, 'n 1'],
   layout: Layout | None = None,
-) -> Float[Array, 'n f']:
+) -> Float[Array, 'm f']:
   """The normalised sum over neighbours, y = d (A (d x) + C (d x)).
 
   Args:

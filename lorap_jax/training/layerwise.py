@@ -24,6 +24,7 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import pipeline, sampling
 from lorap_jax.data.containers.node_dataset import NodeDataset
+from lorap_jax.graphs import neighborhood
 from lorap_jax.training import steps
 
 _RECEIVERS = 4096
@@ -85,6 +86,9 @@ class Layerwise:
       max(int(self._degrees(p).sum()) for p in pieces)
       for pieces in self._pieces
     ]
+    self._num_receivers = [
+      max(p.stop - p.start for p in pieces) + 1 for pieces in self._pieces
+    ]
     self._num_rows = [self._measured(pieces) for pieces in self._pieces]
 
   def _cut(self, layer: int):
@@ -106,7 +110,8 @@ class Layerwise:
     """Rows that nearly every piece fits into."""
     some = pieces[:: max(len(pieces) // 4, 1)]
     most = max(len(self._find(piece)[0]) for piece in some)
-    return min(64 * (int(1.1 * most) // 64 + 1), self._edges.num_nodes) + 1
+    rows = min(64 * (int(1.1 * most) // 64 + 1), self._edges.num_nodes) + 1
+    return max(rows, self._num_receivers[pieces[0].layer])
 
   def _find(self, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes of the rows, row of each sender, edges of each receiver."""
@@ -126,13 +131,12 @@ class Layerwise:
     layer = piece.layer
     while self._num_rows[layer] <= len(ids):
       self._num_rows[layer] = int(1.25 * self._num_rows[layer]) + 1
-    graph, lay = sampling.layer_graph(
-      self._edges,
-      ids,
+    graph, lay = neighborhood.layer_graph(
+      self._edges.facts(ids),
       senders,
       counts,
       num_rows=self._num_rows[layer],
-      num_receivers=_RECEIVERS + 1,
+      num_receivers=self._num_receivers[layer],
       num_edges=self._num_edges[layer],
       layout=self._layout,
       weighted=self._weighted,

@@ -1,5 +1,7 @@
 """Sampled neighbourhoods: draws, rows, shapes, and equality with the whole."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -75,8 +77,8 @@ def test_draws_depend_on_key_and_node_alone():
   together, again = draw(one, 7), draw(other, 7)
   np.testing.assert_array_equal(together[:2], again[-2:])  # Node 3.
   assert not np.array_equal(draw(np.array([3]), 7), draw(np.array([3]), 8))
-  keys = [sampling.draw_key(s, e, t) for s in (0, 1) for e in (0, 1) for t in (0, 1)]
-  assert len(set(keys)) == 8
+  numbers = itertools.product((0, 1), repeat=3)
+  assert len({sampling.draw_key(*three) for three in numbers}) == 8
 
 
 def test_a_neighbourhood_is_numbered_in_the_order_it_is_found():

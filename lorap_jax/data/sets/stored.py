@@ -133,9 +133,7 @@ def write(
         'num_classes': classes,
         'task': chosen,
         'counts': {s: int(arrays[f'{s}_mask'].sum()) for s in SPLITS},
-        'sha256': {
-          field: _digest(place / f'{field}.npy') for field in _ARRAYS
-        },
+        'sha256': {field: _digest(place / f'{field}.npy') for field in _ARRAYS},
       }
       text = json.dumps(manifest, indent=2, sort_keys=True)
       (place / MANIFEST).write_text(f'{text}\n')

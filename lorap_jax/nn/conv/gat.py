@@ -63,7 +63,7 @@ class GATConv(nn.Module):
     *,
     rows: Rows,
     layout: graphs.Layout | None = None,
-  ) -> Float[Array, 'n o']:
+  ) -> Float[Array, 'm o']:
     """Applies the layer.
 
     Args:

@@ -74,7 +74,7 @@ class GCNConv(nn.Module):
     *,
     rows: Rows,
     layout: graphs.Layout | None = None,
-  ) -> Float[Array, 'n o']:
+  ) -> Float[Array, 'm o']:
     """Applies the layer.
 
     Args:

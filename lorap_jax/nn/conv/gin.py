@@ -64,7 +64,7 @@ class GINConv(nn.Module):
     *,
     rows: Rows,
     layout: graphs.Layout | None = None,
-  ) -> Float[Array, 'n o']:
+  ) -> Float[Array, 'm o']:
     """Applies the layer.
 
     Args:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import neighborhood
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 from lorap_jax.quantization import a2q, a2q_groups, bit_budget, grids, numerics
@@ -191,10 +190,16 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
     rule = a2q.with_sign_bit(self.rule, sign_bit)
     numbers = rows.numbers
     count = x.shape[0] if numbers is None else numbers.count
-    bits = self.param('bits', self._init_bits, count, sign_bit)
-    scale = self.param('scale', self._init_scale, x, sign_bit, mask, numbers)
+    ids = None
     if numbers is not None:
-      bits, scale = bits[numbers.ids], scale[numbers.ids]
+      # Padding has a place behind the last, which nothing learns from.
+      ids = jnp.where(mask[:, 0], numbers.ids, count)
+    bits = self.param('bits', self._init_bits, count, sign_bit)
+    scale = self.param('scale', self._init_scale, x, sign_bit, count, ids)
+    if ids is not None:
+      bits, scale = (
+        t.at[ids].get(mode='fill', fill_value=1) for t in (bits, scale)
+      )
     used = bits
     if self.fixed_bits:
       used = jax.lax.stop_gradient(bits)
@@ -250,20 +255,18 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
     key: Array,
     x: Array,
     sign_bit: int,
-    mask: Array,
-    numbers: neighborhood.NodeNumbers | None,
+    count: int,
+    ids: Array | None,
   ) -> Array:
-    shape = (x.shape[0] if numbers is None else numbers.count,)
+    shape = (count,)
     if self.start == 'uniform':
       return jax.random.uniform(key, shape)
     if self.start == 'normal':
       return _normal_start(key, shape, self.normal)
     seen = _max_scale(x, axis=1, bits=self.bits + sign_bit)
-    if numbers is None:
+    if ids is None:
       return seen
-    usual = jnp.nanmedian(jnp.where(mask[:, 0], seen, jnp.nan))
-    # Padding goes to a place beyond the last, which is dropped.
-    ids = jnp.where(mask[:, 0], numbers.ids, numbers.count)
+    usual = jnp.nanmedian(jnp.where(ids < count, seen, jnp.nan))
     return jnp.full(shape, usual).at[ids].set(seen, mode='drop')
 
 

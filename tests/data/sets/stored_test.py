@@ -1,0 +1,173 @@
+"""One large graph in a folder: written in pieces, opened without reading."""
+
+import gzip
+import json
+import os
+
+import numpy as np
+import pytest
+
+from lorap_jax import convert
+from lorap_jax.data import sampling
+from lorap_jax.data.files.store import DataError
+from lorap_jax.data.sets import custom, stored
+
+N = 50
+
+
+def arrays(seed=0):
+  rng = np.random.default_rng(seed)
+  part = np.arange(N) % 3
+  return {
+    'nodes': rng.normal(size=(N, 3)),
+    'labels': rng.integers(0, 4, N),
+    'train_mask': part == 0,
+    'valid_mask': part == 1,
+    'test_mask': part == 2,
+  }
+
+
+def ends(seed=0, count=400):
+  return np.random.default_rng(seed).integers(0, N, (2, count))
+
+
+def in_pieces(edges, size=37):
+  return lambda: (
+    edges[:, start : start + size] for start in range(0, edges.shape[1], size)
+  )
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+  monkeypatch.setattr(stored, '_PIECE', 64)
+
+
+def write(folder, edges=None, **changes):
+  edges = in_pieces(ends()) if edges is None else edges
+  stored.write(folder, edges=edges, **{**arrays(), **changes})
+
+
+@pytest.mark.parametrize('undirected', [False, True])
+def test_is_the_data_set_of_the_arrays(tmp_path, undirected):
+  write(tmp_path / 'big', undirected=undirected)
+  data = custom.load_custom(tmp_path / 'big')
+  same = custom.node_dataset(
+    **arrays(), edge_index=ends(), undirected=undirected
+  )
+  for field in ('nodes', 'labels', 'train_mask', 'valid_mask', 'test_mask'):
+    np.testing.assert_array_equal(getattr(data, field), getattr(same, field))
+    assert isinstance(getattr(data, field), np.memmap)
+  order = np.lexsort((same.senders, same.receivers))
+  np.testing.assert_array_equal(data.senders, same.senders[order])
+  np.testing.assert_array_equal(data.receivers, same.receivers[order])
+  degree = np.bincount(same.receivers, minlength=N)
+  np.testing.assert_array_equal(np.diff(data.indptr), degree)
+  assert (data.num_classes, data.task) == (same.num_classes, same.task)
+  data.check()
+  one, other = sampling.in_edges(data), sampling.in_edges(same)
+  np.testing.assert_array_equal(one.indptr, other.indptr)
+  np.testing.assert_array_equal(one.loops, other.loops)
+
+
+@pytest.mark.parametrize('shape', ['2 e', 'e 2', 'csv', 'txt.gz'])
+def test_command_reads_edges_of_any_form(tmp_path, shape, monkeypatch, capsys):
+  monkeypatch.setattr(stored, '_TEXT', 100)
+  edges = ends()
+  path = tmp_path / f'edges.{shape.replace(" ", "")}'
+  if shape in ('2 e', 'e 2'):
+    path = tmp_path / 'edges.npy'
+    np.save(path, edges if shape == '2 e' else edges.T)
+  elif shape == 'csv':
+    lines = [f'{s},{r}' for s, r in edges.T]
+    path.write_text('\n'.join(['from,to', *lines, '']))
+  else:
+    with gzip.open(path, 'wt') as file:
+      file.write('# from to\n' + ''.join(f'{s}\t{r}\n' for s, r in edges.T))
+  given = arrays()
+  for name, array in given.items():
+    ids = name == 'test_mask'
+    np.save(tmp_path / name, np.flatnonzero(array) if ids else array)
+  file = lambda name: str(tmp_path / f'{name}.npy')
+  splits = [file(f'{split}_mask') for split in ('train', 'valid', 'test')]
+  arguments = ['--nodes', file('nodes'), '--labels', file('labels')]
+  folder = str(tmp_path / 'big')
+  code = convert.main(
+    [folder, '--edges', str(path), *arguments, '--splits', *splits, '--check']
+  )
+  assert code == 0
+  assert '50 nodes, 400 edges, 3 features' in capsys.readouterr().out
+  write(tmp_path / 'other')
+  one, other = (
+    json.loads((tmp_path / name / stored.MANIFEST).read_text())
+    for name in ('big', 'other')
+  )
+  assert one == other
+
+
+@pytest.mark.parametrize(
+  'changes, reason',
+  [
+    ({'nodes': np.full((N, 3), np.nan)}, 'node 0 has a feature that is not'),
+    ({'nodes': np.zeros(N)}, r'nodes is float64 \(50,\)'),
+    ({'labels': np.arange(N - 1) % 2}, 'has 49 entries for 50 nodes'),
+    ({'test_mask': np.zeros(N, bool)}, 'the test split is empty'),
+    (
+      {'edges': in_pieces(np.array([[0] * 40 + [N], [1] * 41]))},
+      'edge 40 goes from node 50 to 1; the nodes are 0 to 49',
+    ),
+    ({'edges': in_pieces(np.zeros((2, 3)))}, 'edges are float64'),
+  ],
+)
+def test_what_makes_no_folder_is_refused_and_leaves_nothing(
+  tmp_path, changes, reason
+):
+  with pytest.raises(DataError, match=reason):
+    write(tmp_path / 'big', **changes)
+  assert os.listdir(tmp_path) == []
+
+
+def test_edges_that_change_between_passes_are_refused(tmp_path):
+  lists = iter([ends(0), ends(1)])
+  with pytest.raises(DataError, match='others in a second pass'):
+    write(tmp_path / 'big', edges=lambda: [next(lists)])
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+  write(tmp_path / 'big')
+  with pytest.raises(DataError, match='is there already'):
+    write(tmp_path / 'big')
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+  folder = tmp_path / 'big'
+  write(folder)
+  stored.check_digests(folder)
+  values = np.load(folder / 'senders.npy')
+  values[0] = (values[0] + 1) % N
+  np.save(folder / 'senders.npy', values)
+  with pytest.raises(DataError, match=r'senders.npy is not what was written'):
+    stored.check_digests(folder)
+  assert convert.main([str(folder), '--check']) == 2
+  np.save(folder / 'senders.npy', values[:-1])
+  with pytest.raises(DataError, match=r'senders.npy is int32 \(399,\)'):
+    stored.open_folder(folder)
+  (folder / 'labels.npy').unlink()
+  (folder / 'senders.npy').unlink()
+  with pytest.raises(DataError, match=r'senders.npy cannot be opened'):
+    stored.open_folder(folder)
+  (folder / stored.MANIFEST).write_text('{"version": 1}')
+  with pytest.raises(DataError, match='is damaged or missing'):
+    stored.open_folder(folder)
+
+
+@pytest.mark.parametrize(
+  'text, reason', [('0,1\n2\n', 'two integers'), ('0,1\n1,a\n', 'no integers')]
+)
+def test_other_text_is_refused(tmp_path, text, reason):
+  path = tmp_path / 'edges.csv'
+  path.write_text(text)
+  with pytest.raises(DataError, match=reason):
+    list(stored.edge_list(path)())
+  with pytest.raises(DataError, match='no such file'):
+    stored.edge_list(tmp_path / 'none.csv')

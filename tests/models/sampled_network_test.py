@@ -1,0 +1,284 @@
+"""Networks on sampled neighbourhoods are those on the whole graph."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lorap_jax import graphs
+from lorap_jax.data import pipeline, sampling
+from lorap_jax.data.sets import custom
+from lorap_jax.graphs import neighborhood
+from lorap_jax.models import backbones, network
+from lorap_jax.nn import conv, methods, prompts, protection
+from lorap_jax.nn.quantized import Rows
+from lorap_jax.training import layerwise, passes
+
+N = 60
+SCHEMES = {
+  'fp32': methods.FP32(),
+  'qat': methods.QAT(bits=4),
+  'edges': methods.DegreeQuant(bits=8, edge_messages=True),
+  'a2q': methods.A2QNode(),
+  'a2q_messages': methods.A2QNode(node_messages=True),
+  'mixq': methods.MixQ(points=('message', 'norm', 'update')),
+}
+CELLS = [
+  ('gcn', 'edges', True),
+  ('gcn', 'mixq', True),
+  ('gin', 'qat', True),
+  ('gin', 'edges', False),
+  ('gat', 'fp32', False),
+  ('gat', 'a2q_messages', True),
+]
+
+
+@functools.cache
+def data():
+  rng = np.random.default_rng(0)
+  senders = rng.integers(0, N, 300)
+  receivers = rng.integers(0, N - 5, 300)  # Some receive no edge.
+  receivers[:30] = 3  # One receives many.
+  senders[-9:] = receivers[-9:]
+  part = np.arange(N) % 3
+  return custom.node_dataset(
+    rng.normal(size=(N, 6)),
+    senders,
+    receivers,
+    labels=rng.integers(0, 4, N),
+    train_mask=part == 0,
+    valid_mask=part == 1,
+    test_mask=part == 2,
+  )
+
+
+@functools.cache
+def edges():
+  return sampling.in_edges(data())
+
+
+def model_of(backbone, scheme, **changes):
+  kinds = {
+    'gcn': backbones.GCN(),
+    'gin': backbones.GIN(mlp_norm='last'),
+    'gat': backbones.GAT(heads=2),
+  }
+  fields = {'features': 8, 'num_layers': 2, 'norm': True, **changes}
+  return network.Network(
+    4,
+    kinds[backbone],
+    SCHEMES[scheme],
+    prompts.PromptSpec('lorap'),
+    encoder='none',
+    pool='none',
+    **fields,
+  )
+
+
+def loader(fanout, *, layout=True, batch_size=7):
+  return sampling.NeighborLoader(
+    data(),
+    'train',
+    edges(),
+    fanout,
+    batch_size=batch_size,
+    layout=layout,
+    weighted=True,
+  )
+
+
+@functools.cache
+def whole(layout):
+  graph = pipeline.WholeGraph(data(), 'train', layout=layout, weighted=True)
+  return jax.device_put(graph.batch())
+
+
+@functools.cache
+def trained(backbone, scheme, layout):
+  """A network after a pass of training, and its outputs on the whole graph."""
+  model, batch = model_of(backbone, scheme), whole(layout)
+  init = functools.partial(passes.init, model, train=True)
+  variables = jax.jit(init)(jax.random.key(0), batch.graph, layout=batch.layout)
+  outputs = jax.jit(
+    lambda v: model.apply(v, batch.graph, layout=batch.layout, train=False)
+  )(variables)
+  return model, variables, np.asarray(outputs)
+
+
+@pytest.mark.parametrize('cell', CELLS, ids=str)
+def test_all_neighbours_give_the_outputs_of_the_whole_graph(cell):
+  backbone, scheme, layout = cell
+  model, variables, expected = trained(backbone, scheme, layout)
+  sampled = loader((N, N), layout=layout)
+  step = jax.jit(
+    lambda g, lay: model.apply(variables, g, layout=lay, train=False)
+  )
+  for targets in sampled.ordered():
+    batch = sampled.put(sampled.batch(targets))
+    outputs = step(batch.graph, batch.layout)
+    assert len(outputs) == 8  # Seven targets and padding.
+    np.testing.assert_allclose(
+      outputs[: len(targets.ids)], expected[targets.ids], atol=2e-6
+    )
+
+
+@pytest.mark.parametrize('cell', CELLS, ids=str)
+def test_layer_by_layer_gives_the_outputs_of_the_whole_graph(cell, monkeypatch):
+  backbone, scheme, layout = cell
+  model, variables, expected = trained(backbone, scheme, layout)
+  monkeypatch.setattr(layerwise, '_RECEIVERS', 8)
+  monkeypatch.setattr(layerwise, '_EDGES', 40)  # One node has more.
+  monkeypatch.setattr(layerwise, '_IN_MEMORY', 600)
+  wanted = data().valid_mask | data().test_mask
+  found = layerwise.Layerwise(
+    model, data(), edges(), wanted, layout=layout, weighted=True
+  )
+  np.testing.assert_array_equal(found.targets, np.flatnonzero(wanted))
+  np.testing.assert_allclose(
+    found.outputs(variables), expected[wanted], atol=2e-6
+  )
+
+
+@functools.cache
+def all_at_once(fanout):
+  return loader(fanout, batch_size=20)
+
+
+def layer_inputs(fanout, key):
+  """The one layer of a drawn batch of all training nodes, and its rows."""
+  sampled = all_at_once(fanout)
+  ids = np.flatnonzero(data().train_mask).astype(np.int32)
+  batch = sampled.put(sampled.batch(sampling.Targets(ids, key)))
+  return ids, batch.graph.layers[0], batch.layout[0], batch.graph.nodes
+
+
+@pytest.mark.parametrize('layout', [True, False])
+def test_drawn_sums_are_unbiased(layout):
+  x = data().nodes
+  expected = np.zeros_like(x)
+  np.add.at(expected, data().receivers, x[data().senders])
+  total, count = 0, 300
+  step = jax.jit(graphs.aggregate)
+  for key in range(count):
+    ids, graph, lay, rows = layer_inputs((3,), key)
+    total += step(rows, graph, lay if layout else None)
+  mean = np.asarray(total)[: len(ids)] / count
+  # Node 3 has 30 edges and more: the deviation of its mean is the largest.
+  np.testing.assert_allclose(mean, expected[ids], atol=2.5)
+  few = np.bincount(data().receivers, minlength=N)[ids] <= 3
+  assert few.any()
+  np.testing.assert_allclose(mean[few], expected[ids][few], atol=1e-4)
+
+
+def test_norms_are_those_of_the_whole_graph():
+  ids, graph, _, _ = layer_inputs((2,), 0)
+  of_whole = whole(True).graph
+  everywhere = jnp.ones((N, 1), bool)
+  numbers = neighborhood.of(graph).numbers
+  mask = graphs.node_mask(graph)[:, None]
+  real = np.asarray(mask)[:, 0]
+  rows = numbers.ids[real]
+  np.testing.assert_array_equal(rows[: len(ids)], ids)
+  for function in (graphs.gcn_degree, graphs.self_loop_weights):
+    np.testing.assert_array_equal(
+      function(graph, mask, self_loops=True)[real],
+      function(of_whole, everywhere, self_loops=True)[rows],
+    )
+  with pytest.raises(ValueError, match="'senders' is not known of a sampled"):
+    graphs.gcn_degree(graph, mask, self_loops=True, degree_of='senders')
+
+
+def test_protection_is_by_degree_in_the_whole_graph():
+  _, graph, _, _ = layer_inputs((1,), 0)
+  scheme = methods.DegreeQuant(bits=4, low=0.0, change=1.0)
+  drawn = jax.vmap(
+    lambda key: jax.random.bernoulli(
+      key, jnp.asarray(neighborhood.of(graph).degree_share)
+    )
+  )(jax.random.split(jax.random.key(0), 400))
+  numbers = neighborhood.of(graph).numbers
+  real = np.asarray(graphs.node_mask(graph))
+  degree = np.diff(edges().indptr)
+  share = np.array([(degree <= d).mean() for d in degree])[numbers.ids[real]]
+  np.testing.assert_allclose(drawn.mean(0)[real], share, atol=0.12)
+
+  class Module(conv.GINConv):
+    def make_rng(self, name):
+      return jax.random.key(3)
+
+  mask = graphs.node_mask(graph)[:, None]
+  rows = protection.node_rows(
+    Module(4, scheme), scheme, graph, mask, train=True
+  )
+  assert rows.protected.shape == mask.shape
+  assert rows.numbers.count == N
+
+
+def test_attention_counts_a_drawn_edge_for_those_it_stands_for():
+  # With all logits 0 a node's d edges have 1 / (d + 1) each: of two drawn ones
+  # each has d / 2 of these parts, and the own loop, which is no edge, has one.
+  _, graph, lay, nodes = layer_inputs((2,), 0)
+  layer = conv.GATConv(4, methods.FP32(), heads=1)
+  rows = Rows(graphs.node_mask(graph)[:, None])
+  variables = layer.init(jax.random.key(0), nodes, graph, rows=rows, layout=lay)
+  kernel = variables['params']['dense']['kernel']
+  params = {**variables['params'], 'attention_kernel': jnp.zeros((4, 2))}
+  outputs = layer.apply({'params': params}, nodes, graph, rows=rows, layout=lay)
+  there, m = neighborhood.of(graph), np.asarray(nodes @ kernel)
+  senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
+  for i in np.flatnonzero(there.receivers):
+    drawn = senders[receivers == i]
+    degree = int(there.in_degree[i])
+    parts = m[drawn].sum(0) * (degree / max(len(drawn), 1))
+    looped = i in drawn
+    expected = (parts + (not looped) * m[i]) / (degree + (not looped))
+    np.testing.assert_allclose(outputs[i], expected, atol=1e-5)
+
+
+def test_nodes_take_and_train_their_own_parameters():
+  quantizer = SCHEMES['a2q'].quantizer('input', non_negative=False)
+  x = jnp.asarray(data().nodes)
+  whole_rows = Rows(jnp.ones((N, 1), bool))
+  variables = quantizer.init(jax.random.key(0), x, rows=whole_rows)
+  ids = np.array([7, 3, 50, 0], np.int32)
+  rows = Rows(
+    jnp.array([[True], [True], [True], [False]]),  # Node 0 is padding.
+    numbers=neighborhood.NodeNumbers(ids, N),
+  )
+  apply = lambda v, t, r: quantizer.apply(v, t, rows=r).values
+  some = apply(variables, x[ids], rows)
+  np.testing.assert_array_equal(
+    some[:3], apply(variables, x, whole_rows)[ids[:3]]
+  )
+  gradient = jax.grad(lambda v: apply(v, x[ids], rows)[:3].sum())(variables)
+  for leaf in jax.tree.leaves(gradient):
+    assert set(np.flatnonzero(leaf)) <= {7, 3, 50}
+  started = quantizer.init(jax.random.key(0), x[ids], rows=rows)
+  scale = started['params']['scale']
+  own = variables['params']['scale'][ids[:3]]
+  np.testing.assert_array_equal(scale[ids[:3]], own)
+  others = np.setdiff1d(np.arange(N), ids[:3])
+  np.testing.assert_array_equal(scale[others], np.float32(np.median(own)))
+
+
+def test_memory_of_a_sample_is_an_estimate_of_all():
+  quantizer = SCHEMES['a2q'].quantizer('input', non_negative=False)
+  x = jnp.asarray(data().nodes)
+  rows = lambda ids: Rows(
+    jnp.ones((len(ids), 1), bool), numbers=neighborhood.NodeNumbers(ids, N)
+  )
+  all_ids = np.arange(N, dtype=np.int32)
+  variables = quantizer.init(jax.random.key(0), x, rows=rows(all_ids))
+  memory = lambda ids: quantizer.apply(
+    variables, x[ids], rows=rows(ids), mutable=['memory']
+  )[1]['memory']['kib']
+  thirds = [memory(all_ids[i::3]) for i in range(3)]
+  np.testing.assert_allclose(np.mean(thirds), memory(all_ids), rtol=1e-5)
+
+
+def test_another_number_of_layers_is_refused():
+  batch = loader((2,)).batch(loader((2,)).ordered()[0])
+  with pytest.raises(ValueError, match='sampled for 1 layers, there are 2'):
+    model_of('gcn', 'fp32').init(jax.random.key(0), batch.graph, train=True)
