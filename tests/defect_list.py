@@ -558,6 +558,17 @@ _SHARDS = (
   ),
 )
 
+_RECIPE = (
+  Defect(
+    'smoothed_labels_leave_the_other_classes_out',
+    'training recipe',
+    'training/tasks.py',
+    'own - jnp.mean(outputs, axis=1), 0))',
+    'own, 0))',
+    ('training/tasks_test.py::TestSmoothing::test_by_hand',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -573,4 +584,5 @@ DEFECTS = (
   *_DATA,
   *_RUNS,
   *_SHARDS,
+  *_RECIPE,
 )

@@ -17,7 +17,7 @@ def plain_loop(run, factors):
     States after each epoch, and their records.
   """
   chosen = run.settings
-  step = steps.make_train_step(run.model, chosen.scheme, run.task)
+  step = steps.make_train_step(run.model, chosen.scheme, run.task, run.options)
   evaluate = steps.make_eval_step(run.model, run.task)
   state, states, records = run.state, [], []
   for factor in factors:

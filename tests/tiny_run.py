@@ -243,6 +243,8 @@ def programs(**changes):
   yield (
     first,
     batch,
-    steps.make_train_step(model, chosen.scheme, tasks.Task()),
+    steps.make_train_step(
+      model, chosen.scheme, tasks.Task(), chosen.options(data)
+    ),
     steps.make_eval_step(model, tasks.Task()),
   )

@@ -44,7 +44,7 @@ class BatchedRun(Run):
       for name, split in splits.items()
     }
     self.train_step = steps.make_train_step(
-      self.model, chosen.scheme, self.task
+      self.model, chosen.scheme, self.task, self.options
     )
     self.settle_step = steps.make_settle_step(self.model)
     self.eval_step = steps.make_eval_step(self.model, self.task)

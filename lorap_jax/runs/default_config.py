@@ -222,6 +222,8 @@ def _train() -> config_dict.ConfigDict:
     # by its path from there.
     init_from=str,
     plots=True,
+    # Share of each label that goes to all classes alike; 0.
+    label_smoothing=float,
     # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
     # found faster on the device.
     aggregation='auto',

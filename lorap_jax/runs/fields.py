@@ -31,6 +31,10 @@ FREE = (
   'train.devices',
   'prompt.implementation',
 )
+# Values that leave no trace in a record: before the field there was no other.
+OFF = {
+  'train.label_smoothing': 0.0,
+}
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (
   'seed',
@@ -87,6 +91,11 @@ def _search_comes(c: Any) -> bool:
 
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
+
+_CLASSES = Need(
+  'classes as labels',
+  lambda c: datasets.DATASETS[c.data.name].task != 'regression',
+)
 
 _QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
 _AFFINE = _is('scheme.name', 'qat', 'dq')
@@ -219,6 +228,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     'train.': {
       'epochs schedule selection init_from plots aggregation': (),
       'batch_size settle_batches devices': (_GRAPHS,),
+      'label_smoothing': (_CLASSES,),
       'integer_epochs export': _INTEGERS,
       'together': (
         _NODES,
@@ -445,12 +455,19 @@ def train_config(values: Values) -> TrainConfig:
 def record(values: Values, level: str) -> dict[str, Any]:
   """What a run is, as plain values: its fields alone, with `data.level`.
 
+  What is `OFF` is left out, as in the records of versions that had no such
+  field.
+
   Args:
     values: all groups and fields with the values in force.
     level: of the data.
   """
   lacks = meaningful(values, level)
-  kept = {p: v for p, v in flat(values).items() if not lacks[p]}
+  kept = {
+    p: v
+    for p, v in flat(values).items()
+    if not lacks[p] and not (p in OFF and v == OFF[p])
+  }
   # `seed`, `seeds` and `folds` are of all runs: members of a group or none.
   return nested({**kept, 'folds': values['folds'], 'data.level': level})
 

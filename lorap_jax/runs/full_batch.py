@@ -18,6 +18,7 @@ from lorap_jax.nn import methods
 from lorap_jax.runs import result, settings, side_by_side
 from lorap_jax.runs.run import Run
 from lorap_jax.training import history, steps
+from lorap_jax.training import options as options_lib
 from lorap_jax.training.state import TrainState
 
 # Per dispatch: how often a run can stop, save and say where it is. A large
@@ -44,10 +45,11 @@ def _epochs(
   model: nn.Module,
   scheme: methods.Scheme,
   selection: history.Selection,
+  options: options_lib.Options,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
   """`make_epochs` as a pure function."""
   task = selection.task
-  step = steps.train_step(model, scheme, task)
+  step = steps.train_step(model, scheme, task, options)
 
   def epoch(carry: Carry, batch, valid, test, rates):
     state, metrics = step(carry.state, batch, rates)
@@ -81,6 +83,7 @@ def make_epochs(
   model: nn.Module,
   scheme: methods.Scheme,
   selection: history.Selection,
+  options: options_lib.Options = options_lib.NONE,
   *,
   joint: bool = False,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
@@ -92,6 +95,7 @@ def make_epochs(
     model: Linen module.
     scheme: quantization framework, whose penalty enters the loss.
     selection: rule and task.
+    options: see `steps.train_step`.
     joint: for several runs at once, mapped over their carries and rates.
 
   Returns:
@@ -100,7 +104,7 @@ def make_epochs(
     hold arrays [k]. The old carry is donated. If joint, the leaves of carry and
     rates have a first axis [s], and records are [k, s].
   """
-  run = _epochs(model, scheme, selection)
+  run = _epochs(model, scheme, selection, options)
   if joint:
     run = jax.vmap(run, (0, None, None, None, 0), (0, 1))
   return jax.jit(run, donate_argnums=0)
@@ -138,7 +142,7 @@ class FullBatchRun(Run):
   @property
   def recipe(self) -> tuple[Any, ...]:
     """What `make_epochs` is made of; runs with equal ones share a program."""
-    return self.model, self.settings.scheme, self.selection
+    return self.model, self.settings.scheme, self.selection, self.options
 
   def program(self, members: int) -> Callable[..., Any]:
     """The program of this many runs, see `make_epochs`."""

@@ -167,7 +167,7 @@ RANGES: dict[str, Range] = {
       'plots export': _FLAG,
       'epochs search_epochs step_epochs': _EPOCHS,
       'batch_size': _COUNT,
-      'warmup': _DROPOUT,
+      'warmup label_smoothing': _DROPOUT,
       'patience settle_batches pretrain_epochs': Range(_INT, 0, 10**6),
       'integer_epochs': Range(_INT, 0, 10**7),
       'devices': Range(_INT, 0, 10**6),

@@ -44,6 +44,7 @@ class Run:
     folder: work folder.
     loaders: loaders of the batches, by split name.
     model: Linen module.
+    options: of its training step.
     state: arrays of the run.
     progress: position and history.
     checkpoints: saved states.
@@ -67,6 +68,7 @@ class Run:
     self.task = chosen.task(data)
     self.epochs = chosen.epochs(data)
     self.model = chosen.model(data.num_classes)
+    self.options = chosen.options(data)
     self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     self.progress = history.Progress()
     self._writers: list[Any] = []

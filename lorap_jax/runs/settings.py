@@ -20,6 +20,7 @@ from lorap_jax.nn import methods, prompts
 from lorap_jax.runs import datasets, fields
 from lorap_jax.training import tasks
 from lorap_jax.training.optimizer import OptimizerConfig
+from lorap_jax.training.options import Options
 from lorap_jax.training.train_config import TrainConfig
 
 Data = DataSplits | NodeDataset
@@ -117,9 +118,36 @@ class Settings:
     """The task of this data: its loss and its metric."""
     return tasks.Task(data.task)
 
+  def options(self, data: Data) -> Options:
+    """What a training step on this data does beside."""
+    del data
+    return Options(label_smoothing=self.train.label_smoothing)
+
   def load_data(self) -> Data:
     """The data set, from the source that the configuration asks for."""
     return datasets.load(self.config['data'])
+
+  def check(self, data: Data) -> None:
+    """Refuses data that the settings are not for.
+
+    Args:
+      data: the data set.
+
+    Raises:
+      ValueError: labels of nodes where the settings are for graphs, or the
+        other way round; numbers as labels where they are smoothed.
+    """
+    if data.level != self.level:
+      raise ValueError(
+        f'the data has a label for each {data.level}, the configuration is for '
+        f'labels of each {self.level} (config.data: `name` is '
+        f'{self.config["data"]["name"]!r})'
+      )
+    if self.train.label_smoothing and data.task != 'classification':
+      raise ValueError(
+        'config.train: `label_smoothing` is for classes as labels, this data '
+        f'is for {data.task}; leave it out'
+      )
 
   def on(self, data: Data) -> 'Settings':
     """The settings of a run on this data: with its number of epochs.
@@ -128,15 +156,9 @@ class Settings:
       data: the data set.
 
     Raises:
-      ValueError: labels of nodes where the settings are for graphs, or the
-        other way round.
+      ValueError: see `check`.
     """
-    if data.level != self.level:
-      raise ValueError(
-        f'the data has a label for each {data.level}, the configuration is for '
-        f'labels of each {self.level} (config.data: `name` is '
-        f'{self.config["data"]["name"]!r})'
-      )
+    self.check(data)
     epochs = self.epochs(data)
     train = {**self.config['train'], 'epochs': epochs}
     return dataclasses.replace(
@@ -186,9 +208,11 @@ def from_config(
       run, named with its path.
   """
   values = config.to_dict()
-  level = fields.check(values, level)
+  level_given, level = level, fields.check(values, level)
   chosen = _settings(values, level)
   _ = chosen.mesh  # Refuses devices that are not there.
+  if level_given is None and values['data']['name'] == 'custom':
+    chosen.check(chosen.load_data())  # Was read for its level.
   for name in ('integer_epochs', 'export'):
     if getattr(chosen.train, name):
       try:

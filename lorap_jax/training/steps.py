@@ -15,6 +15,7 @@ from lorap_jax.graphs import shards
 from lorap_jax.nn import groups, methods, telemetry
 from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting, passes
+from lorap_jax.training import options as options_lib
 from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
 from lorap_jax.training.tasks import Task
@@ -28,8 +29,9 @@ class StepMetrics(NamedTuple):
   """What a training step tells the loop.
 
   Attributes:
-    loss: task loss plus penalty, of the batch.
-    task_loss: summed over the targets, graphs or nodes.
+    loss: what is minimized: task loss, penalty and what options add, of the
+      batch.
+    task_loss: the plain one, summed over the targets, graphs or nodes.
     metric: summed over the targets.
     count: targets.
     bits: summed over elements of product operands.
@@ -57,6 +59,7 @@ def train_step(
   model: nn.Module,
   scheme: methods.Scheme,
   task: Task,
+  options: options_lib.Options = options_lib.NONE,
 ) -> Step:
   """One training step as a pure function.
 
@@ -64,6 +67,7 @@ def train_step(
     model: Linen module called as `model(graph, layout=..., train=...)`.
     scheme: for its penalty.
     task: for its loss.
+    options: what it does beside.
 
   Returns:
     step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
@@ -80,6 +84,9 @@ def train_step(
     )
     sums = task.sums(outputs, batch.labels, batch.target_mask())
     loss = sums[0] / jnp.maximum(sums[2], 1)
+    if options.label_smoothing:
+      extra = task.smoothing(outputs, batch.labels, batch.target_mask())
+      loss += options.label_smoothing * extra / jnp.maximum(sums[2], 1)
     loss += scheme.penalty(seen.memory)
     loss += seen.local_loss
     if scheme.bit_schedule is not None:
@@ -146,6 +153,7 @@ def make_train_step(
   model: nn.Module,
   scheme: methods.Scheme,
   task: Task,
+  options: options_lib.Options = options_lib.NONE,
 ) -> Step:
   """The jitted training step; the old state is donated.
 
@@ -156,11 +164,12 @@ def make_train_step(
     model: see `train_step`.
     scheme: see `train_step`.
     task: see `train_step`.
+    options: see `train_step`.
 
   Returns:
     See `train_step`.
   """
-  return jax.jit(train_step(model, scheme, task), donate_argnums=0)
+  return jax.jit(train_step(model, scheme, task, options), donate_argnums=0)
 
 
 @functools.lru_cache(NUM_PROGRAMS)

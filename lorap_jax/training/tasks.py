@@ -60,3 +60,31 @@ class Task:
       jnp.sum(right, dtype=jnp.float32),
       count,
     )
+
+  def smoothing(self, outputs: Array, labels: Array, mask: Array) -> Array:
+    """What smoothed labels add to the cross entropy, over their share.
+
+    With the label q_k = (1 - e) [k = y] + e / c in place of [k = y],
+
+      -sum_k q_k log p_k = -log p_y + e (x_y - mean_k x_k),
+
+    of which this is the last factor, x_y - mean_k x_k.
+
+    Args:
+      outputs: logits x [r, c] of a classification.
+      labels: int [r] classes y.
+      mask: [r], True where a target counts.
+
+    Returns:
+      A float32 scalar, the sum over the targets that count.
+
+    Gradient:
+      [k = y] - 1 / c to each logit of a target that counts.
+
+    References:
+      Szegedy et al.: Rethinking the Inception Architecture for Computer Vision,
+      CVPR 2016, arXiv 1512.00567, section 7.
+    """
+    classes = jnp.maximum(labels, 0)[:, None]  # -1: unlabelled, masked.
+    own = jnp.take_along_axis(outputs, classes, axis=1)[:, 0]
+    return jnp.sum(jnp.where(mask, own - jnp.mean(outputs, axis=1), 0))

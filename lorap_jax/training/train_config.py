@@ -33,6 +33,8 @@ class TrainConfig:
     together: runs that train in one program, where one graph is the data.
     aggregation: how sums over neighbours run, see `graphs.layout`.
     devices: how many share each batch of graphs; 0 for all there are.
+    label_smoothing: share of each label that goes to all classes alike, see
+      `tasks.Task.smoothing`; 0 for none.
   """
 
   epochs: int | None = None
@@ -53,6 +55,7 @@ class TrainConfig:
   together: int = 10
   aggregation: str = 'auto'
   devices: int = 1
+  label_smoothing: float = 0.0
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -82,8 +85,11 @@ class TrainConfig:
         raise ValueError(
           f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
         )
-    if not 0 <= self.warmup < 1:
-      raise ValueError(f'`warmup` must be in [0, 1), got {self.warmup}')
+    for name in ('warmup', 'label_smoothing'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'`{name}` must be in [0, 1), got {getattr(self, name)}'
+        )
     if not 0 <= self.finetune_lr < float('inf'):
       raise ValueError(
         f'`finetune_lr` must be 0 or more, got {self.finetune_lr}'

@@ -94,6 +94,29 @@ def test_nodes_without_a_label_are_left_out():
   np.testing.assert_array_equal(grad[1:], 0)
 
 
+class TestSmoothing:
+  def test_by_hand(self):
+    # x_y - mean x: half of ln 3 where right, less by ln 3 where wrong.
+    found = float(CLASSIFY.smoothing(LOGITS, CLASSES, MASK))
+    assert found == pytest.approx(0.5 * LN3)
+
+  @pytest.mark.parametrize('share', [0.1, 0.9])
+  def test_equals_the_cross_entropy_of_smooth_labels(self, share):
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(6, 5)), rng.integers(0, 5, 6)
+    smooth = (1 - share) * np.eye(5)[labels] + share / 5
+    log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+    given = jnp.float32(outputs), jnp.asarray(labels), jnp.arange(6) < 4
+    found = CLASSIFY.sums(*given)[0] + share * CLASSIFY.smoothing(*given)
+    assert float(found) == pytest.approx(-(smooth * log_p)[:4].sum(), rel=1e-5)
+
+  def test_unlabelled_and_padding_have_no_gradient(self):
+    labels = CLASSES.at[1].set(-1)
+    grad = jax.grad(CLASSIFY.smoothing)(LOGITS, labels, labels == 1)
+    np.testing.assert_array_equal(grad[0], [-0.5, 0.5])
+    assert not grad[1:3].any()
+
+
 def test_metrics_have_their_name_and_direction():
   assert (CLASSIFY.metric, CLASSIFY.sign) == ('accuracy', 1)
   assert (REGRESS.metric, REGRESS.sign) == ('mae', -1)

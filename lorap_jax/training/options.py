@@ -1,0 +1,20 @@
+"""What a training step does beside the plain loss and its optimizer."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Options of `steps.train_step`, all off by default.
+
+  Equal ones give the same program; what is off is not part of it.
+
+  Attributes:
+    label_smoothing: share of each label that goes to all classes alike, see
+      `tasks.Task.smoothing`; 0 for none.
+  """
+
+  label_smoothing: float = 0.0
+
+
+NONE = Options()
