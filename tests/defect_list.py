@@ -567,6 +567,17 @@ _RECIPE = (
     'own, 0))',
     ('training/tasks_test.py::TestSmoothing::test_by_hand',),
   ),
+  Defect(
+    'maps_go_by_the_place_of_padding_too',
+    'training recipe',
+    'training/augment.py',
+    'places = jnp.maximum(jnp.cumsum(real) - 1, 0)',
+    'places = jnp.arange(len(real))',
+    (
+      'training/augment_test.py::'
+      'test_draws_do_not_depend_on_padding_and_shards',
+    ),
+  ),
 )
 
 DEFECTS = (

@@ -41,6 +41,7 @@ class DataSet(NamedTuple):
     fields: fields of config.data that the loader takes.
     sources: allowed values of `source`.
     task: `classification` or `regression`; None if the file says it.
+    positions: whether features may be places in an image; the data says which.
   """
 
   load: Callable[..., Any]
@@ -48,6 +49,7 @@ class DataSet(NamedTuple):
   fields: tuple[str, ...]
   sources: tuple[str, ...] = ('auto', 'data_dir', 'download')
   task: str | None = 'classification'
+  positions: bool = False
 
 
 _TU = (*_FILES, 'fold', 'limit', 'features', 'num_folds', 'split_seed')
@@ -65,9 +67,13 @@ DATASETS: dict[str, DataSet] = {
     'graph',
     _SUPERPIXELS,
     ('auto', 'data_dir', 'download', 'embedded'),
+    positions=True,
   ),
   'cifar10_superpixels': DataSet(
-    data_lib.load_cifar10_superpixels, 'graph', _SUPERPIXELS
+    data_lib.load_cifar10_superpixels,
+    'graph',
+    _SUPERPIXELS,
+    positions=True,
   ),
   'zinc': DataSet(
     data_lib.load_zinc, 'graph', (*_FILES, 'limit'), task='regression'
@@ -83,7 +89,9 @@ DATASETS: dict[str, DataSet] = {
   'pubmed': _planetoid('pubmed'),
   'ogbn_arxiv': DataSet(data_lib.load_ogbn_arxiv, 'node', _FILES),
   'ogbn_mag': DataSet(data_lib.load_ogbn_mag, 'node', _FILES),
-  'custom': DataSet(data_lib.load_custom, None, ('path',), task=None),
+  'custom': DataSet(
+    data_lib.load_custom, None, ('path',), task=None, positions=True
+  ),
 }
 
 

@@ -224,6 +224,9 @@ def _train() -> config_dict.ConfigDict:
     plots=True,
     # Share of each label that goes to all classes alike; 0.
     label_smoothing=float,
+    # Strength of random affine maps of the nodes' positions; 1 for 15 degrees,
+    # 15 % of scale and shear, a tenth of the image's side. 0.
+    augment=float,
     # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
     # found faster on the device.
     aggregation='auto',

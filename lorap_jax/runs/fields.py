@@ -34,6 +34,7 @@ FREE = (
 # Values that leave no trace in a record: before the field there was no other.
 OFF = {
   'train.label_smoothing': 0.0,
+  'train.augment': 0.0,
 }
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (
@@ -95,6 +96,11 @@ _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 _CLASSES = Need(
   'classes as labels',
   lambda c: datasets.DATASETS[c.data.name].task != 'regression',
+)
+_POSITIONS = Need(
+  'features that are places in an image: data.name '
+  f'{" or ".join(k for k, v in datasets.DATASETS.items() if v.positions)}',
+  lambda c: datasets.DATASETS[c.data.name].positions,
 )
 
 _QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
@@ -229,6 +235,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'epochs schedule selection init_from plots aggregation': (),
       'batch_size settle_batches devices': (_GRAPHS,),
       'label_smoothing': (_CLASSES,),
+      'augment': (_GRAPHS, _POSITIONS),
       'integer_epochs export': _INTEGERS,
       'together': (
         _NODES,

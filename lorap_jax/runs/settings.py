@@ -19,6 +19,7 @@ from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
 from lorap_jax.runs import datasets, fields
 from lorap_jax.training import tasks
+from lorap_jax.training.augment import Augment
 from lorap_jax.training.optimizer import OptimizerConfig
 from lorap_jax.training.options import Options
 from lorap_jax.training.train_config import TrainConfig
@@ -120,8 +121,11 @@ class Settings:
 
   def options(self, data: Data) -> Options:
     """What a training step on this data does beside."""
-    del data
-    return Options(label_smoothing=self.train.label_smoothing)
+    strength, positions = self.train.augment, getattr(data, 'positions', None)
+    return Options(
+      label_smoothing=self.train.label_smoothing,
+      augment=Augment(strength, positions) if strength else None,  # pyrefly: ignore
+    )
 
   def load_data(self) -> Data:
     """The data set, from the source that the configuration asks for."""
@@ -135,7 +139,8 @@ class Settings:
 
     Raises:
       ValueError: labels of nodes where the settings are for graphs, or the
-        other way round; numbers as labels where they are smoothed.
+        other way round; numbers as labels where they are smoothed; no
+        positions where they are moved.
     """
     if data.level != self.level:
       raise ValueError(
@@ -147,6 +152,11 @@ class Settings:
       raise ValueError(
         'config.train: `label_smoothing` is for classes as labels, this data '
         f'is for {data.task}; leave it out'
+      )
+    if self.train.augment and getattr(data, 'positions', None) is None:
+      raise ValueError(
+        'config.train: `augment` moves features that are places in an image, '
+        'and this data declares none (`DataSplits.positions`); leave it out'
       )
 
   def on(self, data: Data) -> 'Settings':

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from lorap_jax.training.augment import Augment
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -12,9 +14,11 @@ class Options:
   Attributes:
     label_smoothing: share of each label that goes to all classes alike, see
       `tasks.Task.smoothing`; 0 for none.
+    augment: how the positions of nodes are moved; None for not.
   """
 
   label_smoothing: float = 0.0
+  augment: Augment | None = None
 
 
 NONE = Options()

@@ -15,6 +15,7 @@ from lorap_jax.graphs import shards
 from lorap_jax.nn import groups, methods, telemetry
 from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting, passes
+from lorap_jax.training import augment as augment_lib
 from lorap_jax.training import options as options_lib
 from lorap_jax.training.optimizer import Rates, create_optimizer
 from lorap_jax.training.state import TrainState
@@ -94,6 +95,9 @@ def train_step(
     return loss, (seen, sums)
 
   def step(state, batch, rates):
+    if options.augment is not None:
+      key = passes.augmentation_key(step_key(state))
+      batch = augment_lib.moved(batch, key, options.augment)
     with groups.recording() as declared:
       (loss, (seen, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params, state, batch, rates.target_bits

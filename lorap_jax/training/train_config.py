@@ -35,6 +35,8 @@ class TrainConfig:
     devices: how many share each batch of graphs; 0 for all there are.
     label_smoothing: share of each label that goes to all classes alike, see
       `tasks.Task.smoothing`; 0 for none.
+    augment: strength of random affine maps of the positions of nodes, see
+      `augment`; 0 for none.
   """
 
   epochs: int | None = None
@@ -56,6 +58,7 @@ class TrainConfig:
   aggregation: str = 'auto'
   devices: int = 1
   label_smoothing: float = 0.0
+  augment: float = 0.0
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -90,7 +93,8 @@ class TrainConfig:
         raise ValueError(
           f'`{name}` must be in [0, 1), got {getattr(self, name)}'
         )
-    if not 0 <= self.finetune_lr < float('inf'):
-      raise ValueError(
-        f'`finetune_lr` must be 0 or more, got {self.finetune_lr}'
-      )
+    for name in ('finetune_lr', 'augment'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise ValueError(
+          f'`{name}` must be 0 or more, got {getattr(self, name)}'
+        )

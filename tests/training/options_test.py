@@ -56,7 +56,7 @@ def test_label_smoothing_is_in_the_objective_alone():
 class TestRefused:
   def test_label_smoothing_of_numbers(self):
     config = tiny_run.config(data__name='zinc')
-    config.data.limit = config.data.source = None
+    config.data.source = None
     settings.from_config(config)
     config.train.label_smoothing = 0.1
     with pytest.raises(ValueError, match='`label_smoothing` = 0.1 .* classes'):
@@ -64,8 +64,6 @@ class TestRefused:
 
   def test_label_smoothing_of_numbers_as_own_data(self, tmp_path):
     config = tiny_run.config(train__label_smoothing=0.1)
-    config.data.limit = config.data.source = None
-    config.data.name = 'custom'
     with pytest.raises(ValueError, match='this data is for regression') as e:
       loop.train_and_evaluate(
         config, tmp_path / 'run', data=tiny_run.regression_splits()
