@@ -578,6 +578,14 @@ _RECIPE = (
       'test_draws_do_not_depend_on_padding_and_shards',
     ),
   ),
+  Defect(
+    'average_evaluates_with_the_statistics_of_the_last_step',
+    'training recipe',
+    'training/steps.py',
+    'state.evaluated().variables(),',
+    'state.variables(),',
+    ('runs/recipe_test.py::test_statistics_settle_on_the_averaged_network',),
+  ),
 )
 
 DEFECTS = (

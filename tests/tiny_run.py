@@ -245,12 +245,13 @@ def programs(data: DataSplits | None = None, **changes):
   loader = pipeline.Loader(data.train, budget, layout=True)
   batch = jax.device_put(loader.batch(loader.ordered()[0]))
   model = chosen.model(data.num_classes)
-  first = state.init_state(model, batch, jax.random.key(0))
+  options = chosen.options(data)
+  first = state.init_state(
+    model, batch, jax.random.key(0), averaged=bool(options.ema)
+  )
   yield (
     first,
     batch,
-    steps.make_train_step(
-      model, chosen.scheme, tasks.Task(), chosen.options(data)
-    ),
+    steps.make_train_step(model, chosen.scheme, tasks.Task(), options),
     steps.make_eval_step(model, tasks.Task()),
   )

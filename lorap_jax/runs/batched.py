@@ -143,7 +143,7 @@ class BatchedRun(Run):
       `loss` and the metric of the task, means.
     """
     loader = self.loaders[split]
-    variables = self.state.variables()
+    variables = self.state.evaluated().variables()
     total = np.zeros(3)
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
       for batch in batches:

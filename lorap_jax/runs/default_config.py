@@ -227,6 +227,9 @@ def _train() -> config_dict.ConfigDict:
     # Strength of random affine maps of the nodes' positions; 1 for 15 degrees,
     # 15 % of scale and shear, a tenth of the image's side. 0.
     augment=float,
+    # Decay of a moving average of the parameters, such as .999, which is
+    # evaluated, selected and exported in their place. 0.
+    ema=float,
     # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
     # found faster on the device.
     aggregation='auto',

@@ -35,6 +35,7 @@ FREE = (
 OFF = {
   'train.label_smoothing': 0.0,
   'train.augment': 0.0,
+  'train.ema': 0.0,
 }
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (
@@ -93,6 +94,10 @@ def _search_comes(c: Any) -> bool:
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
+_SETTLES = Need(
+  'train.settle_batches 1 or more',
+  lambda c: c.level == 'node' or c.train.settle_batches != 0,
+)
 _CLASSES = Need(
   'classes as labels',
   lambda c: datasets.DATASETS[c.data.name].task != 'regression',
@@ -236,6 +241,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'batch_size settle_batches devices': (_GRAPHS,),
       'label_smoothing': (_CLASSES,),
       'augment': (_GRAPHS, _POSITIONS),
+      'ema': (_SETTLES,),
       'integer_epochs export': _INTEGERS,
       'together': (
         _NODES,

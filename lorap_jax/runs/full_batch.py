@@ -50,11 +50,19 @@ def _epochs(
   """`make_epochs` as a pure function."""
   task = selection.task
   step = steps.train_step(model, scheme, task, options)
+  settle = steps.settle_step(model)
 
   def epoch(carry: Carry, batch, valid, test, rates):
     state, metrics = step(carry.state, batch, rates)
+    if options.ema:
+      # Running statistics of the averaged network, on the one batch there is.
+      state = state._replace(batch_stats=carry.state.batch_stats)
+      state = settle(state, batch) if state.batch_stats else state
     outputs: Any = model.apply(
-      state.variables(), batch.graph, layout=batch.layout, train=False
+      state.evaluated().variables(),
+      batch.graph,
+      layout=batch.layout,
+      train=False,
     )
     record = {**metrics._asdict(), 'epoch': state.step.astype(jnp.float32)}
     for name, mask in (('valid', valid), ('test', test)):

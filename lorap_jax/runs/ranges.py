@@ -167,7 +167,7 @@ RANGES: dict[str, Range] = {
       'plots export': _FLAG,
       'epochs search_epochs step_epochs': _EPOCHS,
       'batch_size': _COUNT,
-      'warmup label_smoothing': _DROPOUT,
+      'warmup label_smoothing ema': _DROPOUT,
       'augment': Range(_FLOAT, 0, 5),
       'patience settle_batches pretrain_epochs': Range(_INT, 0, 10**6),
       'integer_epochs': Range(_INT, 0, 10**7),

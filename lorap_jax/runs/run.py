@@ -94,18 +94,24 @@ class Run:
         'sha256': source['sha256'],
       },
     )
-    self.state = state_lib.init_state(
-      self.model,
-      first,
-      jax.random.key(self.settings.config['seed']),
-      weights=self._weights(),
-    )
+    self.state = self._initial_state(first, self._weights())
     train = self.settings.train
     self.integers = None
     if train.integer_epochs or train.export:
       self.integers = IntegerEvaluation(
         self.model, self.data, self.loaders, self.task, self.state
       )
+
+  def _initial_state(
+    self, batch: Batch, weights: dict[str, Any] | None = None
+  ) -> state_lib.TrainState:
+    return state_lib.init_state(
+      self.model,
+      batch,
+      jax.random.key(self.settings.config['seed']),
+      weights=weights,
+      averaged=bool(self.options.ema),
+    )
 
   def _weights(self) -> dict[str, Any] | None:
     """The weights to start from; None for those of the seed."""
@@ -234,7 +240,7 @@ class Run:
       return record
     self._refuse_no_numbers(record)
     try:
-      found = self.integers(state)  # pyrefly: ignore
+      found = self.integers(state.evaluated())  # pyrefly: ignore
     except ExportError as error:
       raise NonFiniteError(
         f'the network has no integers after epoch {record["epoch"]}: {error}; '
@@ -287,9 +293,7 @@ class Run:
     state = self.state
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
       # Given away to a dispatch: that of the checkpoint before it, or of none.
-      state = state_lib.init_state(
-        self.model, batch, jax.random.key(self.settings.config['seed'])
-      )
+      state = self._initial_state(batch)
       if self.checkpoints.step('latest') is not None:
         state, _ = self.checkpoints.load('latest', state)
     found = steps.culprit(self.model, state.variables(), batch)

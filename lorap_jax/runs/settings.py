@@ -124,6 +124,7 @@ class Settings:
     strength, positions = self.train.augment, getattr(data, 'positions', None)
     return Options(
       label_smoothing=self.train.label_smoothing,
+      ema=self.train.ema,
       augment=Augment(strength, positions) if strength else None,  # pyrefly: ignore
     )
 

@@ -15,10 +15,13 @@ class Options:
     label_smoothing: share of each label that goes to all classes alike, see
       `tasks.Task.smoothing`; 0 for none.
     augment: how the positions of nodes are moved; None for not.
+    ema: decay of the moving average of the parameters, which the state has
+      then, see `state.moving_average`; 0 for none.
   """
 
   label_smoothing: float = 0.0
   augment: Augment | None = None
+  ema: float = 0.0
 
 
 NONE = Options()

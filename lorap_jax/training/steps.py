@@ -18,7 +18,7 @@ from lorap_jax.training import accounting, passes
 from lorap_jax.training import augment as augment_lib
 from lorap_jax.training import options as options_lib
 from lorap_jax.training.optimizer import Rates, create_optimizer
-from lorap_jax.training.state import TrainState
+from lorap_jax.training.state import TrainState, moving_average
 from lorap_jax.training.tasks import Task
 
 # Kept of each kind: MixQ's second phase has another program for every seed, and
@@ -118,12 +118,17 @@ def train_step(
       memory=seen.memory,
       finite=jnp.stack(finite),
     )
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if options.ema:
+      ema = moving_average(ema, params, state.step, options.ema)
     state = state._replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=seen.variables['batch_stats'],
       quant_stats=seen.variables['quant_stats'],
       opt_state=opt_state,
+      ema=ema,
     )
     return shards.replicated((state, metrics))
 
@@ -176,13 +181,13 @@ def make_train_step(
   return jax.jit(train_step(model, scheme, task, options), donate_argnums=0)
 
 
-@functools.lru_cache(NUM_PROGRAMS)
-def make_settle_step(
+def settle_step(
   model: nn.Module,
 ) -> Callable[[TrainState, graphs.Batch], TrainState]:
-  """The jitted step that renews the running statistics of batch norm.
+  """The step that renews the running statistics of batch norm.
 
-  A training forward pass whose only effect is on `batch_stats`. While weights
+  A training forward pass of the network that is evaluated (that of the averaged
+  parameters, if any), whose only effect is on `batch_stats`. While weights
   move fast, running averages describe networks of the last few steps, not the
   present one; some passes with the weights at rest mend that.
 
@@ -190,7 +195,7 @@ def make_settle_step(
     model: Linen module.
 
   Returns:
-    step(state, batch) -> state; the old state is donated.
+    step(state, batch) -> state.
 
   References:
     Wu, Johnson: Rethinking "Batch" in BatchNorm, 2021, arXiv 2105.07576,
@@ -199,7 +204,7 @@ def make_settle_step(
 
   def step(state, batch):
     _, new = model.apply(
-      state.variables(),
+      state.evaluated().variables(),
       batch.graph,
       layout=batch.layout,
       train=True,
@@ -209,7 +214,15 @@ def make_settle_step(
     statistics = shards.replicated(new.get('batch_stats', {}))
     return state._replace(batch_stats=statistics)
 
-  return jax.jit(step, donate_argnums=0)
+  return step
+
+
+@functools.lru_cache(NUM_PROGRAMS)
+def make_settle_step(
+  model: nn.Module,
+) -> Callable[[TrainState, graphs.Batch], TrainState]:
+  """The jitted `settle_step`; the old state is donated."""
+  return jax.jit(settle_step(model), donate_argnums=0)
 
 
 @functools.lru_cache(NUM_PROGRAMS)

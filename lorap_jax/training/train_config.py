@@ -37,6 +37,8 @@ class TrainConfig:
       `tasks.Task.smoothing`; 0 for none.
     augment: strength of random affine maps of the positions of nodes, see
       `augment`; 0 for none.
+    ema: decay of a moving average of the parameters, which is evaluated in
+      their place, see `state.moving_average`; 0 for none.
   """
 
   epochs: int | None = None
@@ -59,6 +61,7 @@ class TrainConfig:
   devices: int = 1
   label_smoothing: float = 0.0
   augment: float = 0.0
+  ema: float = 0.0
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -88,7 +91,7 @@ class TrainConfig:
         raise ValueError(
           f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
         )
-    for name in ('warmup', 'label_smoothing'):
+    for name in ('warmup', 'label_smoothing', 'ema'):
       if not 0 <= getattr(self, name) < 1:
         raise ValueError(
           f'`{name}` must be in [0, 1), got {getattr(self, name)}'
