@@ -118,19 +118,17 @@ def train_step(
       memory=seen.memory,
       finite=jnp.stack(finite),
     )
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if options.ema:
-      ema = moving_average(ema, params, state.step, options.ema)
-    state = state._replace(
+    new = state._replace(
       step=state.step + 1,
-      params=params,
+      params=optax.apply_updates(state.params, updates),
       batch_stats=seen.variables['batch_stats'],
       quant_stats=seen.variables['quant_stats'],
       opt_state=opt_state,
-      ema=ema,
     )
-    return shards.replicated((state, metrics))
+    if options.ema:
+      average = moving_average(state.ema, new.params, state.step, options.ema)
+      new = new._replace(ema=average)
+    return shards.replicated((new, metrics))
 
   return step
 
