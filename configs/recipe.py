@@ -15,7 +15,6 @@ maps of the training graphs as well, which the published results have not.
 from ml_collections import config_dict
 
 from configs import cells, mnist_a2q_lorap, superpixels
-from lorap_jax.runs import fields
 
 _RECIPE = {'train.ema': 0.999, 'train.label_smoothing': 0.05}
 COLUMNS = {
@@ -56,6 +55,7 @@ def get_config(arm: str = 'a2q,gpf_lorap,recipe') -> config_dict.ConfigDict:
   if quantizer.strip() == 'a2q':
     config = mnist_a2q_lorap.get_config()
     config.prompt.name = prompt.strip()
-    fields.drop_unused(config, {'prompt.name'})
+    if 'lorap' not in prompt:
+      config.prompt.bits = None
   config.update_from_flattened_dict(COLUMNS[column.strip()])
   return config
