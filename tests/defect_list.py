@@ -579,6 +579,14 @@ _RECIPE = (
     ),
   ),
   Defect(
+    'distance_from_the_teacher_shrinks_with_the_temperature',
+    'training recipe',
+    'training/tasks.py',
+    'distance = temperature**2 * kl',
+    'distance = kl',
+    ('training/tasks_test.py::TestDistillation::test_of_classes',),
+  ),
+  Defect(
     'average_evaluates_with_the_statistics_of_the_last_step',
     'training recipe',
     'training/steps.py',

@@ -83,6 +83,7 @@ class BatchedRun(Run):
   def _train_epoch(self, display, stopped) -> bool:
     """Steps through the rest of the epoch; False if stopped inside it."""
     loader, progress = self.loaders['train'], self.progress
+    given = (self.teacher.variables,) if self.teacher else ()
     plan = loader.shuffled(self.settings.config['seed'], progress.epoch)
     first = progress.batch
     clock = time.monotonic()
@@ -90,7 +91,7 @@ class BatchedRun(Run):
     with contextlib.closing(loader.stream(plan[first:])) as batches:
       for number, batch in enumerate(batches, start=first):
         rates = self.rates(progress.epoch + number / len(plan))
-        self.state, metrics = self.train_step(self.state, batch, rates)
+        self.state, metrics = self.train_step(self.state, batch, rates, *given)
         # Fetched one step late, so that the device never waits.
         if pending is not None:
           self._count(pending)

@@ -230,6 +230,12 @@ def _train() -> config_dict.ConfigDict:
     # Decay of a moving average of the parameters, such as .999, which is
     # evaluated, selected and exported in their place. 0.
     ema=float,
+    # Folder of a finished run on this data, such as one in full precision,
+    # whose outputs are learned beside the labels; their share of the loss, 1;
+    # the temperature of classes, 2.
+    teacher=str,
+    teacher_weight=float,
+    teacher_temperature=float,
     # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
     # found faster on the device.
     aggregation='auto',

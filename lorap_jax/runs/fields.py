@@ -36,6 +36,7 @@ OFF = {
   'train.label_smoothing': 0.0,
   'train.augment': 0.0,
   'train.ema': 0.0,
+  'train.teacher': None,
 }
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (
@@ -94,6 +95,7 @@ def _search_comes(c: Any) -> bool:
 _GRAPHS = Need('graphs with a label each', lambda c: c.level == 'graph')
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
+_TEACHER = Need('train.teacher', lambda c: bool(c.train.teacher))
 _SETTLES = Need(
   'train.settle_batches 1 or more',
   lambda c: c.level == 'node' or c.train.settle_batches != 0,
@@ -242,6 +244,9 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'label_smoothing': (_CLASSES,),
       'augment': (_GRAPHS, _POSITIONS),
       'ema': (_SETTLES,),
+      'teacher': (),
+      'teacher_weight': (_TEACHER,),
+      'teacher_temperature': (_TEACHER, _CLASSES),
       'integer_epochs export': _INTEGERS,
       'together': (
         _NODES,

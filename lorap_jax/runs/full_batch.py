@@ -142,6 +142,11 @@ class FullBatchRun(Run):
     }
     self.batch: Batch = jax.device_put(self.loaders['train'].batch())
     self.start(self.batch, data.nodes.shape[1], data.num_nodes)
+    if self.teacher:
+      # The same in every epoch: it sees the same graph.
+      outputs = jax.jit(self.teacher.static.outputs)
+      found = outputs(self.teacher.variables, self.batch)
+      self.batch = self.batch._replace(teacher=found)
 
   def share_batch(self, other: 'FullBatchRun') -> None:
     """Lets go of the own copy of the graph for that of a run on it."""

@@ -13,6 +13,7 @@ from absl import logging
 from lorap_jax.graphs import Batch, layout
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.runs import export, restore, settings, workdir, writers
+from lorap_jax.runs import teacher as teacher_lib
 from lorap_jax.runs.checkpointing import (
   KINDS,
   CheckpointError,
@@ -44,6 +45,7 @@ class Run:
     folder: work folder.
     loaders: loaders of the batches, by split name.
     model: Linen module.
+    teacher: of this run, if it has one.
     options: of its training step.
     state: arrays of the run.
     progress: position and history.
@@ -68,7 +70,10 @@ class Run:
     self.task = chosen.task(data)
     self.epochs = chosen.epochs(data)
     self.model = chosen.model(data.num_classes)
-    self.options = chosen.options(data)
+    self.teacher = teacher_lib.load(chosen, data)
+    self.options = chosen.options(
+      data, self.teacher.static if self.teacher else None
+    )
     self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     self.progress = history.Progress()
     self._writers: list[Any] = []
@@ -92,6 +97,7 @@ class Run:
         'num_nodes': num_nodes,
         'name': source['name'],
         'sha256': source['sha256'],
+        **({'teacher': self.teacher.digest} if self.teacher else {}),
       },
     )
     self.state = self._initial_state(first, self._weights())

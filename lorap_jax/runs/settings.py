@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,10 @@ from lorap_jax.integers import lowering
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
-from lorap_jax.runs import datasets, fields
+from lorap_jax.runs import datasets, fields, workdir
 from lorap_jax.training import tasks
 from lorap_jax.training.augment import Augment
+from lorap_jax.training.distillation import Teacher
 from lorap_jax.training.optimizer import OptimizerConfig
 from lorap_jax.training.options import Options
 from lorap_jax.training.train_config import TrainConfig
@@ -119,12 +121,18 @@ class Settings:
     """The task of this data: its loss and its metric."""
     return tasks.Task(data.task)
 
-  def options(self, data: Data) -> Options:
-    """What a training step on this data does beside."""
+  def options(self, data: Data, teacher: Teacher | None = None) -> Options:
+    """What a training step on this data does beside.
+
+    Args:
+      data: the data set.
+      teacher: that of the run, see `runs.teacher`.
+    """
     strength, positions = self.train.augment, getattr(data, 'positions', None)
     return Options(
       label_smoothing=self.train.label_smoothing,
       ema=self.train.ema,
+      teacher=teacher,
       augment=Augment(strength, positions) if strength else None,  # pyrefly: ignore
     )
 
@@ -224,6 +232,15 @@ def from_config(
   _ = chosen.mesh  # Refuses devices that are not there.
   if level_given is None and values['data']['name'] == 'custom':
     chosen.check(chosen.load_data())  # Was read for its level.
+  teacher = chosen.train.teacher
+  if (
+    teacher
+    and not (pathlib.Path(teacher).expanduser() / workdir.REPORT).is_file()
+  ):
+    raise ValueError(
+      f'config.train: `teacher`: no finished run in {teacher!r}; give the work '
+      'folder of one, or leave it out'
+    )
   for name in ('integer_epochs', 'export'):
     if getattr(chosen.train, name):
       try:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from lorap_jax.training.augment import Augment
+from lorap_jax.training.distillation import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +18,13 @@ class Options:
     augment: how the positions of nodes are moved; None for not.
     ema: decay of the moving average of the parameters, which the state has
       then, see `state.moving_average`; 0 for none.
+    teacher: whose outputs are learned beside the labels; None for none.
   """
 
   label_smoothing: float = 0.0
   augment: Augment | None = None
   ema: float = 0.0
+  teacher: Teacher | None = None
 
 
 NONE = Options()

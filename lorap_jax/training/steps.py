@@ -17,7 +17,7 @@ from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting, passes
 from lorap_jax.training import augment as augment_lib
 from lorap_jax.training import options as options_lib
-from lorap_jax.training.optimizer import Rates, create_optimizer
+from lorap_jax.training.optimizer import create_optimizer
 from lorap_jax.training.state import TrainState, moving_average
 from lorap_jax.training.tasks import Task
 
@@ -51,9 +51,8 @@ class StepMetrics(NamedTuple):
   finite: Array
 
 
-Step = Callable[
-  [TrainState, graphs.Batch, Rates], tuple[TrainState, StepMetrics]
-]
+# Of a state, a batch, `optimizer.Rates` and, if there is one, a teacher.
+Step = Callable[..., tuple[TrainState, StepMetrics]]
 
 
 def train_step(
@@ -71,7 +70,9 @@ def train_step(
     options: what it does beside.
 
   Returns:
-    step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
+    step(state, batch, rates, teacher) -> (state, metrics), with
+    `OptimizerConfig.rates` and, where the options have a teacher, its variables
+    or a batch that has its outputs.
   """
 
   def loss_fn(params, state, batch, target_bits):
@@ -88,16 +89,25 @@ def train_step(
     if options.label_smoothing:
       extra = task.smoothing(outputs, batch.labels, batch.target_mask())
       loss += options.label_smoothing * extra / jnp.maximum(sums[2], 1)
+    if options.teacher is not None:
+      weight, temperature = options.teacher.weight, options.teacher.temperature
+      extra = task.distillation(
+        outputs, batch.teacher, batch.target_mask(), temperature
+      )
+      loss = (1 - weight) * loss + weight * extra / jnp.maximum(sums[2], 1)
     loss += scheme.penalty(seen.memory)
     loss += seen.local_loss
     if scheme.bit_schedule is not None:
       loss += _target_penalty(seen.bit_usage, target_bits)
     return loss, (seen, sums)
 
-  def step(state, batch, rates):
+  def step(state, batch, rates, teacher=None):
     if options.augment is not None:
       key = passes.augmentation_key(step_key(state))
       batch = augment_lib.moved(batch, key, options.augment)
+    if options.teacher is not None and teacher is not None:
+      outputs = options.teacher.outputs(teacher, batch)
+      batch = batch._replace(teacher=outputs)
     with groups.recording() as declared:
       (loss, (seen, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params, state, batch, rates.target_bits

@@ -39,6 +39,11 @@ class TrainConfig:
       `augment`; 0 for none.
     ema: decay of a moving average of the parameters, which is evaluated in
       their place, see `state.moving_average`; 0 for none.
+    teacher: folder of a finished run whose outputs are learned beside the
+      labels, or None.
+    teacher_weight: share of the loss that is the distance from them, see
+      `tasks.Task.distillation`.
+    teacher_temperature: of the probabilities that are compared.
   """
 
   epochs: int | None = None
@@ -62,6 +67,9 @@ class TrainConfig:
   label_smoothing: float = 0.0
   augment: float = 0.0
   ema: float = 0.0
+  teacher: str | None = None
+  teacher_weight: float = 1.0
+  teacher_temperature: float = 2.0
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -96,6 +104,14 @@ class TrainConfig:
         raise ValueError(
           f'`{name}` must be in [0, 1), got {getattr(self, name)}'
         )
+    if not 0 < self.teacher_weight <= 1:
+      raise ValueError(
+        f'`teacher_weight` must be in (0, 1], got {self.teacher_weight}'
+      )
+    if not 0 < self.teacher_temperature < float('inf'):
+      raise ValueError(
+        f'`teacher_temperature` must be above 0, got {self.teacher_temperature}'
+      )
     for name in ('finetune_lr', 'augment'):
       if not 0 <= getattr(self, name) < float('inf'):
         raise ValueError(

@@ -94,6 +94,33 @@ def test_nodes_without_a_label_are_left_out():
   np.testing.assert_array_equal(grad[1:], 0)
 
 
+class TestDistillation:
+  @pytest.mark.parametrize('t', [1.0, 2.0])
+  def test_of_classes(self, t):
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 4, 5))
+    soft = lambda v: np.exp(v / t) / np.exp(v / t).sum(1, keepdims=True)
+    p, q = soft(x), soft(z)
+    expected = t**2 * (q * np.log(q / p)).sum(1)[:3].sum()
+    loss = lambda x: CLASSIFY.distillation(x, jnp.float32(z), MASK, t)
+    found, grad = jax.value_and_grad(loss)(jnp.float32(x))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(grad[:3], (t * (p - q))[:3], atol=1e-5)
+    assert not grad[3].any()
+
+  def test_of_numbers(self):
+    guide = NUMBERS + jnp.array([[1.0], [-2], [0], [9]])
+    found = REGRESS.distillation(NUMBERS, guide, MASK, 2.0)
+    assert float(found) == 3
+
+  @both
+  def test_none_from_itself_and_no_gradient_to_the_teacher(self, case):
+    task, outputs, _ = case
+    assert float(task.distillation(outputs, outputs, MASK, 2.0)) == 0
+    to_teacher = jax.grad(lambda z: task.distillation(outputs, z, MASK, 2.0))
+    assert not to_teacher(outputs + 1.5).any()
+
+
 class TestSmoothing:
   def test_by_hand(self):
     # x_y - mean x: half of ln 3 where right, less by ln 3 where wrong.
