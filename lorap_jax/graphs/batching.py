@@ -44,15 +44,12 @@ class Batch(NamedTuple):
     labels: int32 or float32 [g], 0 for padding graphs; [n] for node tasks.
     layout: of the graph, or None where segment_sum serves.
     targets: bool like labels, those that count; None for all real graphs.
-    teacher: float32 [g, c], or [n, c] for node tasks: outputs of another
-      network to learn from; None for none.
   """
 
   graph: jraph.GraphsTuple
   labels: Array | np.ndarray
   layout: Layout | None
   targets: Array | np.ndarray | None = None
-  teacher: Array | None = None
 
   def target_mask(self) -> Array | np.ndarray:
     """`targets`, or the mask of the real graphs."""

@@ -1,5 +1,6 @@
 """Full-batch training on one graph: many epochs per dispatch."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -53,7 +54,8 @@ def _epochs(
   settle = steps.settle_step(model)
 
   def epoch(carry: Carry, batch, valid, test, rates):
-    state, metrics = step(carry.state, batch, rates)
+    batch, *guide = batch if options.teacher else (batch,)
+    state, metrics = step(carry.state, batch, rates, *guide)
     if options.ema:
       # Running statistics of the averaged network, on the one batch there is.
       state = state._replace(batch_stats=carry.state.batch_stats)
@@ -107,7 +109,8 @@ def make_epochs(
     joint: for several runs at once, mapped over their carries and rates.
 
   Returns:
-    run(carry, batch, valid, test, rates [k]) -> (carry, records), where
+    run(carry, batch, valid, test, rates [k]) -> (carry, records), where with a
+    teacher `batch` is a pair of it and the teacher's outputs, and where
     `valid` and `test` are masks like `batch.targets`, and `rates` and `records`
     hold arrays [k]. The old carry is donated. If joint, the leaves of carry and
     rates have a first axis [s], and records are [k, s].
@@ -145,8 +148,11 @@ class FullBatchRun(Run):
     if self.teacher:
       # The same in every epoch: it sees the same graph.
       outputs = jax.jit(self.teacher.static.outputs)
-      found = outputs(self.teacher.variables, self.batch)
-      self.batch = self.batch._replace(teacher=found)
+      self._guide = outputs(self.teacher.variables, self.batch)
+      self.options = dataclasses.replace(
+        self.options,
+        teacher=dataclasses.replace(self.teacher.static, known=True),
+      )
 
   def share_batch(self, other: 'FullBatchRun') -> None:
     """Lets go of the own copy of the graph for that of a run on it."""
@@ -185,10 +191,14 @@ class FullBatchRun(Run):
     records = {name: np.asarray(value)[None] for name, value in record.items()}
     return new._replace(score=score), records
 
-  def inputs(self) -> tuple[Batch, Array, Array]:
-    """What the program reads: the batch, validation and test masks."""
+  def inputs(self) -> tuple[Any, Array, Array]:
+    """What the program reads: the batch, validation and test masks.
+
+    With a teacher, the batch and its outputs in place of the batch.
+    """
     masks = (self.loaders[split].targets for split in ('valid', 'test'))
-    return self.batch, *(jax.device_put(mask) for mask in masks)
+    batch = (self.batch, self._guide) if self.teacher else self.batch
+    return batch, *(jax.device_put(mask) for mask in masks)
 
   def dispatch_size(self, members: int) -> int:
     """Epochs of each dispatch, wherever a run is taken up.

@@ -19,17 +19,30 @@ class Teacher:
       `tasks.Task.distillation`.
     temperature: of the probabilities that are compared; of classes.
     uses_layout: the layouts of the batches serve it.
+    known: its outputs are given in place of its variables, for one batch that
+      is the same in every step.
   """
 
   model: nn.Module
   weight: float
   temperature: float
   uses_layout: bool = True
+  known: bool = False
 
-  def outputs(self, variables: PyTree, batch: graphs.Batch) -> Array:
-    """Its outputs at evaluation, [r, c] of all graphs or nodes of a batch."""
+  def outputs(self, given: PyTree, batch: graphs.Batch) -> Array:
+    """Its outputs at evaluation.
+
+    Args:
+      given: its variables; or the outputs, where they are known.
+      batch: what it looks at.
+
+    Returns:
+      [r, c], of all graphs or nodes of the batch.
+    """
+    if self.known:
+      return given
     layout = batch.layout if self.uses_layout else None
     outputs: Any = self.model.apply(
-      variables, batch.graph, layout=layout, train=False
+      given, batch.graph, layout=layout, train=False
     )
     return outputs

@@ -71,11 +71,11 @@ def train_step(
 
   Returns:
     step(state, batch, rates, teacher) -> (state, metrics), with
-    `OptimizerConfig.rates` and, where the options have a teacher, its variables
-    or a batch that has its outputs.
+    `OptimizerConfig.rates` and, where the options have a teacher, what its
+    `outputs` takes.
   """
 
-  def loss_fn(params, state, batch, target_bits):
+  def loss_fn(params, state, batch, target_bits, guide):
     outputs, seen = passes.apply(
       model,
       state._replace(params=params).variables(),
@@ -92,7 +92,7 @@ def train_step(
     if options.teacher is not None:
       weight, temperature = options.teacher.weight, options.teacher.temperature
       extra = task.distillation(
-        outputs, batch.teacher, batch.target_mask(), temperature
+        outputs, guide, batch.target_mask(), temperature
       )
       loss = (1 - weight) * loss + weight * extra / jnp.maximum(sums[2], 1)
     loss += scheme.penalty(seen.memory)
@@ -105,12 +105,12 @@ def train_step(
     if options.augment is not None:
       key = passes.augmentation_key(step_key(state))
       batch = augment_lib.moved(batch, key, options.augment)
-    if options.teacher is not None and teacher is not None:
-      outputs = options.teacher.outputs(teacher, batch)
-      batch = batch._replace(teacher=outputs)
+    guide = None
+    if options.teacher is not None:
+      guide = options.teacher.outputs(teacher, batch)
     with groups.recording() as declared:
       (loss, (seen, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, state, batch, rates.target_bits
+        state.params, state, batch, rates.target_bits, guide
       )
     optimizer = create_optimizer(groups.label(state.params, declared))
     updates, opt_state = optimizer.update(

@@ -140,7 +140,7 @@ def test_first_objective_is_the_distance_from_the_teacher(finished, tmp_path):
     key=steps.step_key(run.state),
   )
   z = restore.load_run(finished.teacher).predict(data)
-  np.testing.assert_allclose(run.batch.teacher, z, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(run.inputs()[0][1], z, rtol=1e-4, atol=1e-5)
   x, z = (np.float64(v)[data.train_mask] / 2 for v in (x, z))
   log_p, log_q = (v - np.log(np.exp(v).sum(1))[:, None] for v in (x, z))
   kl = (np.exp(log_q) * (log_q - log_p)).sum(1).mean()
