@@ -141,6 +141,28 @@ def test_commands_in_the_docstrings_name_their_file():
     assert f'python train.py --config={name}' in module.__doc__
 
 
+def test_columns_of_the_recipe():
+  module = importlib.import_module('configs.recipe')
+  main = importlib.import_module('configs.mnist_a2q_lorap')
+  same = module.get_config('a2q,gpf_lorap,protocol').to_dict()
+  assert same == main.get_config().to_dict()
+  mnist = importlib.import_module('configs.mnist')
+  same = module.get_config('qat4,lorap,protocol').to_dict()
+  assert same == mnist.get_config('gin,qat4,lorap').to_dict()
+  added = {}
+  for column in module.COLUMNS:
+    train = made(module.get_config(f'a2q,none,{column}')).train
+    added[column] = (train.ema, train.label_smoothing, train.augment)
+  assert added == {
+    'protocol': (0, 0, 0),
+    'recipe': (0.999, 0.05, 0),
+    'beyond': (0.999, 0.05, 1),
+  }
+  for wrong in ('a2q,recipe', 'a2q,none,fast', 'a2,none,recipe'):
+    with pytest.raises(ValueError, match='got'):
+      module.get_config(wrong)
+
+
 class TestPublished:
   """Cells of the publications."""
 

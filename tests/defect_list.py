@@ -558,6 +558,44 @@ _SHARDS = (
   ),
 )
 
+_RECIPE = (
+  Defect(
+    'smoothed_labels_leave_the_other_classes_out',
+    'training recipe',
+    'training/tasks.py',
+    'own - jnp.mean(outputs, axis=1), 0))',
+    'own, 0))',
+    ('training/tasks_test.py::TestSmoothing::test_by_hand',),
+  ),
+  Defect(
+    'maps_go_by_the_place_of_padding_too',
+    'training recipe',
+    'training/augment.py',
+    'places = jnp.maximum(jnp.cumsum(real) - 1, 0)',
+    'places = jnp.arange(len(real))',
+    (
+      'training/augment_test.py::'
+      'test_draws_do_not_depend_on_padding_and_shards',
+    ),
+  ),
+  Defect(
+    'distance_from_the_teacher_shrinks_with_the_temperature',
+    'training recipe',
+    'training/tasks.py',
+    'distance = temperature**2 * kl',
+    'distance = kl',
+    ('training/tasks_test.py::TestDistillation::test_of_classes',),
+  ),
+  Defect(
+    'average_evaluates_with_the_statistics_of_the_last_step',
+    'training recipe',
+    'training/steps.py',
+    'state.evaluated().variables(),',
+    'state.variables(),',
+    ('runs/recipe_test.py::test_statistics_settle_on_the_averaged_network',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -573,4 +611,5 @@ DEFECTS = (
   *_DATA,
   *_RUNS,
   *_SHARDS,
+  *_RECIPE,
 )

@@ -30,21 +30,29 @@ def config(devices: int, **changes):
 
 
 def one_step(devices: int, folder: pathlib.Path) -> dict[str, Any]:
-  """Metrics of a first step on 400 graphs, and what its program exchanges."""
+  """Metrics of a first step on 400 graphs, and what its program exchanges.
+
+  With all that a step can do beside.
+  """
   chosen = settings.from_config(
     config(
       devices,
       scheme__name='fp32',
       model__features=32,
       train__batch_size=400,
+      train__label_smoothing=0.1,
+      train__augment=1.0,
+      train__ema=0.9,
     )
   )
-  data = tiny_run.splits()._replace(train=tiny_run.dataset(1, 400))
+  data = tiny_run.positioned_splits()._replace(train=tiny_run.dataset(1, 400))
   with chosen.on_devices():
     run = loop.create_run(chosen, data, folder / str(devices))
     loader = run.loaders['train']
     batch = loader.put(loader.batch(np.arange(400)))
-    step = jax.jit(steps.train_step(run.model, chosen.scheme, run.task))
+    step = jax.jit(
+      steps.train_step(run.model, chosen.scheme, run.task, run.options)
+    )
     program = step.lower(run.state, batch, run.rates(0.0)).compile()
     state, metrics = program(run.state, batch, run.rates(0.0))
     run.close()

@@ -17,11 +17,15 @@ def plain_loop(run, factors):
     States after each epoch, and their records.
   """
   chosen = run.settings
-  step = steps.make_train_step(run.model, chosen.scheme, run.task)
+  step = steps.make_train_step(run.model, chosen.scheme, run.task, run.options)
   evaluate = steps.make_eval_step(run.model, run.task)
+  settle = steps.make_settle_step(run.model)
   state, states, records = run.state, [], []
   for factor in factors:
+    before = jax.tree.map(jnp.copy, state.batch_stats)
     state, found = step(state, run.batch, chosen.optimizer.rates(float(factor)))
+    if run.options.ema and before:
+      state = settle(state._replace(batch_stats=before), run.batch)
     count = float(found.count)
     record = {
       'epoch': len(states) + 1,
@@ -34,7 +38,7 @@ def plain_loop(run, factors):
     for split in ('valid', 'test'):
       targets = run.loaders[split].targets
       batch = run.batch._replace(targets=jnp.asarray(targets))
-      sums = [float(v) for v in evaluate(state.variables(), batch)]
+      sums = [float(v) for v in evaluate(state.evaluated().variables(), batch)]
       assert sums[2] == 8
       record[f'{split}_loss'] = sums[0] / sums[2]
       record[f'{split}_accuracy'] = sums[1] / sums[2]

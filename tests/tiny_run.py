@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from configs import mnist_a2q_lorap, planetoid, superpixels
 from lorap_jax.data import DataSplits, GraphDataset, NodeDataset, pipeline
+from lorap_jax.data.containers.positions import Positions
 from lorap_jax.runs import fields, full_batch, loop, result, settings
 from lorap_jax.runs import run as run_lib
 from lorap_jax.training import optimizer, state, steps, tasks
@@ -54,6 +55,11 @@ def splits() -> DataSplits:
   }
   parts = dataset(1, NUM_TRAIN), dataset(2, 20), dataset(3, 21)
   return DataSplits(*parts, num_classes=3, source=source)
+
+
+def positioned_splits() -> DataSplits:
+  """The same graphs, of which two features are places in an image."""
+  return splits()._replace(positions=Positions((1, 2), (0.1, 0.2), (4.0, 5.0)))
 
 
 def regression_splits() -> DataSplits:
@@ -230,19 +236,22 @@ def forget_programs() -> None:
 
 
 @contextlib.contextmanager
-def programs(**changes):
+def programs(data: DataSplits | None = None, **changes):
   """State, batch, training and evaluation step of a configuration."""
   forget_programs()
   chosen = settings.from_config(config(**changes))
-  data = splits()
+  data = data or splits()
   budget = pipeline.joint_budget(data[:3], batch_size=chosen.train.batch_size)
   loader = pipeline.Loader(data.train, budget, layout=True)
   batch = jax.device_put(loader.batch(loader.ordered()[0]))
   model = chosen.model(data.num_classes)
-  first = state.init_state(model, batch, jax.random.key(0))
+  options = chosen.options(data)
+  first = state.init_state(
+    model, batch, jax.random.key(0), averaged=bool(options.ema)
+  )
   yield (
     first,
     batch,
-    steps.make_train_step(model, chosen.scheme, tasks.Task()),
+    steps.make_train_step(model, chosen.scheme, tasks.Task(), options),
     steps.make_eval_step(model, tasks.Task()),
   )

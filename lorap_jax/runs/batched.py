@@ -54,7 +54,7 @@ class BatchedRun(Run):
   def make_steps(self) -> None:
     """Makes the programs of training."""
     self.train_step = steps.make_train_step(
-      self.model, self.settings.scheme, self.task
+      self.model, self.settings.scheme, self.task, self.options
     )
     self.settle_step = steps.make_settle_step(self.model)
 
@@ -87,6 +87,7 @@ class BatchedRun(Run):
   def _train_epoch(self, display, stopped) -> bool:
     """Steps through the rest of the epoch; False if stopped inside it."""
     loader, progress = self.loaders['train'], self.progress
+    given = (self.teacher.variables,) if self.teacher else ()
     plan = loader.shuffled(self.settings.config['seed'], progress.epoch)
     first = progress.batch
     clock = time.monotonic()
@@ -94,7 +95,7 @@ class BatchedRun(Run):
     with contextlib.closing(loader.stream(plan[first:])) as batches:
       for number, batch in enumerate(batches, start=first):
         rates = self.rates(progress.epoch + number / len(plan))
-        self.state, metrics = self.train_step(self.state, batch, rates)
+        self.state, metrics = self.train_step(self.state, batch, rates, *given)
         # Fetched one step late, so that the device never waits.
         if pending is not None:
           self._count(pending)
@@ -147,7 +148,7 @@ class BatchedRun(Run):
       `loss` and the metric of the task, means.
     """
     loader = self.loaders[split]
-    variables = self.state.variables()
+    variables = self.state.evaluated().variables()
     total = np.zeros(3)
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
       for batch in batches:

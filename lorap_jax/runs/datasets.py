@@ -41,12 +41,16 @@ class DataSet(NamedTuple):
     level: what has a label, `node` or `graph`; None if the file says it.
     fields: fields of config.data that the loader takes.
     sources: allowed values of `source`.
+    task: `classification` or `regression`; None if the file says it.
+    positions: whether features may be places in an image; the data says which.
   """
 
   load: Callable[..., Any]
   level: str | None
   fields: tuple[str, ...]
   sources: tuple[str, ...] = ('auto', 'data_dir', 'download')
+  task: str | None = 'classification'
+  positions: bool = False
 
 
 _TU = (*_FILES, 'fold', 'limit', 'features', 'num_folds', 'split_seed')
@@ -64,11 +68,17 @@ DATASETS: dict[str, DataSet] = {
     'graph',
     _SUPERPIXELS,
     ('auto', 'data_dir', 'download', 'embedded'),
+    positions=True,
   ),
   'cifar10_superpixels': DataSet(
-    data_lib.load_cifar10_superpixels, 'graph', _SUPERPIXELS
+    data_lib.load_cifar10_superpixels,
+    'graph',
+    _SUPERPIXELS,
+    positions=True,
   ),
-  'zinc': DataSet(data_lib.load_zinc, 'graph', (*_FILES, 'limit')),
+  'zinc': DataSet(
+    data_lib.load_zinc, 'graph', (*_FILES, 'limit'), task='regression'
+  ),
   'reddit_binary': DataSet(
     functools.partial(data_lib.load_tu, 'REDDIT-BINARY'),
     'graph',
@@ -80,7 +90,9 @@ DATASETS: dict[str, DataSet] = {
   'pubmed': _planetoid('pubmed'),
   'ogbn_arxiv': DataSet(data_lib.load_ogbn_arxiv, 'node', _FILES),
   'ogbn_mag': DataSet(data_lib.load_ogbn_mag, 'node', _FILES),
-  'custom': DataSet(data_lib.load_custom, None, ('path',)),
+  'custom': DataSet(
+    data_lib.load_custom, None, ('path',), task=None, positions=True
+  ),
 }
 
 

@@ -222,6 +222,20 @@ def _train() -> config_dict.ConfigDict:
     # by its path from there.
     init_from=str,
     plots=True,
+    # Share of each label that goes to all classes alike; 0.
+    label_smoothing=float,
+    # Strength of random affine maps of the nodes' positions; 1 for 15 degrees,
+    # 15 % of scale and shear, a tenth of the image's side. 0.
+    augment=float,
+    # Decay of a moving average of the parameters, such as .999, which is
+    # evaluated, selected and exported in their place. 0.
+    ema=float,
+    # Folder of a finished run on this data, such as one in full precision,
+    # whose outputs are learned beside the labels; their share of the loss, 1;
+    # the temperature of classes, 2.
+    teacher=str,
+    teacher_weight=float,
+    teacher_temperature=float,
     # Sums over neighbours: layout or segment_sum; auto is what the benchmarks
     # found faster on the device.
     aggregation='auto',

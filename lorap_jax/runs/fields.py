@@ -31,6 +31,13 @@ FREE = (
   'train.devices',
   'prompt.implementation',
 )
+# Values that leave no trace in a record: before the field there was no other.
+OFF = {
+  'train.label_smoothing': 0.0,
+  'train.augment': 0.0,
+  'train.ema': 0.0,
+  'train.teacher': None,
+}
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (
   'seed',
@@ -92,6 +99,24 @@ _BATCHES = Need(
 )
 _WHOLE = Need('train.fanout None', lambda c: c.train.fanout is None)
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
+
+_TEACHER = Need('train.teacher', lambda c: bool(c.train.teacher))
+_SETTLES = Need(
+  'train.settle_batches 1 or more',
+  lambda c: (
+    (c.level == 'node' and c.train.fanout is None)
+    or c.train.settle_batches != 0
+  ),
+)
+_CLASSES = Need(
+  'classes as labels',
+  lambda c: datasets.DATASETS[c.data.name].task != 'regression',
+)
+_POSITIONS = Need(
+  'features that are places in an image: data.name '
+  f'{" or ".join(k for k, v in datasets.DATASETS.items() if v.positions)}',
+  lambda c: datasets.DATASETS[c.data.name].positions,
+)
 
 _QUANTIZED = Need('a scheme other than fp32', lambda c: c.scheme.name != 'fp32')
 _AFFINE = _is('scheme.name', 'qat', 'dq')
@@ -226,6 +251,12 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'batch_size settle_batches': (_BATCHES,),
       'devices': (_GRAPHS,),
       'fanout': (_NODES, _is('scheme.published', False, unset=True)),
+      'label_smoothing': (_CLASSES,),
+      'augment': (_GRAPHS, _POSITIONS),
+      'ema': (_SETTLES,),
+      'teacher': (_WHOLE,),
+      'teacher_weight': (_TEACHER,),
+      'teacher_temperature': (_TEACHER, _CLASSES),
       'integer_epochs export': (*_INTEGERS, _WHOLE),
       'together': (
         _NODES,
@@ -462,12 +493,19 @@ def train_config(values: Values) -> TrainConfig:
 def record(values: Values, level: str) -> dict[str, Any]:
   """What a run is, as plain values: its fields alone, with `data.level`.
 
+  What is `OFF` is left out, as in the records of versions that had no such
+  field.
+
   Args:
     values: all groups and fields with the values in force.
     level: of the data.
   """
   lacks = meaningful(values, level)
-  kept = {p: v for p, v in flat(values).items() if not lacks[p]}
+  kept = {
+    p: v
+    for p, v in flat(values).items()
+    if not lacks[p] and not (p in OFF and v == OFF[p])
+  }
   # `seed`, `seeds` and `folds` are of all runs: members of a group or none.
   return nested({**kept, 'folds': values['folds'], 'data.level': level})
 

@@ -1,5 +1,6 @@
 """Full-batch training on one graph: many epochs per dispatch."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -18,6 +19,7 @@ from lorap_jax.nn import methods
 from lorap_jax.runs import result, settings, side_by_side
 from lorap_jax.runs.run import Run
 from lorap_jax.training import history, steps
+from lorap_jax.training import options as options_lib
 from lorap_jax.training.state import TrainState
 
 # Per dispatch: how often a run can stop, save and say where it is. A large
@@ -44,15 +46,25 @@ def _epochs(
   model: nn.Module,
   scheme: methods.Scheme,
   selection: history.Selection,
+  options: options_lib.Options,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
   """`make_epochs` as a pure function."""
   task = selection.task
-  step = steps.train_step(model, scheme, task)
+  step = steps.train_step(model, scheme, task, options)
+  settle = steps.settle_step(model)
 
   def epoch(carry: Carry, batch, valid, test, rates):
-    state, metrics = step(carry.state, batch, rates)
+    batch, *guide = batch if options.teacher else (batch,)
+    state, metrics = step(carry.state, batch, rates, *guide)
+    if options.ema:
+      # Running statistics of the averaged network, on the one batch there is.
+      state = state._replace(batch_stats=carry.state.batch_stats)
+      state = settle(state, batch) if state.batch_stats else state
     outputs: Any = model.apply(
-      state.variables(), batch.graph, layout=batch.layout, train=False
+      state.evaluated().variables(),
+      batch.graph,
+      layout=batch.layout,
+      train=False,
     )
     record = {**metrics._asdict(), 'epoch': state.step.astype(jnp.float32)}
     for name, mask in (('valid', valid), ('test', test)):
@@ -81,6 +93,7 @@ def make_epochs(
   model: nn.Module,
   scheme: methods.Scheme,
   selection: history.Selection,
+  options: options_lib.Options = options_lib.NONE,
   *,
   joint: bool = False,
 ) -> Callable[..., tuple[Carry, dict[str, Array]]]:
@@ -92,15 +105,17 @@ def make_epochs(
     model: Linen module.
     scheme: quantization framework, whose penalty enters the loss.
     selection: rule and task.
+    options: see `steps.train_step`.
     joint: for several runs at once, mapped over their carries and rates.
 
   Returns:
-    run(carry, batch, valid, test, rates [k]) -> (carry, records), where
+    run(carry, batch, valid, test, rates [k]) -> (carry, records), where with a
+    teacher `batch` is a pair of it and the teacher's outputs, and where
     `valid` and `test` are masks like `batch.targets`, and `rates` and `records`
     hold arrays [k]. The old carry is donated. If joint, the leaves of carry and
     rates have a first axis [s], and records are [k, s].
   """
-  run = _epochs(model, scheme, selection)
+  run = _epochs(model, scheme, selection, options)
   if joint:
     run = jax.vmap(run, (0, None, None, None, 0), (0, 1))
   return jax.jit(run, donate_argnums=0)
@@ -130,6 +145,14 @@ class FullBatchRun(Run):
     }
     self.batch: Batch = jax.device_put(self.loaders['train'].batch())
     self.start(self.batch, data.nodes.shape[1], data.num_nodes)
+    if self.teacher:
+      # The same in every epoch: it sees the same graph.
+      outputs = jax.jit(self.teacher.static.outputs)
+      self._guide = outputs(self.teacher.variables, self.batch)
+      self.options = dataclasses.replace(
+        self.options,
+        teacher=dataclasses.replace(self.teacher.static, known=True),
+      )
 
   def share_batch(self, other: 'FullBatchRun') -> None:
     """Lets go of the own copy of the graph for that of a run on it."""
@@ -138,7 +161,7 @@ class FullBatchRun(Run):
   @property
   def recipe(self) -> tuple[Any, ...]:
     """What `make_epochs` is made of; runs with equal ones share a program."""
-    return self.model, self.settings.scheme, self.selection
+    return self.model, self.settings.scheme, self.selection, self.options
 
   def program(self, members: int) -> Callable[..., Any]:
     """The program of this many runs, see `make_epochs`."""
@@ -168,10 +191,14 @@ class FullBatchRun(Run):
     records = {name: np.asarray(value)[None] for name, value in record.items()}
     return new._replace(score=score), records
 
-  def inputs(self) -> tuple[Batch, Array, Array]:
-    """What the program reads: the batch, validation and test masks."""
+  def inputs(self) -> tuple[Any, Array, Array]:
+    """What the program reads: the batch, validation and test masks.
+
+    With a teacher, the batch and its outputs in place of the batch.
+    """
     masks = (self.loaders[split].targets for split in ('valid', 'test'))
-    return self.batch, *(jax.device_put(mask) for mask in masks)
+    batch = (self.batch, self._guide) if self.teacher else self.batch
+    return batch, *(jax.device_put(mask) for mask in masks)
 
   def dispatch_size(self, members: int) -> int:
     """Epochs of each dispatch, wherever a run is taken up.

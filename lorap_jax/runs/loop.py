@@ -96,6 +96,8 @@ def train_members(
     )
     for config, folder in members
   ]
+  for chosen, _ in wanted if data is not None else ():
+    chosen.check(data)  # pyrefly: ignore
   folders = [folder for _, folder in wanted]
   for folder in folders:
     if folders.count(folder) > 1:

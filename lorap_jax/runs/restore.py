@@ -218,7 +218,12 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     abstract = jax.eval_shape(lambda: _initial(model, data))
   checkpoints = Checkpoints(path / workdir.CHECKPOINTS)
   # Not what the optimizer of the run kept.
-  variables = checkpoints.load_entries('best', abstract.variables())
+  entries = abstract.variables()
+  if chosen.train.ema:
+    entries['ema'] = entries.pop('params')
+  variables = checkpoints.load_entries('best', entries)
+  if chosen.train.ema:
+    variables['params'] = variables.pop('ema')
   return LoadedRun(model, variables, chosen.config, data)
 
 
@@ -245,11 +250,13 @@ def weights_of(folder: pathlib.Path) -> dict[str, PyTree]:
     folder: work folder of a run that has finished.
 
   Returns:
-    `params` and `batch_stats`.
+    `params`, averaged ones if it has them, and `batch_stats`.
 
   Raises:
     CheckpointError: the folder holds no such run.
   """
   checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
-  saved = checkpoints.load_arrays('best', ('params', 'batch_stats'))
+  saved = checkpoints.load_arrays('best', ('params', 'batch_stats', 'ema'))
+  averaged = saved.pop('ema', None)
+  saved['params'] = averaged or saved['params']
   return {name: part for name, part in saved.items() if part}

@@ -104,7 +104,7 @@ def finish(run: Any) -> dict[str, Any]:
   """
   latest_step = int(run.state.step)
   records = run.progress.history
-  run.state = state = run.selected_state(records)
+  run.state = state = run.selected_state(records).evaluated()
   sums, fixed = measure_cost(run)
   report = {
     'result': _result(run.selection, records),

@@ -13,6 +13,7 @@ from absl import logging
 from lorap_jax.graphs import Batch, layout
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.runs import export, restore, settings, workdir, writers
+from lorap_jax.runs import teacher as teacher_lib
 from lorap_jax.runs.checkpointing import (
   KINDS,
   CheckpointError,
@@ -44,6 +45,8 @@ class Run:
     folder: work folder.
     loaders: loaders of the batches, by split name.
     model: Linen module.
+    teacher: of this run, if it has one.
+    options: of its training step.
     state: arrays of the run.
     progress: position and history.
     checkpoints: saved states.
@@ -69,6 +72,10 @@ class Run:
     self.task = chosen.task(data)
     self.epochs = chosen.epochs(data)
     self.model = chosen.model(data.num_classes)
+    self.teacher = teacher_lib.load(chosen, data)
+    self.options = chosen.options(
+      data, self.teacher.static if self.teacher else None
+    )
     self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     self.progress = history.Progress()
     self._writers: list[Any] = []
@@ -92,20 +99,27 @@ class Run:
         'num_nodes': num_nodes,
         'name': source['name'],
         'sha256': source['sha256'],
+        **({'teacher': self.teacher.digest} if self.teacher else {}),
       },
     )
-    self.state = state_lib.init_state(
-      self.model,
-      first,
-      jax.random.key(self.settings.config['seed']),
-      weights=self._weights(),
-    )
+    self.state = self._initial_state(first, self._weights())
     train = self.settings.train
     self.integers = None
     if train.integer_epochs or train.export:
       self.integers = IntegerEvaluation(
         self.model, self.data, self.loaders, self.task, self.state
       )
+
+  def _initial_state(
+    self, batch: Batch, weights: dict[str, Any] | None = None
+  ) -> state_lib.TrainState:
+    return state_lib.init_state(
+      self.model,
+      batch,
+      jax.random.key(self.settings.config['seed']),
+      weights=weights,
+      averaged=bool(self.options.ema),
+    )
 
   def _weights(self) -> dict[str, Any] | None:
     """The weights to start from; None for those of the seed."""
@@ -240,7 +254,7 @@ class Run:
       return record
     self._refuse_no_numbers(record)
     try:
-      found = self.integers(state)  # pyrefly: ignore
+      found = self.integers(state.evaluated())  # pyrefly: ignore
     except ExportError as error:
       raise NonFiniteError(
         f'the network has no integers after epoch {record["epoch"]}: {error}; '
@@ -293,9 +307,7 @@ class Run:
     state = self.state
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
       # Given away to a dispatch: that of the checkpoint before it, or of none.
-      state = state_lib.init_state(
-        self.model, batch, jax.random.key(self.settings.config['seed'])
-      )
+      state = self._initial_state(batch)
       if self.checkpoints.step('latest') is not None:
         state, _ = self.checkpoints.load('latest', state)
     found = steps.culprit(self.model, state.variables(), batch)

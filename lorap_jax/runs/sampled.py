@@ -63,7 +63,7 @@ class SampledRun(BatchedRun):
     """Loss and metric of the validation and of the test nodes, means."""
     data: Any = self.data
     targets = self._held_out.targets
-    outputs = self._held_out.outputs(self.state.variables())
+    outputs = self._held_out.outputs(self.state.evaluated().variables())
     labels = np.asarray(data.labels[targets])
     found = {}
     for split in ('valid', 'test'):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,12 @@ from lorap_jax.integers import lowering
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
-from lorap_jax.runs import datasets, fields
+from lorap_jax.runs import datasets, fields, workdir
 from lorap_jax.training import tasks
+from lorap_jax.training.augment import Augment
+from lorap_jax.training.distillation import Teacher
 from lorap_jax.training.optimizer import OptimizerConfig
+from lorap_jax.training.options import Options
 from lorap_jax.training.train_config import TrainConfig
 
 Data = DataSplits | NodeDataset
@@ -118,9 +122,52 @@ class Settings:
     """The task of this data: its loss and its metric."""
     return tasks.Task(data.task)
 
+  def options(self, data: Data, teacher: Teacher | None = None) -> Options:
+    """What a training step on this data does beside.
+
+    Args:
+      data: the data set.
+      teacher: that of the run, see `runs.teacher`.
+    """
+    strength, positions = self.train.augment, getattr(data, 'positions', None)
+    return Options(
+      label_smoothing=self.train.label_smoothing,
+      ema=self.train.ema,
+      teacher=teacher,
+      augment=Augment(strength, positions) if strength else None,  # pyrefly: ignore
+    )
+
   def load_data(self) -> Data:
     """The data set, from the source that the configuration asks for."""
     return datasets.load(self.config['data'])
+
+  def check(self, data: Data) -> None:
+    """Refuses data that the settings are not for.
+
+    Args:
+      data: the data set.
+
+    Raises:
+      ValueError: labels of nodes where the settings are for graphs, or the
+        other way round; numbers as labels where they are smoothed; no
+        positions where they are moved.
+    """
+    if data.level != self.level:
+      raise ValueError(
+        f'the data has a label for each {data.level}, the configuration is for '
+        f'labels of each {self.level} (config.data: `name` is '
+        f'{self.config["data"]["name"]!r})'
+      )
+    if self.train.label_smoothing and data.task != 'classification':
+      raise ValueError(
+        'config.train: `label_smoothing` is for classes as labels, this data '
+        f'is for {data.task}; leave it out'
+      )
+    if self.train.augment and getattr(data, 'positions', None) is None:
+      raise ValueError(
+        'config.train: `augment` moves features that are places in an image, '
+        'and this data declares none (`DataSplits.positions`); leave it out'
+      )
 
   def on(self, data: Data) -> 'Settings':
     """The settings of a run on this data: with its number of epochs.
@@ -129,15 +176,9 @@ class Settings:
       data: the data set.
 
     Raises:
-      ValueError: labels of nodes where the settings are for graphs, or the
-        other way round.
+      ValueError: see `check`.
     """
-    if data.level != self.level:
-      raise ValueError(
-        f'the data has a label for each {data.level}, the configuration is for '
-        f'labels of each {self.level} (config.data: `name` is '
-        f'{self.config["data"]["name"]!r})'
-      )
+    self.check(data)
     epochs = self.epochs(data)
     train = {**self.config['train'], 'epochs': epochs}
     return dataclasses.replace(
@@ -187,9 +228,20 @@ def from_config(
       run, named with its path.
   """
   values = config.to_dict()
-  level = fields.check(values, level)
+  level_given, level = level, fields.check(values, level)
   chosen = _settings(values, level)
   _ = chosen.mesh  # Refuses devices that are not there.
+  if level_given is None and values['data']['name'] == 'custom':
+    chosen.check(chosen.load_data())  # Was read for its level.
+  teacher = chosen.train.teacher
+  if (
+    teacher
+    and not (pathlib.Path(teacher).expanduser() / workdir.REPORT).is_file()
+  ):
+    raise ValueError(
+      f'config.train: `teacher`: no finished run in {teacher!r}; give the work '
+      'folder of one, or leave it out'
+    )
   for name in ('integer_epochs', 'export'):
     if getattr(chosen.train, name):
       try:

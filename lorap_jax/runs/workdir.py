@@ -177,16 +177,23 @@ def claim_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
 
   Args:
     workdir: a folder that is this run's.
-    data: `name`, `sha256` of the files and the shape of the data set.
+    data: `name`, `sha256` of the files and the shape of the data set; the
+      digest of a teacher.
 
   Raises:
-    WorkdirError: the run began on other data.
+    WorkdirError: the run began on other data, or with another teacher.
   """
   path = workdir / DATA
   if not path.exists():
     write_json(path, data)
     return
   old = read_json(path)
+  if old.get('teacher') != data.get('teacher'):
+    raise WorkdirError(
+      f'{workdir} belongs to a run with another teacher: the folder of '
+      'config.train.teacher holds other weights now; choose another folder '
+      'with --workdir'
+    )
   if old != _plain(data):
     raise WorkdirError(
       f'{workdir} belongs to a run on {old.get("name")}, now the data is '

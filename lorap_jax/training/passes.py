@@ -115,3 +115,8 @@ def average_bits(seen: Pass, scheme: methods.Scheme) -> Float[Array, '']:
 def random_streams(key: Array) -> dict[str, Array]:
   """The keys of a pass: of protected nodes, and of dropout."""
   return {'quantization': key, 'dropout': jax.random.fold_in(key, 1)}
+
+
+def augmentation_key(key: Array) -> Array:
+  """The key of what is drawn of a batch before a pass; 2 is that of `init`."""
+  return jax.random.fold_in(key, 3)

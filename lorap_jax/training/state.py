@@ -29,6 +29,7 @@ class TrainState(NamedTuple):
     quant_stats: observers of the quantizers; empty for A2Q and FP32.
     opt_state: optax state.
     key: typed random key of the run; step keys are folded from it.
+    ema: moving average of `params`, see `moving_average`; empty for none.
   """
 
   step: Array
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
   quant_stats: PyTree
   opt_state: Any
   key: Array
+  ema: PyTree = {}
 
   def variables(self) -> dict[str, PyTree]:
     """What `model.apply` takes."""
@@ -46,6 +48,10 @@ class TrainState(NamedTuple):
       'quant_stats': self.quant_stats,
     }
 
+  def evaluated(self) -> 'TrainState':
+    """The network that is evaluated: of the averaged parameters, if any."""
+    return self._replace(params=self.ema, ema={}) if self.ema else self
+
 
 def init_state(
   model: nn.Module,
@@ -53,6 +59,7 @@ def init_state(
   key: Array,
   *,
   weights: dict[str, PyTree] | None = None,
+  averaged: bool = False,
 ) -> TrainState:
   """Initial state.
 
@@ -63,6 +70,7 @@ def init_state(
     weights: `params` and `batch_stats` to start from, see
       `runs.restore.weights_of`; what they lack (quantizers, prompts) starts
       from the batch seen with them, and what the model lacks is left out.
+    averaged: keep a moving average of the parameters, which starts from them.
 
   Returns:
     The state. Its leaves are strongly typed arrays, so that the second step
@@ -71,12 +79,12 @@ def init_state(
   Raises:
     ValueError: weights of other shapes.
   """
-  return _create(model, key, batch, weights)
+  return _create(model, averaged, key, batch, weights)
 
 
 # Equal models share the program: seeds compile it once.
-@functools.partial(jax.jit, static_argnums=0)
-def _create(model, key, batch, weights):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _create(model, averaged, key, batch, weights):
   init_key, run_key = jax.random.split(key)
   # train=True, because quantizers start from the ranges they see, and batch
   # norm has no useful running statistics yet.
@@ -99,9 +107,42 @@ def _create(model, key, batch, weights):
     quant_stats=variables.get('quant_stats', {}),
     opt_state=create_optimizer(groups.label(params, declared)).init(params),
     key=run_key,
+    # Arrays of their own: a step gives the old ones away.
+    ema=jax.tree.map(jnp.copy, params) if averaged else {},
   )
   strong = lambda a: jax.lax.convert_element_type(a, a.dtype)
   return shards.replicated(jax.tree.map(strong, state))
+
+
+def moving_average(
+  average: PyTree, params: PyTree, step: Array, decay: float
+) -> PyTree:
+  """The average of parameters after another step.
+
+  With the number t of steps before it,
+
+    a <- a + (1 - d) (p - a),  d = min(decay, (1 + t) / (10 + t)).
+
+  The smaller d at the start lets the first parameters go. What does not move
+  stays as it is, to the last bit.
+
+  Args:
+    average: a, of the steps before.
+    params: p, after the step.
+    step: int32 t.
+    decay: in (0, 1).
+
+  Returns:
+    The new average.
+
+  References:
+    Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging,
+    SIAM Journal on Control and Optimization 30(4), 1992. The decay at the start
+    is that of TensorFlow's `tf.train.ExponentialMovingAverage` (`num_updates`).
+  """
+  steps = step.astype(jnp.float32)
+  rest = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
+  return jax.tree.map(lambda a, p: a + rest * (p - a), average, params)
 
 
 def labels_of(model: nn.Module, batch: graphs.Batch) -> PyTree:

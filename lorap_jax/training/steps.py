@@ -15,8 +15,10 @@ from lorap_jax.graphs import shards
 from lorap_jax.nn import groups, methods, telemetry
 from lorap_jax.quantization import bit_budget
 from lorap_jax.training import accounting, passes
-from lorap_jax.training.optimizer import Rates, create_optimizer
-from lorap_jax.training.state import TrainState
+from lorap_jax.training import augment as augment_lib
+from lorap_jax.training import options as options_lib
+from lorap_jax.training.optimizer import create_optimizer
+from lorap_jax.training.state import TrainState, moving_average
 from lorap_jax.training.tasks import Task
 
 # Kept of each kind: MixQ's second phase has another program for every seed, and
@@ -28,8 +30,9 @@ class StepMetrics(NamedTuple):
   """What a training step tells the loop.
 
   Attributes:
-    loss: task loss plus penalty, of the batch.
-    task_loss: summed over the targets, graphs or nodes.
+    loss: what is minimized: task loss, penalty and what options add, of the
+      batch.
+    task_loss: the plain one, summed over the targets, graphs or nodes.
     metric: summed over the targets.
     count: targets.
     bits: summed over elements of product operands.
@@ -48,15 +51,15 @@ class StepMetrics(NamedTuple):
   finite: Array
 
 
-Step = Callable[
-  [TrainState, graphs.Batch, Rates], tuple[TrainState, StepMetrics]
-]
+# Of a state, a batch, `optimizer.Rates` and, if there is one, a teacher.
+Step = Callable[..., tuple[TrainState, StepMetrics]]
 
 
 def train_step(
   model: nn.Module,
   scheme: methods.Scheme,
   task: Task,
+  options: options_lib.Options = options_lib.NONE,
 ) -> Step:
   """One training step as a pure function.
 
@@ -64,12 +67,15 @@ def train_step(
     model: Linen module called as `model(graph, layout=..., train=...)`.
     scheme: for its penalty.
     task: for its loss.
+    options: what it does beside.
 
   Returns:
-    step(state, batch, rates) -> (state, metrics), with `OptimizerConfig.rates`.
+    step(state, batch, rates, teacher) -> (state, metrics), with
+    `OptimizerConfig.rates` and, where the options have a teacher, what its
+    `outputs` takes.
   """
 
-  def loss_fn(params, state, batch, target_bits):
+  def loss_fn(params, state, batch, target_bits, guide):
     outputs, seen = passes.apply(
       model,
       state._replace(params=params).variables(),
@@ -80,16 +86,31 @@ def train_step(
     )
     sums = task.sums(outputs, batch.labels, batch.target_mask())
     loss = sums[0] / jnp.maximum(sums[2], 1)
+    if options.label_smoothing:
+      extra = task.smoothing(outputs, batch.labels, batch.target_mask())
+      loss += options.label_smoothing * extra / jnp.maximum(sums[2], 1)
+    if options.teacher is not None:
+      weight, temperature = options.teacher.weight, options.teacher.temperature
+      extra = task.distillation(
+        outputs, guide, batch.target_mask(), temperature
+      )
+      loss = (1 - weight) * loss + weight * extra / jnp.maximum(sums[2], 1)
     loss += scheme.penalty(seen.memory)
     loss += seen.local_loss
     if scheme.bit_schedule is not None:
       loss += _target_penalty(seen.bit_usage, target_bits)
     return loss, (seen, sums)
 
-  def step(state, batch, rates):
+  def step(state, batch, rates, teacher=None):
+    if options.augment is not None:
+      key = passes.augmentation_key(step_key(state))
+      batch = augment_lib.moved(batch, key, options.augment)
+    guide = None
+    if options.teacher is not None:
+      guide = options.teacher.outputs(teacher, batch)
     with groups.recording() as declared:
       (loss, (seen, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, state, batch, rates.target_bits
+        state.params, state, batch, rates.target_bits, guide
       )
     optimizer = create_optimizer(groups.label(state.params, declared))
     updates, opt_state = optimizer.update(
@@ -107,14 +128,17 @@ def train_step(
       memory=seen.memory,
       finite=jnp.stack(finite),
     )
-    state = state._replace(
+    new = state._replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       batch_stats=seen.variables['batch_stats'],
       quant_stats=seen.variables['quant_stats'],
       opt_state=opt_state,
     )
-    return shards.replicated((state, metrics))
+    if options.ema:
+      average = moving_average(state.ema, new.params, state.step, options.ema)
+      new = new._replace(ema=average)
+    return shards.replicated((new, metrics))
 
   return step
 
@@ -146,6 +170,7 @@ def make_train_step(
   model: nn.Module,
   scheme: methods.Scheme,
   task: Task,
+  options: options_lib.Options = options_lib.NONE,
 ) -> Step:
   """The jitted training step; the old state is donated.
 
@@ -156,20 +181,21 @@ def make_train_step(
     model: see `train_step`.
     scheme: see `train_step`.
     task: see `train_step`.
+    options: see `train_step`.
 
   Returns:
     See `train_step`.
   """
-  return jax.jit(train_step(model, scheme, task), donate_argnums=0)
+  return jax.jit(train_step(model, scheme, task, options), donate_argnums=0)
 
 
-@functools.lru_cache(NUM_PROGRAMS)
-def make_settle_step(
+def settle_step(
   model: nn.Module,
 ) -> Callable[[TrainState, graphs.Batch], TrainState]:
-  """The jitted step that renews the running statistics of batch norm.
+  """The step that renews the running statistics of batch norm.
 
-  A training forward pass whose only effect is on `batch_stats`. While weights
+  A training forward pass of the network that is evaluated (that of the averaged
+  parameters, if any), whose only effect is on `batch_stats`. While weights
   move fast, running averages describe networks of the last few steps, not the
   present one; some passes with the weights at rest mend that.
 
@@ -177,7 +203,7 @@ def make_settle_step(
     model: Linen module.
 
   Returns:
-    step(state, batch) -> state; the old state is donated.
+    step(state, batch) -> state.
 
   References:
     Wu, Johnson: Rethinking "Batch" in BatchNorm, 2021, arXiv 2105.07576,
@@ -186,7 +212,7 @@ def make_settle_step(
 
   def step(state, batch):
     _, new = model.apply(
-      state.variables(),
+      state.evaluated().variables(),
       batch.graph,
       layout=batch.layout,
       train=True,
@@ -196,7 +222,15 @@ def make_settle_step(
     statistics = shards.replicated(new.get('batch_stats', {}))
     return state._replace(batch_stats=statistics)
 
-  return jax.jit(step, donate_argnums=0)
+  return step
+
+
+@functools.lru_cache(NUM_PROGRAMS)
+def make_settle_step(
+  model: nn.Module,
+) -> Callable[[TrainState, graphs.Batch], TrainState]:
+  """The jitted `settle_step`; the old state is donated."""
+  return jax.jit(settle_step(model), donate_argnums=0)
 
 
 @functools.lru_cache(NUM_PROGRAMS)

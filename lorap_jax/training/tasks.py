@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -60,3 +61,68 @@ class Task:
       jnp.sum(right, dtype=jnp.float32),
       count,
     )
+
+  def distillation(
+    self, outputs: Array, teacher: Array, mask: Array, temperature: float
+  ) -> Array:
+    """The distance from the outputs of a teacher.
+
+    | kind           | distance                                           |
+    |----------------|----------------------------------------------------|
+    | classification | T^2 KL(q || p), q = softmax(z / T), p = softmax(x / T) |
+    | regression     | abs(x - z), as the task's own loss                 |
+
+    Args:
+      outputs: x [r, c], of the network that learns.
+      teacher: z [r, c].
+      mask: [r], True where a target counts.
+      temperature: T; of classes.
+
+    Returns:
+      A float32 scalar, the sum over the targets that count.
+
+    Gradient:
+      T (p - q) to x; none to z.
+
+    References:
+      Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015,
+      arXiv 1503.02531, section 2.
+    """
+    teacher = jax.lax.stop_gradient(teacher)
+    if self.kind == 'regression':
+      distance = jnp.abs(outputs[:, 0] - teacher[:, 0])
+    else:
+      log_p, log_q = (
+        jax.nn.log_softmax(x / temperature) for x in (outputs, teacher)
+      )
+      kl = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=1)
+      distance = temperature**2 * kl
+    return jnp.sum(jnp.where(mask, distance, 0))
+
+  def smoothing(self, outputs: Array, labels: Array, mask: Array) -> Array:
+    """What smoothed labels add to the cross entropy, over their share.
+
+    With the label q_k = (1 - e) [k = y] + e / c in place of [k = y],
+
+      -sum_k q_k log p_k = -log p_y + e (x_y - mean_k x_k),
+
+    of which this is the last factor, x_y - mean_k x_k.
+
+    Args:
+      outputs: logits x [r, c] of a classification.
+      labels: int [r] classes y.
+      mask: [r], True where a target counts.
+
+    Returns:
+      A float32 scalar, the sum over the targets that count.
+
+    Gradient:
+      [k = y] - 1 / c to each logit of a target that counts.
+
+    References:
+      Szegedy et al.: Rethinking the Inception Architecture for Computer Vision,
+      CVPR 2016, arXiv 1512.00567, section 7.
+    """
+    classes = jnp.maximum(labels, 0)[:, None]  # -1: unlabelled, masked.
+    own = jnp.take_along_axis(outputs, classes, axis=1)[:, 0]
+    return jnp.sum(jnp.where(mask, own - jnp.mean(outputs, axis=1), 0))

@@ -35,6 +35,17 @@ class TrainConfig:
     together: runs that train in one program, where one graph is the data.
     aggregation: how sums over neighbours run, see `graphs.layout`.
     devices: how many share each batch of graphs; 0 for all there are.
+    label_smoothing: share of each label that goes to all classes alike, see
+      `tasks.Task.smoothing`; 0 for none.
+    augment: strength of random affine maps of the positions of nodes, see
+      `augment`; 0 for none.
+    ema: decay of a moving average of the parameters, which is evaluated in
+      their place, see `state.moving_average`; 0 for none.
+    teacher: folder of a finished run whose outputs are learned beside the
+      labels, or None.
+    teacher_weight: share of the loss that is the distance from them, see
+      `tasks.Task.distillation`.
+    teacher_temperature: of the probabilities that are compared.
   """
 
   epochs: int | None = None
@@ -56,6 +67,12 @@ class TrainConfig:
   together: int = 10
   aggregation: str = 'auto'
   devices: int = 1
+  label_smoothing: float = 0.0
+  augment: float = 0.0
+  ema: float = 0.0
+  teacher: str | None = None
+  teacher_weight: float = 1.0
+  teacher_temperature: float = 2.0
 
   def __post_init__(self):
     for names, lowest, in_words in (
@@ -85,9 +102,21 @@ class TrainConfig:
         raise ValueError(
           f'`{name}` must be one of {allowed}, got {getattr(self, name)!r}'
         )
-    if not 0 <= self.warmup < 1:
-      raise ValueError(f'`warmup` must be in [0, 1), got {self.warmup}')
-    if not 0 <= self.finetune_lr < float('inf'):
+    for name in ('warmup', 'label_smoothing', 'ema'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f'`{name}` must be in [0, 1), got {getattr(self, name)}'
+        )
+    if not 0 < self.teacher_weight <= 1:
       raise ValueError(
-        f'`finetune_lr` must be 0 or more, got {self.finetune_lr}'
+        f'`teacher_weight` must be in (0, 1], got {self.teacher_weight}'
       )
+    if not 0 < self.teacher_temperature < float('inf'):
+      raise ValueError(
+        f'`teacher_temperature` must be above 0, got {self.teacher_temperature}'
+      )
+    for name in ('finetune_lr', 'augment'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise ValueError(
+          f'`{name}` must be 0 or more, got {getattr(self, name)}'
+        )

@@ -13,9 +13,12 @@ from matrix_test import ALL, config_of
 
 from lorap_jax import graphs
 from lorap_jax.data import pipeline
+from lorap_jax.data.containers.positions import Positions
 from lorap_jax.graphs import batching, shards
 from lorap_jax.runs import settings
 from lorap_jax.training import state, steps
+from lorap_jax.training.augment import Augment
+from lorap_jax.training.options import NONE, Options
 
 SHARD = graphs.Budget(128, 256, 13, 8)  # Of twelve graphs or fewer.
 KINDS = ('table', 'csr', 'none')
@@ -153,7 +156,7 @@ def in_shards(seed, count):
   return jax.tree.map(jnp.asarray, batch)
 
 
-def check_step(cell, count=3):
+def check_step(cell, count=3, options=NONE):
   """A start, and the step behind another, are those of one shard.
 
   Of other graphs than the first, whose largest value is a bound of its range:
@@ -164,9 +167,11 @@ def check_step(cell, count=3):
   config.model.dropout = config.model.readout_dropout = 0.3
   chosen = settings.from_config(config)
   model, task = chosen.model(3), chosen.task(tiny_run.splits())
-  step = jax.jit(steps.train_step(model, chosen.scheme, task))
+  step = jax.jit(steps.train_step(model, chosen.scheme, task, options))
   rates = chosen.optimizer.rates(1.0)
-  start = lambda s: state.init_state(model, in_shards(2, s), jax.random.key(0))
+  start = lambda s: state.init_state(
+    model, in_shards(2, s), jax.random.key(0), averaged=bool(options.ema)
+  )
   first = start(1)
   close = functools.partial(helpers.assert_trees_close, rtol=1e-4, atol=1e-5)
   # Ranges start from what earlier quantizers make of the batch; where rounding
@@ -180,6 +185,11 @@ def check_step(cell, count=3):
   close(found_metrics._asdict(), metrics._asdict())
   close(found.batch_stats, after.batch_stats)
   close(found.quant_stats, after.quant_stats)
+  if options.ema:
+    average = state.moving_average(
+      before.ema, found.params, before.step, options.ema
+    )
+    close(found.ema, average)
   helpers.assert_trees_close(
     dict(enumerate(jax.tree.leaves(found.opt_state))),
     dict(enumerate(jax.tree.leaves(after.opt_state))),
@@ -191,6 +201,12 @@ def check_step(cell, count=3):
 @pytest.mark.parametrize('cell', SOME, ids='-'.join)
 def test_step_is_that_of_one_shard(cell):
   check_step(cell)
+
+
+def test_step_with_all_options_is_that_of_one_shard():
+  positions = Positions((1, 2), side=(3.0, 3.0))
+  how = Options(0.1, Augment(1.0, positions), 0.9)
+  check_step(('gin', 'fp32', 'none', 'graph'), options=how)
 
 
 @pytest.mark.slow

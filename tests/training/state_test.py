@@ -59,6 +59,28 @@ class TestFresh:
     assert fresh.key != other.key
 
 
+class TestMovingAverage:
+  @pytest.mark.parametrize('decay', [0.3, 0.999])
+  def test_written_out(self, decay):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 3))
+    average, expected = jnp.float32(values[0]), values[0]
+    for t, new in enumerate(values[1:]):
+      average = state.moving_average(
+        average, jnp.float32(new), jnp.int32(t), decay
+      )
+      d = min(decay, (1 + t) / (10 + t))
+      expected = d * expected + (1 - d) * new
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
+
+  def test_what_does_not_move_stays_to_the_last_bit(self):
+    fixed = jnp.float32([4.0, 0.1, -1e-7 / 3])
+    found = fixed
+    for t in range(5):
+      found = state.moving_average(found, fixed, jnp.int32(t), 0.999)
+    np.testing.assert_array_equal(found, fixed)
+
+
 class TestFromWeights:
   @pytest.fixture(scope='class')
   @classmethod

@@ -94,6 +94,56 @@ def test_nodes_without_a_label_are_left_out():
   np.testing.assert_array_equal(grad[1:], 0)
 
 
+class TestDistillation:
+  @pytest.mark.parametrize('t', [1.0, 2.0])
+  def test_of_classes(self, t):
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 4, 5))
+    soft = lambda v: np.exp(v / t) / np.exp(v / t).sum(1, keepdims=True)
+    p, q = soft(x), soft(z)
+    expected = t**2 * (q * np.log(q / p)).sum(1)[:3].sum()
+    loss = lambda x: CLASSIFY.distillation(x, jnp.float32(z), MASK, t)
+    found, grad = jax.value_and_grad(loss)(jnp.float32(x))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(grad[:3], (t * (p - q))[:3], atol=1e-5)
+    assert not grad[3].any()
+
+  def test_of_numbers(self):
+    guide = NUMBERS + jnp.array([[1.0], [-2], [0], [9]])
+    found = REGRESS.distillation(NUMBERS, guide, MASK, 2.0)
+    assert float(found) == 3
+
+  @both
+  def test_none_from_itself_and_no_gradient_to_the_teacher(self, case):
+    task, outputs, _ = case
+    assert float(task.distillation(outputs, outputs, MASK, 2.0)) == 0
+    to_teacher = jax.grad(lambda z: task.distillation(outputs, z, MASK, 2.0))
+    assert not to_teacher(outputs + 1.5).any()
+
+
+class TestSmoothing:
+  def test_by_hand(self):
+    # x_y - mean x: half of ln 3 where right, less by ln 3 where wrong.
+    found = float(CLASSIFY.smoothing(LOGITS, CLASSES, MASK))
+    assert found == pytest.approx(0.5 * LN3)
+
+  @pytest.mark.parametrize('share', [0.1, 0.9])
+  def test_equals_the_cross_entropy_of_smooth_labels(self, share):
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(6, 5)), rng.integers(0, 5, 6)
+    smooth = (1 - share) * np.eye(5)[labels] + share / 5
+    log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+    given = jnp.float32(outputs), jnp.asarray(labels), jnp.arange(6) < 4
+    found = CLASSIFY.sums(*given)[0] + share * CLASSIFY.smoothing(*given)
+    assert float(found) == pytest.approx(-(smooth * log_p)[:4].sum(), rel=1e-5)
+
+  def test_unlabelled_and_padding_have_no_gradient(self):
+    labels = CLASSES.at[1].set(-1)
+    grad = jax.grad(CLASSIFY.smoothing)(LOGITS, labels, labels == 1)
+    np.testing.assert_array_equal(grad[0], [-0.5, 0.5])
+    assert not grad[1:3].any()
+
+
 def test_metrics_have_their_name_and_direction():
   assert (CLASSIFY.metric, CLASSIFY.sign) == ('accuracy', 1)
   assert (REGRESS.metric, REGRESS.sign) == ('mae', -1)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from lorap_jax.data.containers.positions import Positions
 from lorap_jax.data.containers.splits import SPLITS
 from lorap_jax.data.files.store import DataError
 
@@ -88,6 +89,8 @@ class DataSplits(NamedTuple):
       `counts`, `subset`, `comparable` (may results stand beside published
       ones) and `note`.
     task: what a model is for, said by who makes the data set.
+    positions: the features that are places in an image; None where there are
+      none.
   """
 
   train: GraphDataset
@@ -96,6 +99,7 @@ class DataSplits(NamedTuple):
   num_classes: int
   source: dict[str, Any]
   task: Task = 'classification'
+  positions: Positions | None = None
 
   @property
   def level(self) -> Level:
@@ -109,9 +113,9 @@ class DataSplits(NamedTuple):
       name: how to call the data set in an error message.
 
     Raises:
-      DataError: an array of a split has a wrong type, shape or value, or the
-        labels of a split or `num_classes` are not those of the task. The
-        message names the split.
+      DataError: an array of a split has a wrong type, shape or value, the
+        labels of a split or `num_classes` are not those of the task, or
+        `positions` are no columns. The message names the split.
     """
     for split in SPLITS:
       part: Any = getattr(self, split)
@@ -124,6 +128,12 @@ class DataSplits(NamedTuple):
       check_labels(
         part.labels, self.task, self.num_classes, f'{name}, {split}', 'graph'
       )
+    if self.positions is not None:
+      columns, width = self.positions.columns, self.train.nodes.shape[1]
+      if not all(0 <= column < width for column in columns):
+        raise DataError(
+          f'{name}: positions are columns {columns}; nodes has {width} columns.'
+        )
 
 
 def check_num_classes(num_classes: Any, name: str) -> None:

@@ -49,4 +49,10 @@ def normalized(data: DataSplits, normalize: Normalize) -> DataSplits:
     part = getattr(data, name)
     parts[name] = part._replace(nodes=(part.nodes - shift) / scale)
   source = {**data.source, 'normalize': normalize}
-  return data._replace(**parts, source=source)
+  places = data.positions
+  if places is not None:
+    width = data.train.nodes.shape[1]
+    places = places.rescaled(
+      np.broadcast_to(shift, width), np.broadcast_to(scale, width)
+    )
+  return data._replace(**parts, source=source, positions=places)

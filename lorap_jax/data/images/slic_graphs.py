@@ -28,6 +28,7 @@ import numpy as np
 from skimage.segmentation import slic
 from skimage.util import regular_grid
 
+from lorap_jax.data.containers.positions import Positions
 from lorap_jax.data.files.store import DataError
 
 
@@ -113,6 +114,25 @@ def node_features(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
   sums = [np.bincount(flat, w) for w in (*channels, rows, columns)]
   means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
   return means / np.array([255.0] * len(channels) + [height, width])
+
+
+def positions(shape: tuple[int, ...], num_features: int) -> Positions:
+  """Where `node_features` has the centroids.
+
+  A pixel in row r is at r / height, so that the middle is below one half.
+
+  Args:
+    shape: (height, width, ...) of an image.
+    num_features: f of `node_features`.
+
+  Returns:
+    The last two columns.
+  """
+  height, width = shape[:2]
+  return Positions(
+    (num_features - 2, num_features - 1),
+    middle=((height - 1) / (2 * height), (width - 1) / (2 * width)),
+  )
 
 
 def nearest_neighbors(features: np.ndarray, k: int) -> np.ndarray:

@@ -275,7 +275,7 @@ def graph_splits(
       f'{name}: split must be {whole.num_graphs} numbers, one per graph, of 0 '
       '(train), 1 (valid) and 2 (test).'
     )
-  parts = {
+  parts: dict[str, Any] = {
     key: whole.take(np.flatnonzero(part_of == i))
     for i, key in enumerate(splits.SPLITS)
   }

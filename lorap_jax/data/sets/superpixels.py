@@ -143,7 +143,13 @@ def image_graphs(
     'mean_edges': _mean(parts, 'n_edge'),
   }
   splits = DataSplits(
-    **parts, num_classes=num_classes, source=record, task='classification'
+    **parts,
+    num_classes=num_classes,
+    source=record,
+    task='classification',
+    positions=slic_graphs.positions(
+      images.train.images.shape[1:], parts['train'].nodes.shape[1]
+    ),
   )
   return normalization.normalized(splits, normalize)
 

@@ -22,7 +22,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -260,7 +260,9 @@ def _split(
       *(name, smallest, num_folds),
     )
   chosen = fold_indices(graphs.labels, fold, num_folds, split_seed)
-  parts = {key: data.take(indices) for key, indices in chosen.items()}
+  parts: dict[str, Any] = {
+    key: data.take(indices) for key, indices in chosen.items()
+  }
   published = _rule(
     graphs._replace(node_attributes=graphs.node_attributes[:, :0]),
     _degrees(graphs),

@@ -140,7 +140,7 @@ def _converted(archive: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
 
 def _read(path: pathlib.Path, origin: str) -> DataSplits:
   arrays = store.read_npz(path)
-  parts = {
+  parts: dict[str, Any] = {
     key: _dataset(arrays, name, str(path))
     for key, name in zip(splits.SPLITS, zinc_archive.SIZES, strict=True)
   }

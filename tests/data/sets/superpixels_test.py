@@ -8,6 +8,7 @@ import pytest
 from run_folder import made_in
 
 from lorap_jax.data import load_mnist_superpixels
+from lorap_jax.data.containers.positions import Positions
 from lorap_jax.data.images.slic_graphs import MNIST_RECIPE
 from lorap_jax.data.sets import mnist, superpixels
 
@@ -40,6 +41,8 @@ def test_splits_are_sound(splits):
     assert data.nodes.shape[1] == 3
     np.testing.assert_array_equal(data.labels, getattr(digits, name).labels)
   assert splits.num_classes == 10
+  # 28 rows and columns, at 0 to 27 parts.
+  assert splits.positions == Positions((1, 2), (27 / 56, 27 / 56))
 
 
 def test_graphs_have_the_golden_properties(splits):
