@@ -240,3 +240,49 @@ def with_gradient(
     return s.detach(), torch.autograd.grad(s, leaf, given)[0]
 
   return forward, both
+
+
+def neighbor_batches(
+  data: NodeDataset, fanout: tuple[int, ...], targets: int
+) -> Callable[[], Any] | None:
+  """Batches of NeighborLoader, one at each call.
+
+  Args:
+    data: the graph.
+    fanout: neighbours per hop, from the targets on.
+    targets: nodes of a batch.
+
+  Returns:
+    The next batch of training nodes; None where the package has no sampler:
+    it needs pyg-lib or torch-sparse, which are not on every registry.
+  """
+  from torch_geometric.loader import NeighborLoader  # pyrefly: ignore
+
+  edges = np.stack([data.senders, data.receivers]).astype(np.int64)
+  graph = Data(
+    x=torch.from_numpy(data.nodes),
+    edge_index=torch.from_numpy(edges),
+    y=torch.from_numpy(data.labels),
+  )
+  try:
+    loader = NeighborLoader(
+      graph,
+      num_neighbors=list(fanout),
+      batch_size=targets,
+      input_nodes=torch.from_numpy(np.flatnonzero(data.train_mask)),
+      shuffle=True,
+    )
+    batches = iter(loader)
+    next(batches)
+  except ImportError:
+    return None
+
+  def call():
+    nonlocal batches
+    try:
+      return next(batches)
+    except StopIteration:
+      batches = iter(loader)
+      return next(batches)
+
+  return call
