@@ -204,6 +204,7 @@ class WholeGraph:
     layout: bool,
     weighted: bool = False,
     sparse_features: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     """Keeps the data.
 
@@ -213,15 +214,28 @@ class WholeGraph:
       layout: attach memory layouts.
       weighted: layouts that serve sums with edge weights.
       sparse_features: give features of few nonzeros in both forms, see
-        `graphs.sparse`; for a CPU.
+        `graphs.sparse`; for a CPU. Not with a mesh.
+      mesh: devices that share the graph; the rows of padding are behind all
+        others then.
     """
     self._data, self._layout, self._weighted = data, layout, weighted
     self._sparse_features = sparse_features
-    self.targets = getattr(data, f'{split}_mask')
+    self._mesh = mesh
+    self.targets = self._padded(getattr(data, f'{split}_mask'))
 
   def batch(self) -> batching.Batch:
     """The graph, on the host."""
     data = self._data
+    if self._mesh is not None:
+      batch = batching.partition_graph(
+        data.nodes,
+        data.senders,
+        data.receivers,
+        self._mesh.size,
+        layout=self._layout,
+        weighted=self._weighted,
+      )
+      return self._with_targets(batch)
     budget = whole_budget(data)
     batch = batching.pad_batch(
       data.nodes,
@@ -237,13 +251,31 @@ class WholeGraph:
     if self._sparse_features:
       features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
       batch = batch._replace(graph=batch.graph._replace(nodes=features))
+    return self._with_targets(batch)
+
+  def _with_targets(self, batch: batching.Batch) -> batching.Batch:
+    data = self._data
     if data.task == 'regression':
       # What is no target is masked, but must be finite for the gradient. The
       # other splits' stay: a run evaluates them on the batch it trains on.
       labels = np.where(np.isfinite(data.labels), data.labels, np.float32(0))
     else:
       labels = data.labels.astype(np.int32)
-    return batch._replace(labels=labels, targets=self.targets)
+    return batch._replace(labels=self._padded(labels), targets=self.targets)
+
+  def _padded(self, values: np.ndarray) -> np.ndarray:
+    """Values of the nodes, filled up to the rows of all parts."""
+    if self._mesh is None:
+      return values
+    size = self._mesh.size
+    rows = size * (-(-(len(values) + 1) // size))
+    return np.concatenate([values, np.zeros(rows - len(values), values.dtype)])
+
+  def put(self, batch: Any) -> Any:
+    """Arrays with a row for each node on their device, or parts on theirs."""
+    if self._mesh is None:
+      return jax.device_put(batch)
+    return jax.device_put(batch, shards.by_device(self._mesh))
 
   def ordered(self) -> list[None]:
     """One batch."""
@@ -252,7 +284,7 @@ class WholeGraph:
   def stream(self, plan: list[None]) -> Generator[batching.Batch, None, None]:
     """The batch, on the device, as often as the plan says."""
     for _ in plan:
-      yield jax.device_put(self.batch())
+      yield self.put(self.batch())
 
 
 def whole_budget(data: NodeDataset | GraphDataset) -> batching.Budget:

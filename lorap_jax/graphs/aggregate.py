@@ -14,7 +14,7 @@ import jraph
 from jax.experimental import sparse
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import neighborhood, shards
+from lorap_jax.graphs import neighborhood, partition, shards
 from lorap_jax.graphs.layout import Csr, Layout, Table
 
 _EDGE_CHUNK = 4096  # Edges at a time in the gradient of the weights.
@@ -25,6 +25,9 @@ def aggregate(
   x: Float[Array, 'n f'],
   graph: jraph.GraphsTuple,
   layout: Layout | None = None,
+  *,
+  factor: Float[Array, 'n 1'] | None = None,
+  grid: partition.Grid | None = None,
 ) -> Float[Array, 'm f']:
   """Sums the features of the senders at each receiver, in float32.
 
@@ -32,6 +35,8 @@ def aggregate(
     x: node features [n, f].
     graph: its senders and receivers are used; duplicate edges count twice.
     layout: of the same graph, from `make_layout`; None for segment_sum.
+    factor: multiplies each row of x before the sum; None for 1.
+    grid: that x is on; between devices its codes travel.
 
   Returns:
     s [n, f]; 0 for nodes that receive no edge. Of a sampled graph [m, f], the
@@ -41,12 +46,27 @@ def aggregate(
     dx_j = sum over the edges that j sends of ds.
   """
   s = shards.count(graph)
+  scaled = x if factor is None else factor * x
+  if partition.of(graph) is not None:
+    still = jax.lax.stop_gradient
+    if layout is None:
+      # Codes have no gradient, which here is that of the program.
+      return partition.segment_sum(partition.pack(scaled), graph, s)
+    rows = partition.pack(*jax.tree.map(still, (x, factor, grid)))
+    return partition.gather_sum(
+      _unweighted, s, rows.kinds, scaled, rows.each, rows.same, *layout
+    )
+  x = scaled
   if layout is not None:
     total = shards.in_each(gather_sum, s, x, layout.incoming, layout.outgoing)
     return neighborhood.whole_sum(total, graph)
   ends = shards.inside((graph.senders, graph.receivers), s, x.shape[0])
   total = shards.in_each(_sum_of_senders, s, x, *ends)
   return neighborhood.whole_sum(neighborhood.at_receivers(total, graph), graph)
+
+
+def _unweighted(side: Csr | Table, x: Array) -> Array:
+  return gather_sum(x, side, side)
 
 
 def _sum_of_senders(x: Array, senders: Any, receivers: Any) -> Array:
@@ -58,6 +78,8 @@ def aggregate_weighted(
   weights: Float[Array, 'e *h'],
   graph: jraph.GraphsTuple,
   layout: Layout | None = None,
+  *,
+  grid: partition.Grid | None = None,
 ) -> Float[Array, 'm *h f']:
   """Sums weighted features of the senders at each receiver, in float32.
 
@@ -69,6 +91,7 @@ def aggregate_weighted(
     graph: its senders and receivers are used.
     layout: of the same graph, from `make_layout` with `weighted`; None for
       segment_sum.
+    grid: that x is on, of shapes that broadcast to [n, h f]; see `aggregate`.
 
   Returns:
     s, the shape of x; 0 for nodes that receive no edge. Of a sampled graph its
@@ -88,11 +111,34 @@ def aggregate_weighted(
     )
   num_heads = weights.shape[1] if weights.ndim == 2 else 1
   s = shards.count(graph)
+  by_head = x.reshape(x.shape[0], num_heads, x.shape[-1])
+  factors = weights.reshape(weights.shape[0], num_heads)
+  if partition.of(graph) is not None:
+    flat = by_head.reshape(x.shape[0], -1)
+    if layout is None:
+      rows = partition.pack(flat)
+      total = partition.segment_sum(rows, graph, s, factors)
+      return total.reshape(x.shape)
+    rows = partition.pack(
+      *jax.tree.map(jax.lax.stop_gradient, (flat, None, grid))
+    )
+    total = partition.weighted_sum(
+      _weighted_gather_sum,
+      s,
+      rows.kinds,
+      by_head,
+      rows.each,
+      rows.same,
+      factors,
+      (graph.senders, graph.receivers),
+      *layout,
+    )
+    return total.reshape(x.shape)
   total = shards.in_each(
     weighted_sum,
     s,
-    x.reshape(x.shape[0], num_heads, x.shape[-1]),
-    weights.reshape(weights.shape[0], num_heads),
+    by_head,
+    factors,
     *shards.inside((graph.senders, graph.receivers), s, x.shape[0]),
     layout,
   )
@@ -118,6 +164,16 @@ def edge_aggregate(
   """
   nodes: Any = graph.nodes
   s, num_nodes = shards.count(graph), nodes.shape[0]
+  if partition.of(graph) is not None:
+    # Every edge is where its receiver is.
+    count = num_nodes // s
+    return partition.with_all(
+      lambda i, _, t, ids: jax.ops.segment_sum(t, ids - i * count, count),
+      s,
+      ((), ()),
+      messages,
+      graph.receivers,
+    )
   total = shards.in_each(
     lambda t, ids: jax.ops.segment_sum(t, ids, num_nodes // s),
     s,

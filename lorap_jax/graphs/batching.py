@@ -336,3 +336,80 @@ def _pad_side(side: Csr | Table, count: int) -> Csr | Table:
     return side
   order = None if side.order is None else _pad(side.order, count)
   return Csr(side.indptr, _pad(side.indices, count), order)
+
+
+def partition_graph(
+  nodes: np.ndarray,
+  senders: np.ndarray,
+  receivers: np.ndarray,
+  num_shards: int,
+  *,
+  layout: bool = True,
+  weighted: bool = False,
+) -> Batch:
+  """One graph as a batch whose nodes several devices share, see `partition`.
+
+  Args:
+    nodes: [n, f].
+    senders: int [e], numbers of nodes.
+    receivers: int [e].
+    num_shards: s.
+    layout: False leaves the layout out.
+    weighted: the layout serves sums with a weight per edge as well.
+
+  Returns:
+    A batch of numpy arrays without labels: s parts of as many nodes, with
+    padding behind the last real one, and of as many edges, in the order of
+    their receivers, padding behind those of each part.
+  """
+  n, s = len(nodes), num_shards
+  size = -(-(n + 1) // s)  # One row at least is padding.
+  total = s * size
+  order = np.argsort(receivers, kind='stable')
+  senders, receivers = senders[order], receivers[order]
+  ends = np.searchsorted(receivers, size * np.arange(s + 1))
+  num_edges = max(int(np.diff(ends).max()), 1)
+
+  def by_part(values: np.ndarray, limits: np.ndarray, fill: int) -> np.ndarray:
+    """Values of each part, filled up to as many."""
+    room = max(int(np.diff(limits).max()), 1)
+    out = np.full((s, room), fill, np.int32)
+    for i in range(s):
+      part = values[limits[i] : limits[i + 1]]
+      out[i, : len(part)] = part
+    return out.reshape(-1)
+
+  def side(rows: np.ndarray, columns: np.ndarray, edges: Any) -> Csr:
+    """The columns of each row, part by part."""
+    csr: Any = make_csr(rows, columns, total)
+    limits = csr.indptr[size * np.arange(s + 1)]
+    starts = [csr.indptr[size * i : size * (i + 1) + 1] for i in range(s)]
+    indptr = np.concatenate([part - part[0] for part in starts])
+    ordered = None if edges is None else by_part(edges[csr.order], limits, 0)
+    return Csr(
+      indptr.astype(np.int32), by_part(csr.indices, limits, 0), ordered
+    )
+
+  lay = None
+  if layout:
+    part = np.repeat(np.arange(s), np.diff(ends))
+    place = part * num_edges + np.arange(len(senders)) - ends[part]
+    lay = Layout(
+      side(receivers, senders, None),
+      side(senders, receivers, place if weighted else None),
+    )
+  real = np.clip(n - size * np.arange(s), 0, size)
+  counts = np.diff(ends)
+  pairs = lambda a, whole: np.stack([a, whole - a], 1).reshape(-1)
+  graph = jraph.GraphsTuple(
+    nodes=_pad(nodes.astype(np.float32), total - n),
+    edges=None,
+    senders=by_part(senders, ends, total - 1),
+    receivers=by_part(receivers, ends, total - 1),
+    n_node=pairs(real, size).astype(np.int32),
+    n_edge=pairs(counts, num_edges).astype(np.int32),
+    globals=shards.RealGraphs(
+      np.tile([True, False], (s, 1)), partition=shards.Partition(n)
+    ),
+  )
+  return Batch(graph, np.zeros(total, np.int32), lay)

@@ -43,7 +43,7 @@ import jraph
 import numpy as np
 
 from lorap_jax._typing import Array, Bool, Float, Int
-from lorap_jax.graphs import neighborhood
+from lorap_jax.graphs import neighborhood, partition
 from lorap_jax.graphs.aggregate import aggregate
 from lorap_jax.graphs.layout import Layout
 
@@ -247,6 +247,8 @@ def gcn_aggregate(
   scale: Float[Array, 'n 1'],
   loop: Float[Array, 'n 1'],
   layout: Layout | None = None,
+  *,
+  grid: partition.Grid | None = None,
 ) -> Float[Array, 'm f']:
   """The normalised sum over neighbours, y = d (A (d x) + C (d x)).
 
@@ -256,14 +258,14 @@ def gcn_aggregate(
     scale: d, from `gcn_scale`.
     loop: C, from `self_loop_weights`.
     layout: of the graph, from `make_layout`; None for segment_sum.
+    grid: that x is on, see `aggregate`.
 
   Returns:
     y [n, f]; 0 where the degree is 0. Of a sampled graph [m, f].
   """
-  x = scale * x
-  total = aggregate(x, graph, layout)
+  total = aggregate(x, graph, layout, factor=scale, grid=grid)
   here = lambda t: neighborhood.at_receivers(t, graph)
-  return here(scale) * (total + here(loop * x))
+  return here(scale) * (total + here(loop * (scale * x)))
 
 
 def _check_existing(existing: str) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array, Bool, Float, Int
-from lorap_jax.graphs import neighborhood, shards
+from lorap_jax.graphs import neighborhood, partition, shards
 from lorap_jax.graphs.aggregate import gather_sum
 from lorap_jax.graphs.layout import Csr, Table
 from lorap_jax.graphs.shards import RealGraphs
@@ -63,6 +63,8 @@ def node_graph_idx(graph: jraph.GraphsTuple, num_nodes: int) -> Int[Array, 'n']:
   Returns:
     int32 [n].
   """
+  if partition.of(graph) is not None:  # One graph, and padding.
+    return jnp.where(node_mask(graph), 0, 1)
   return _owner(graph.n_node, num_nodes)
 
 

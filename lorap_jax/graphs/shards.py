@@ -10,6 +10,8 @@ not know. Without such a mesh the same batch runs on one device.
 The shape of `RealGraphs.mask` says how many shards there are.
 """
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +26,20 @@ from lorap_jax._typing import Array, Bool, Int, PyTree
 AXIS = 'data'
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=(), meta_fields=('num_nodes',)
+)
+@dataclasses.dataclass(frozen=True)
+class Partition:
+  """The shards are parts of one graph, see `graphs.partition`.
+
+  Attributes:
+    num_nodes: real nodes; padding is behind them.
+  """
+
+  num_nodes: int
+
+
 class RealGraphs(NamedTuple):
   """The `globals` of a padded batch: which of its graphs are real.
 
@@ -36,10 +52,13 @@ class RealGraphs(NamedTuple):
     mask: bool [g], True for real graphs; [s, g / s] for a batch of s shards.
     neighborhood: what the one real graph is of a larger one that it was sampled
       from, see `graphs.neighborhood`; None for whole graphs.
+    partition: the shards are parts of one graph, between which edges go; None
+      where no edge leaves its shard.
   """
 
   mask: Any
   neighborhood: Any = None
+  partition: Partition | None = None
 
 
 def count(graph: jraph.GraphsTuple) -> int:

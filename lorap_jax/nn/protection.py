@@ -6,7 +6,7 @@ import jraph
 
 from lorap_jax import graphs
 from lorap_jax._typing import Array
-from lorap_jax.graphs import neighborhood, shards
+from lorap_jax.graphs import neighborhood, partition, shards
 from lorap_jax.nn.methods import Scheme
 from lorap_jax.nn.quantized import Rows
 from lorap_jax.quantization import degree_quant
@@ -34,8 +34,12 @@ def node_rows(
   """
   chance = scheme.protection()
   order = shards.order(mask[:, 0], shards.count(graph))
-  there = neighborhood.of(graph)
+  there, shared = neighborhood.of(graph), partition.of(graph)
   numbers = None if there is None else there.numbers
+  if shared is not None:  # Whose padding is behind all nodes.
+    order = None
+    ids = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    numbers = neighborhood.NodeNumbers(ids, shared.num_nodes)
   if chance is None or not train:
     return Rows(mask, train, order=order, numbers=numbers)
   num_nodes = mask.shape[0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jraph
 
 from lorap_jax._typing import Array
-from lorap_jax.graphs import SparseRows, at_receivers, neighborhood
+from lorap_jax.graphs import SparseRows, at_receivers, neighborhood, partition
 from lorap_jax.quantization.bit_budget import BitUsage
 
 FULL_BITS = 32.0
@@ -47,6 +47,7 @@ class Quantized(NamedTuple):
     usage: of learned bits that a penalty may reach, else None.
     bounds: the smallest and the largest value of the grid, broadcast to
       [n, f]; None without a grid. For the report.
+    grid: of values that can travel as bytes; None for others.
   """
 
   values: Array
@@ -55,6 +56,7 @@ class Quantized(NamedTuple):
   row_metadata_bits: int = 0
   usage: BitUsage | None = None
   bounds: tuple[Array, Array] | None = None
+  grid: partition.Grid | None = None
 
 
 def real_rows(x: Array | SparseRows, rows: Rows) -> Array:

@@ -249,7 +249,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     'train.': {
       'epochs schedule selection init_from plots aggregation': (),
       'batch_size settle_batches': (_BATCHES,),
-      'devices': (_GRAPHS,),
+      'devices': (_WHOLE,),
       'fanout': (_NODES, _is('scheme.published', False, unset=True)),
       'label_smoothing': (_CLASSES,),
       'augment': (_GRAPHS, _POSITIONS),

@@ -133,17 +133,20 @@ class FullBatchRun(Run):
         "graph choose 'cosine', 'step' or 'constant'"
       )
     super().__init__(chosen, data, folder)
+    mesh = chosen.mesh
     self.loaders = {
       split: pipeline.WholeGraph(
         data,
         split,
         layout=chosen.uses_layout,
         weighted=chosen.weighted,
-        sparse_features=jax.default_backend() == 'cpu',
+        sparse_features=jax.default_backend() == 'cpu' and mesh is None,
+        mesh=mesh,
       )
       for split in ('train', 'valid', 'test')
     }
-    self.batch: Batch = jax.device_put(self.loaders['train'].batch())
+    loader = self.loaders['train']
+    self.batch: Batch = loader.put(loader.batch())
     self.start(self.batch, data.nodes.shape[1], data.num_nodes)
     if self.teacher:
       # The same in every epoch: it sees the same graph.
@@ -196,9 +199,9 @@ class FullBatchRun(Run):
 
     With a teacher, the batch and its outputs in place of the batch.
     """
-    masks = (self.loaders[split].targets for split in ('valid', 'test'))
+    loaders = (self.loaders[split] for split in ('valid', 'test'))
     batch = (self.batch, self._guide) if self.teacher else self.batch
-    return batch, *(jax.device_put(mask) for mask in masks)
+    return batch, *(loader.put(loader.targets) for loader in loaders)
 
   def dispatch_size(self, members: int) -> int:
     """Epochs of each dispatch, wherever a run is taken up.

@@ -57,7 +57,8 @@ class Settings:
   def trains_together(self) -> bool:
     """Whether several such runs may train in one program."""
     sampled = self.train.fanout is not None
-    return self.level == 'node' and not (sampled or self.train.integer_epochs)
+    alone = sampled or self.train.integer_epochs or self.train.devices != 1
+    return self.level == 'node' and not alone
 
   def model(self, num_classes: int) -> nn.Module:
     """The model.
@@ -95,7 +96,7 @@ class Settings:
     Raises:
       ValueError: more than there are, or a batch that they can't share.
     """
-    if self.level != 'graph' or self.train.devices == 1:
+    if self.train.fanout is not None or self.train.devices == 1:
       return None
     there = jax.devices()
     count = self.train.devices or len(there)
@@ -106,7 +107,7 @@ class Settings:
         f'config.train: `devices` is {count}, there are {len(there)} '
         f'({there[0].platform}); set it to {len(there)} or less'
       )
-    if self.train.batch_size % count:
+    if self.level == 'graph' and self.train.batch_size % count:
       raise ValueError(
         f'config.train: `batch_size` {self.train.batch_size} is no multiple of '
         f'the {count} `devices`; set it to one'

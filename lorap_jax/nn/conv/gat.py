@@ -102,16 +102,16 @@ class GATConv(nn.Module):
     edge, loop = self._coefficients(by_head(message.values), graph, rows)
     telemetry.record_sum(self, message, graph, rows)
 
-    def attend(t: Array) -> Array:
+    def attend(t: Array, grid: Any = None) -> Array:
       m = by_head(t)
-      s = graphs.aggregate_weighted(m, edge, graph, layout)
+      s = graphs.aggregate_weighted(m, edge, graph, layout, grid=grid)
       s += loop[:, :, None] * graphs.at_receivers(m, graph)
       return s.reshape(-1, t.shape[1])
 
     h = prompt_lib.prompted(
       self.prompt,
       lambda t: point('neighbor_sum', t),
-      attend(message.values),
+      attend(message.values, message.grid),
       rows=summed,
       exact=lambda: attend(projected),
     ).values

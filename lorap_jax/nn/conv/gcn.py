@@ -143,11 +143,15 @@ class GCNConv(nn.Module):
     message = methods.quantize(self.scheme, 'message', h, rows=rows)
     telemetry.record_sum(self, message, graph, rows)
     if not self.scheme.edge_weights:
-      return graphs.gcn_aggregate(message.values, graph, *norm, layout)
+      return graphs.gcn_aggregate(
+        message.values, graph, *norm, layout, grid=message.grid
+      )
     edge, loop = self._weights(norm, graph, rows)
     factor = neighborhood.edge_factor(graph)
     weights = edge[:, 0] if factor is None else factor * edge[:, 0]
-    total = graphs.aggregate_weighted(message.values, weights, graph, layout)
+    total = graphs.aggregate_weighted(
+      message.values, weights, graph, layout, grid=message.grid
+    )
     return total + loop * graphs.at_receivers(message.values, graph)
 
   def _weights(self, norm, graph, rows: Rows) -> tuple[Array, Array]:

@@ -90,7 +90,7 @@ class GINConv(nn.Module):
       message = methods.quantize(self.scheme, 'message', x, rows=rows)
       self._record_sum(message, graph, rows)
       node = message.values
-      neighbors = self._sum(node, graph, layout)
+      neighbors = self._sum(node, graph, layout, message.grid)
     s = point('neighbor_sum', neighbors).values
     own: Any = 0
     if self.own_term:
@@ -110,8 +110,8 @@ class GINConv(nn.Module):
     )
     return point('update', self._mlp(h, mlp_rows)).values
 
-  def _sum(self, x: Array, graph: Any, layout: graphs.Layout | None) -> Array:
-    total = graphs.aggregate(x, graph, layout)
+  def _sum(self, x: Array, graph: Any, layout: Any, grid: Any = None) -> Array:
+    total = graphs.aggregate(x, graph, layout, grid=grid)
     if self.scheme.forms.drops_self_loops:
       loops = graphs.num_loops(graph, x.shape[0])[:, None] * x
       total -= neighborhood.whole_sum(graphs.at_receivers(loops, graph), graph)

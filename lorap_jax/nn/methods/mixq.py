@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import SparseRows
+from lorap_jax.graphs import SparseRows, partition
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.methods.fp32 import Identity
 from lorap_jax.nn.methods.scheme import Forms, Point, check_points, name_of
@@ -147,6 +147,7 @@ class FixedQuantizer(nn.Module):
       float(bits),
       _SCALE_BYTES * t.shape[1],
       bounds=None if self.transposed else _bounds(*params, bits),
+      grid=None if self.transposed or bits > 8 else _grid(*params, bits),
     )
 
   def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
@@ -165,6 +166,11 @@ class FixedQuantizer(nn.Module):
 def _bounds(scale: Array, zero_point: Array, bits: int) -> tuple[Array, Array]:
   ends = [(code - zero_point) * scale for code in mixq.code_range(bits)]
   return jnp.minimum(*ends), jnp.maximum(*ends)
+
+
+def _grid(scale: Array, zero_point: Array, bits: int) -> partition.Grid:
+  low, _ = mixq.code_range(bits)
+  return partition.Grid(scale, low - zero_point)
 
 
 def _oriented(x: Any, rows: Rows, transposed: bool):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
-from lorap_jax.graphs import SparseRows
+from lorap_jax.graphs import SparseRows, partition
 from lorap_jax.nn.methods.fp32 import Identity
 from lorap_jax.nn.methods.scheme import (
   HIDDEN_OPERANDS,
@@ -121,7 +121,14 @@ class AffineQuantizer(nn.Module):
       y = put_on_grid(x, keep=keep)
     codes = affine.code_range(self.bits, signed=self.signed)
     low, high = ((c - qparams.zero_point) * qparams.scale for c in codes)
-    return Quantized(y, float(self.bits), _METADATA_BYTES, bounds=(low, high))
+    as_bytes = keep is None and self.bits <= 8
+    return Quantized(
+      y,
+      float(self.bits),
+      _METADATA_BYTES,
+      bounds=(low, high),
+      grid=_grid(qparams, codes[0]) if as_bytes else None,
+    )
 
   def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
     """The grid of the observed range; a network without one is refused."""
@@ -166,6 +173,11 @@ class AffineQuantizer(nn.Module):
       jnp.minimum(low, jnp.min(jnp.where(beside, x.row, jnp.inf))),
       jnp.maximum(high, jnp.max(jnp.where(beside, x.row, -jnp.inf))),
     )
+
+
+def _grid(qparams: affine.QParams, low: int) -> partition.Grid:
+  scale, zero_point = (jnp.reshape(q, (1, 1)) for q in qparams)
+  return partition.Grid(scale, low - zero_point)
 
 
 def _sparse_on_grid(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import Array, Float
+from lorap_jax.graphs import partition
 from lorap_jax.nn import telemetry
 from lorap_jax.nn.quantized import Quantized, Rows, real_rows
 from lorap_jax.quantization import a2q, a2q_groups, bit_budget, grids, numerics
@@ -233,6 +234,7 @@ class NodeQuantizer(_FeatureQuantizer, nn.Module):
       row_metadata_bits=32 + 8,
       usage=usage,
       bounds=_bounds(scale[:, None], used_bits[:, None]),
+      grid=_grid(scale[:, None], used_bits[:, None]),
     )
 
   def grid(self, params: Any, statistics: Any, path: str) -> grids.RowGrid:
@@ -310,7 +312,11 @@ class ColumnQuantizer(nn.Module):
     bits = jax.lax.stop_gradient(bits)  # Else it costs a pass over x.
     y = a2q.fake_quant(x, scale[None], bits[None], rule=self.rule, mask=mask)
     return Quantized(
-      y, float(self.bits), 4 * width, bounds=_bounds(scale[None], bits[None])
+      y,
+      float(self.bits),
+      4 * width,
+      bounds=_bounds(scale[None], bits[None]),
+      grid=_grid(scale[None], bits[None]),
     )
 
   def grid(self, params: Any, statistics: Any, path: str) -> grids.UniformGrid:
@@ -395,6 +401,10 @@ def _uniform(params: Any, rule: a2q.Rule) -> grids.UniformGrid:
 def _bounds(scale: Array, bits: Array) -> tuple[Array, Array]:
   high = jnp.abs(scale) * numerics.symmetric_qmax(bits)
   return -high, high
+
+
+def _grid(scale: Array, bits: Array) -> partition.Grid:
+  return partition.Grid(jnp.abs(scale), -numerics.symmetric_qmax(bits))
 
 
 def _normal_start(
