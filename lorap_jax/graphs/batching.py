@@ -300,17 +300,20 @@ def pad_batch(
   return Batch(graph, labels, lay)
 
 
-def join_shards(batches: Sequence[Batch]) -> Batch:
+def join_shards(
+  batches: Sequence[Batch], places: Sequence[int] | None = None
+) -> Batch:
   """Padded batches of one shape as the shards of one batch, see `shards`.
 
   Args:
     batches: of numpy arrays, of graphs; padded, all to one budget.
+    places: of each among all shards, where these are some of them.
 
   Returns:
     A batch whose rows are those of all, one behind the other.
   """
   shifted, masks = [], []
-  for i, batch in enumerate(batches):
+  for i, batch in zip(places or range(len(batches)), batches, strict=True):
     graph: Any = batch.graph
     shift = np.int32(i * len(graph.nodes))
     masks.append(graph.globals.mask)

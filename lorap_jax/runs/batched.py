@@ -10,7 +10,7 @@ import numpy as np
 
 from lorap_jax.data import DataSplits, pipeline
 from lorap_jax.data.pipeline import Loader
-from lorap_jax.runs import result, settings, writers
+from lorap_jax.runs import processes, result, settings, writers
 from lorap_jax.runs.run import Interrupted, Run
 from lorap_jax.training import schedules, steps
 
@@ -65,7 +65,9 @@ class BatchedRun(Run):
       Interrupted: stopped; the state is saved.
     """
     plan_length = len(self.loaders['train'].shuffled(0, 0))
-    display = writers.create_display(self.epochs * plan_length)
+    display = writers.create_display(
+      self.epochs * plan_length, shown=processes.is_main()
+    )
     try:
       while self.progress.epoch < self.epochs:
         started = time.monotonic()
@@ -88,7 +90,7 @@ class BatchedRun(Run):
     clock = time.monotonic()
     pending = None
     with contextlib.closing(loader.stream(plan[first:])) as batches:
-      for number, batch in enumerate(batches, start=first):
+      for number, batch in enumerate(processes.watched(batches), start=first):
         rates = self.rates(progress.epoch + number / len(plan))
         self.state, metrics = self.train_step(self.state, batch, rates)
         # Fetched one step late, so that the device never waits.
@@ -96,9 +98,11 @@ class BatchedRun(Run):
           self._count(pending)
         pending = metrics
         done = number + 1 - first
+        taken = progress.epoch * len(plan) + number + 1
+        processes.tick(taken, batch=True)
         display.step(
           self._shown(done / (time.monotonic() - clock)),
-          progress.epoch * len(plan) + number + 1,
+          taken,
         )
         if stopped():
           break
@@ -146,7 +150,7 @@ class BatchedRun(Run):
     variables = self.state.variables()
     total = np.zeros(3)
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
-      for batch in batches:
+      for batch in processes.watched(batches):
         total += np.asarray(self.eval_step(variables, batch), np.float64)
     return {
       'loss': total[0] / total[2],
@@ -158,7 +162,7 @@ class BatchedRun(Run):
     loader, count = self.loaders['train'], self.settings.train.settle_batches
     plan = loader.shuffled(self.settings.config['seed'], self.progress.epoch)
     with contextlib.closing(loader.stream(plan[:count])) as batches:
-      for batch in batches:
+      for batch in processes.watched(batches):
         self.state = self.settle_step(self.state, batch)
 
   def _evaluate_epoch(self, display, train_seconds: float) -> None:

@@ -17,7 +17,7 @@ from lorap_jax.integers import lowering
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
-from lorap_jax.runs import datasets, fields
+from lorap_jax.runs import datasets, fields, processes
 from lorap_jax.training import tasks
 from lorap_jax.training.optimizer import OptimizerConfig
 from lorap_jax.training.train_config import TrainConfig
@@ -90,6 +90,7 @@ class Settings:
     Raises:
       ValueError: more than there are, or a batch that they can't share.
     """
+    processes.check(self.level, self.train.devices)
     if self.level != 'graph' or self.train.devices == 1:
       return None
     there = jax.devices()
