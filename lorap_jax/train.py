@@ -55,8 +55,10 @@ def main(argv: list[str]) -> None:
   """Runs the configuration and prints its result."""
   if len(argv) > 1:
     sys.exit(f'error: unknown argument {argv[1]!r}; {_remedy(argv[1])}')
-  config = _config()
   where = _place()
+  if where and where.rank:
+    logging.set_verbosity(logging.ERROR)
+  config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
   from lorap_jax.runs import compile_cache, processes
 

@@ -1,5 +1,6 @@
 """Training by padded batches of graphs."""
 
+import collections
 import contextlib
 import pathlib
 import time
@@ -48,6 +49,8 @@ class BatchedRun(Run):
     )
     self.settle_step = steps.make_settle_step(self.model)
     self.eval_step = steps.make_eval_step(self.model, self.task)
+    # Of each program, shapes of the batches that it has had.
+    self._shapes = collections.defaultdict(set)
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
@@ -90,7 +93,8 @@ class BatchedRun(Run):
     clock = time.monotonic()
     pending = None
     with contextlib.closing(loader.stream(plan[first:])) as batches:
-      for number, batch in enumerate(processes.watched(batches), start=first):
+      watched = processes.watched(batches, self._shapes['train'])
+      for number, batch in enumerate(watched, start=first):
         rates = self.rates(progress.epoch + number / len(plan))
         self.state, metrics = self.train_step(self.state, batch, rates)
         # Fetched one step late, so that the device never waits.
@@ -150,7 +154,7 @@ class BatchedRun(Run):
     variables = self.state.variables()
     total = np.zeros(3)
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
-      for batch in processes.watched(batches):
+      for batch in processes.watched(batches, self._shapes['evaluate']):
         total += np.asarray(self.eval_step(variables, batch), np.float64)
     return {
       'loss': total[0] / total[2],
@@ -162,7 +166,7 @@ class BatchedRun(Run):
     loader, count = self.loaders['train'], self.settings.train.settle_batches
     plan = loader.shuffled(self.settings.config['seed'], self.progress.epoch)
     with contextlib.closing(loader.stream(plan[:count])) as batches:
-      for batch in processes.watched(batches):
+      for batch in processes.watched(batches, self._shapes['settle']):
         self.state = self.settle_step(self.state, batch)
 
   def _evaluate_epoch(self, display, train_seconds: float) -> None:

@@ -412,16 +412,23 @@ def wait() -> None:
     _Joined.middle.exchange(None)
 
 
-def watched(batches: Iterable[Any]) -> Iterator[Any]:
+def watched(batches: Iterable[Any], seen: set[Any]) -> Iterator[Any]:
   """The batches; who stands still between two of them is stuck.
 
-  With the first one comes a compilation, which may take long.
+  With the first of a shape comes a compilation, which may take long.
 
   Args:
     batches: of a pass over data.
+    seen: shapes that the program of the pass has had; gets those of the pass.
   """
+  if _Joined.middle is None:
+    yield from batches
+    return
   for batch in batches:
+    shape = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+    tick(batch=shape in seen)
     yield batch
+    seen.add(shape)
     tick(batch=True)
   tick()
 

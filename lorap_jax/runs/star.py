@@ -261,7 +261,8 @@ class Star:
     except (OSError, ValueError, KeyError) as error:
       selector.unregister(peer.socket)  # pyrefly: ignore
       if not peer.left:
-        self._lost(peer, str(error) or 'its connection ended')
+        spoke = isinstance(error, OSError)
+        self._lost(peer, 'its connection ended' if spoke else str(error))
 
   def _hear(self, peer: _Peer, header: dict[str, Any], blob: bytes) -> None:
     kind = header['kind']
