@@ -58,10 +58,15 @@ def _start() -> Any:
 
 
 def _serve(connection: Any) -> None:
-  """The child: does what it is told, until its parent is gone."""
+  """The child."""
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)  # Its parent hears them, and saves.
   jax.config.update('jax_platforms', 'cpu')
+  _answer(connection)
+
+
+def _answer(connection: Any) -> None:
+  """Does what the parent asks for, until it is gone."""
   while True:
     try:
       function, args = connection.recv()

@@ -135,6 +135,7 @@ class Star:
     self._round = 0
     self._ballot: int | None = None
     self._over = False
+    self._end_line: str | None = None
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
 
@@ -174,16 +175,19 @@ class Star:
   def leave(self, line: str | None = None) -> None:
     """Takes leave. A line that says what went wrong ends the others.
 
-    Does not return where another process has already ended this one.
+    Where another process ends this one, that comes first.
     """
     if not self._ends():
-      threading.Event().wait()
+      with self._changed:
+        self._changed.wait_for(lambda: self._end_line is not None)
+      return
     bye = {'kind': 'bye', 'line': line, 'at': self._own.at}
     if line is not None and self.rank == 0:
       bye = {'kind': 'end', 'line': self._ended(self._own, line)}
     self._send_all(bye)
     self._thread.join(2 * self._clocks.beat)
     self._hang_up()
+    self._end_line = line or ''
 
   def _give(self, value: Any, blob: bytes = b'') -> int:
     self._round += 1
@@ -199,6 +203,8 @@ class Star:
   def _get(self, number: int) -> tuple[list[Any], bytes]:
     with self._changed:
       while number not in self._done:
+        if self._end_line is not None:
+          raise ConnectionError(self._end_line)
         self._changed.wait(1)
       return self._done.pop(number)
 
@@ -317,6 +323,10 @@ class Star:
       self._send_all({'kind': 'end', 'line': line})
     self._hang_up()
     self._end(line)
+    # Only where `end` has not ended the process.
+    with self._changed:
+      self._end_line = line
+      self._changed.notify_all()
 
   def _hang_up(self) -> None:
     """Closes the connections when the others have heard the last word.
@@ -479,6 +489,8 @@ def _refuse(peers: dict[int, _Peer], line: str) -> None:
       peer.send({'kind': 'refuse', 'line': line})
     except OSError:
       pass
+    if peer.socket is not None:
+      peer.socket.close()
 
 
 def _take_in(

@@ -25,6 +25,7 @@ clocks = star.Clocks(join=20, beat=.05, silent=1, batch=.3, elsewhere=30)
 own = star.join(address, int(count), int(rank), clocks=clocks)
 own.tick(7, batch=True)
 own.exchange(None)
+time.sleep(0.3)  # Some signs of life.
 os.kill(os.getpid(), int(number))
 time.sleep(60)
 """
@@ -70,33 +71,37 @@ class Joined:
       ]
     )
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.parts = [p for p in self.parts if isinstance(p, star.Star)]
+    self.all(lambda part: part.leave())
+
   def all(self, function):
-    return in_threads(
-      [lambda part=part: function(part) for part in self.parts]
-    )
+    return in_threads([lambda part=part: function(part) for part in self.parts])
 
   def line(self, rank):
     return self.lines[rank].get(timeout=20)
 
 
 def test_all_get_what_each_gives():
-  joined = Joined(3)
-  values = joined.all(lambda part: part.exchange({'rank': part.rank}))
-  assert values == [[{'rank': 0}, {'rank': 1}, {'rank': 2}]] * 3
-  blob = bytes(range(256)) * 10_000
-  get = lambda part: part.share(None if part.rank else blob)
-  assert joined.all(get) == [blob] * 3
-  joined.all(lambda part: part.leave())
+  with Joined(3) as joined:
+    values = joined.all(lambda part: part.exchange({'rank': part.rank}))
+    assert values == [[{'rank': 0}, {'rank': 1}, {'rank': 2}]] * 3
+    blob = bytes(range(256)) * 10_000
+    get = lambda part: part.share(None if part.rank else blob)
+    assert joined.all(get) == [blob] * 3
   assert all(lines.empty() for lines in joined.lines.values())
 
 
 def test_vote_is_the_same_for_all_and_one_late():
-  joined = Joined(2)
-  ballots = {0: [False, False, False, False], 1: [False, True, False, False]}
-  votes = joined.all(
-    lambda part: [part.vote(ballot) for ballot in ballots[part.rank]]
-  )
-  assert votes == [[False, False, True, False]] * 2
+  with Joined(2) as joined:
+    ballots = {0: [False, False, False, False], 1: [False, True, False, False]}
+    votes = joined.all(
+      lambda part: [part.vote(ballot) for ballot in ballots[part.rank]]
+    )
+    assert votes == [[False, False, True, False]] * 2
 
 
 @pytest.mark.parametrize(
@@ -112,13 +117,15 @@ def test_whoever_is_lost_ends_the_others(number, reason, rank):
   arguments = [address, '3', str(rank), str(int(number))]
   other = subprocess.Popen([sys.executable, '-c', OTHER, *arguments])
   try:
-    joined = Joined(3, [r for r in range(3) if r != rank], address=address)
-    joined.all(lambda part: part.exchange(None))
-    line = (
-      f'process {rank} (host {socket.gethostname()}) was lost at step 7: '
-      f'{reason}; {GOES_ON}'
-    )
-    assert {joined.line(r) for r in joined.lines} == {line}
+    with Joined(
+      3, [r for r in range(3) if r != rank], address=address
+    ) as joined:
+      joined.all(lambda part: part.exchange(None))
+      line = (
+        f'process {rank} (host {socket.gethostname()}) was lost at step 7: '
+        f'{reason}; {GOES_ON}'
+      )
+      assert {joined.line(r) for r in joined.lines} == {line}
   finally:
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
@@ -126,43 +133,43 @@ def test_whoever_is_lost_ends_the_others(number, reason, rank):
 
 @pytest.mark.parametrize('rank', [0, 1])
 def test_whoever_stands_still_ends_all(rank):
-  joined = Joined(2)
-  for part in joined.parts:
-    part.tick(3, batch=True)
-  joined.parts[1 - rank].tick(4, batch=True)
-  lines = {joined.line(r) for r in joined.lines}
-  assert len(lines) == 1
-  assert f'process {rank} ' in (line := lines.pop())
-  assert 'lost at step 3: the others wait for it since 0 s' in line
+  with Joined(2) as joined:
+    for part in joined.parts:
+      part.tick(3, batch=True)
+    joined.parts[1 - rank].tick(4, batch=True)
+    lines = {joined.line(r) for r in joined.lines}
+    assert len(lines) == 1
+    assert f'process {rank} ' in (line := lines.pop())
+    assert 'lost at step 3: the others wait for it since 0 s' in line
 
 
 @pytest.mark.parametrize('ahead, batch', [(False, True), (True, False)])
 def test_who_compiles_or_is_not_waited_for_may_stand(ahead, batch):
-  joined = Joined(2)
-  for part in joined.parts:
-    part.tick(3, batch=batch)
-  if ahead:
-    joined.parts[1].tick(4, batch=batch)
-  with pytest.raises(queue.Empty):
-    joined.lines[1].get(timeout=4 * CLOCKS.batch)
+  with Joined(2) as joined:
+    for part in joined.parts:
+      part.tick(3, batch=batch)
+    if ahead:
+      joined.parts[1].tick(4, batch=batch)
+    with pytest.raises(queue.Empty):
+      joined.lines[1].get(timeout=4 * CLOCKS.batch)
 
 
 @pytest.mark.parametrize('rank', [0, 1, 2])
 def test_error_of_one_ends_the_others(rank):
-  joined = Joined(3)
-  joined.parts[rank].leave('no space left')
-  host = socket.gethostname()
-  for other in {0, 1, 2} - {rank}:
-    line = f'process {rank} (host {host}) ended: no space left'
-    assert joined.line(other) == line
-  assert joined.lines[rank].empty()
+  with Joined(3) as joined:
+    joined.parts[rank].leave('no space left')
+    host = socket.gethostname()
+    for other in {0, 1, 2} - {rank}:
+      line = f'process {rank} (host {host}) ended: no space left'
+      assert joined.line(other) == line
+    assert joined.lines[rank].empty()
 
 
 def test_nobody_comes():
-  joined = Joined(4, [0, 2], clocks=SHORT)
-  for error in joined.parts:
-    assert isinstance(error, star.JoinError)
-    assert str(error).startswith('process 1, 3 of 4 did not come within 0 s')
+  with Joined(4, [0, 2], clocks=SHORT) as joined:
+    for error in joined.parts:
+      assert isinstance(error, star.JoinError)
+      assert str(error).startswith('process 1, 3 of 4 did not come within 0 s')
 
 
 def test_coordinator_that_cannot_be_reached():
@@ -183,8 +190,8 @@ def test_port_in_use():
 
 def test_other_number_of_processes():
   address = f'127.0.0.1:{free_port()}'
-  join = lambda count, rank: lambda: star.join(
-    address, count, rank, clocks=SHORT._replace(join=5)
+  join = lambda count, rank: (
+    lambda: star.join(address, count, rank, clocks=SHORT._replace(join=5))
   )
   errors = in_threads([join(2, 0), join(3, 1)])
   expected = '--num_processes is 3 in process 1 and 2 in process 0'
@@ -213,14 +220,16 @@ def test_strangers_are_let_go():
         break
       except ConnectionRefusedError:
         pass
-    stranger.sendall(b'GET / HTTP/1.1\r\n\r\n')
-    assert stranger.recv(1) == b''  # Only then the other one comes.
+    with stranger:
+      stranger.sendall(b'GET / HTTP/1.1\r\n\r\n')
+      assert stranger.recv(1) == b''  # Only then the other one comes.
     return star.join(address, 2, 1, clocks=CLOCKS)
 
   main = lambda: star.join(address, 2, 0, clocks=CLOCKS)
   parts = in_threads([main, knock])
   values = in_threads([lambda p=p: p.exchange(p.rank) for p in parts])
   assert values == [[0, 1]] * 2
+  in_threads([part.leave for part in parts])
 
 
 @pytest.mark.parametrize('address', ['', 'host', 'host:', ':80', 'host:99999'])
@@ -242,13 +251,10 @@ class TestPlace:
     assert star.place('host:80', 2, 1) == ('host:80', 2, 1)
 
   @pytest.mark.parametrize(
-    'given', [('h:1', None, 0), ('h:1', 2, None), (None, 2, 0), ('auto', 2, 0)]
+    'given',
+    [('h:1', None, 0), ('h:1', 2, None), (None, 2, 0), ('auto', 2, None)],
   )
   def test_some_without_the_others(self, given):
-    if given[0] == 'auto':
-      # What is given in full is taken as it is: a host of that name.
-      assert star.place(*given) == given
-      return
     with pytest.raises(star.JoinError, match='go together'):
       star.place(*given)
 
