@@ -3,6 +3,7 @@
 All but one are slow: each process imports JAX and compiles.
 """
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -39,6 +40,7 @@ def start(rank, folder, *flags, what=('nothing', 0), devices=1, count=2):
       'JAX_NUM_CPU_DEVICES': str(devices),
       'JAX_COMPILATION_CACHE_DIR': str(jax.config.jax_compilation_cache_dir),
       'GLIBC_TUNABLES': '',  # Or it starts itself once more.
+      'TF_CPP_MIN_LOG_LEVEL': '3',  # As train.py sets it, see `_process`.
     },
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -76,7 +78,8 @@ def run(folder, *flags, whats=({}, {}), own=((), ()), devices=1):
     )
     for rank in (0, 1)
   ]
-  return [end(process) for process in processes]
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    return list(pool.map(end, processes))
 
 
 def one(folder, *flags, devices=2):

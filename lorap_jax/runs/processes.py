@@ -390,11 +390,6 @@ def replicated(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
   return jax.make_array_from_process_local_data(sharding, whole, whole.shape)
 
 
-def tree_replicated(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
-  """`replicated` of all leaves."""
-  return jax.tree.map(lambda leaf: replicated(leaf, sharding), tree)
-
-
 def tick(step: int | None = None, *, batch: bool = False) -> None:
   """This process has moved, see `star.Star.tick`."""
   if _Joined.middle is not None:

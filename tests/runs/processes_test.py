@@ -170,7 +170,7 @@ def loader(num_shards, shard=None):
 @pytest.mark.parametrize('small', [False, True])
 def test_shards_of_processes_make_the_batch(monkeypatch, small):
   """Those that do not fit get the same larger shape in each."""
-  shard = batching.Budget(8, 16, 13, 20) if small else None
+  shard = batching.Budget(16, 32, 13, 20) if small else None
   own = loader(4, shard)
   # Of the first shard alone the shape would do, of another it would not.
   indices = np.argsort(own.data.n_node)
