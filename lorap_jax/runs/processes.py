@@ -25,7 +25,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from lorap_jax._typing import PyTree
 from lorap_jax._version import __version__
 from lorap_jax.runs import apart, star, workdir
 
@@ -45,11 +44,6 @@ class _Joined:
 def is_main() -> bool:
   """Whether this process prints, and has the work folder."""
   return _Joined.middle is None or _Joined.middle.rank == 0
-
-
-def count() -> int:
-  """The number of processes."""
-  return 1 if _Joined.middle is None else _Joined.middle.count
 
 
 @contextlib.contextmanager
@@ -137,7 +131,10 @@ def _leave(
 def _is_of_connection(error: BaseException | None) -> bool:
   """Whether a collective failed: the other end of it may be gone."""
   while error is not None:
-    if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):
+    text = str(error)
+    if 'RESOURCE_EXHAUSTED' in text:  # Its own memory.
+      return False
+    if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in text:
       return True
     error = error.__cause__ or error.__context__
   return False

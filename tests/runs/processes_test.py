@@ -44,7 +44,7 @@ def join(monkeypatch):
 
 
 def test_alone_nothing_is_different():
-  assert processes.is_main() and processes.count() == 1
+  assert processes.is_main()
   assert processes.on_main(max, 2, 3) == 3
   assert processes.vote(True) and not processes.vote(False)
   processes.agree('data', {'a': 1})
@@ -208,6 +208,18 @@ def test_settings_look(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match='start train.py with --coordinator'):
     settings.from_config(tiny_run.config())
+
+
+def test_failed_collectives_are_told_from_other_errors():
+  gloo = ValueError('UNKNOWN: Gloo AllGather failed')
+  assert processes._is_of_connection(gloo)
+  exit_of_it = SystemExit('error: x')
+  exit_of_it.__context__ = gloo
+  assert processes._is_of_connection(exit_of_it)
+  assert processes._is_of_connection(jax.errors.JaxRuntimeError('INTERNAL: x'))
+  memory = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+  assert not processes._is_of_connection(memory)
+  assert not processes._is_of_connection(ValueError('config.train: x'))
 
 
 def test_relay_does_not_pass_the_end_on():
