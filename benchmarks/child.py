@@ -27,7 +27,7 @@ def run(
     environment: variables to set.
 
   Returns:
-    The object.
+    The object; empty of a process that is one of several, and prints nothing.
 
   Raises:
     RuntimeError: the process failed.
@@ -45,7 +45,8 @@ def run(
   )
   if done.returncode:
     raise RuntimeError(f'benchmarks.{module} {arguments}: {done.stderr}')
-  return json.loads(done.stdout.splitlines()[-1])
+  lines = done.stdout.splitlines()
+  return json.loads(lines[-1]) if lines else {}
 
 
 def peak_bytes() -> int:

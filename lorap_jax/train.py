@@ -6,6 +6,7 @@
 The same command goes on where a stopped run left off.
 """
 
+import contextlib
 import difflib
 import os
 import pathlib
@@ -36,39 +37,83 @@ _WORKDIR = flags.DEFINE_string(
 _FULL = flags.DEFINE_bool(
   'full', False, 'End with all quantities of the report, not with five.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'HOST:PORT of process 0, where several processes train one run together; '
+  'auto under Slurm. docs/scale.md.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes; with --coordinator.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Number of this process, from 0; with --coordinator.'
+)
 
 
 def main(argv: list[str]) -> None:
   """Runs the configuration and prints its result."""
   if len(argv) > 1:
     sys.exit(f'error: unknown argument {argv[1]!r}; {_remedy(argv[1])}')
+  where = _place()
+  if where and where.rank:
+    logging.set_verbosity(logging.ERROR)
   config = _config()
   # Late, so that --help and a mistyped flag do not wait for JAX.
-  from lorap_jax.reports import present, tables
-  from lorap_jax.runs import compile_cache, protocol
-  from lorap_jax.runs import run as run_lib
-  from lorap_jax.runs.hold import hold
+  from lorap_jax.runs import compile_cache, processes
 
   compile_cache.keep_programs()
-  workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
-  logging.info('Configuration: %s', _config_name())
-  logging.info('Work folder: %s', workdir)
   try:
-    with hold(workdir):
-      result = protocol.run(config, workdir)
-      present.present(workdir, command=shlex.join(['python', *sys.argv]))
-  except run_lib.Interrupted:
-    print(
-      f'Stopped; the state is saved in {workdir}. The same command goes on '
-      'from it.',
-      file=sys.stderr,
-    )
-    sys.exit(130)
+    with processes.joined(where, config.to_dict()):
+      _run(config)
   except (ValueError, OSError) as error:
     if logging.vlog_is_on(1):
       raise
     sys.exit(f'error: {error}')
-  tables.print_table(result, workdir, full=_FULL.value)
+
+
+def _place():
+  """The place of this process among others, or an exit that says what lacks."""
+  from lorap_jax.runs import star
+
+  try:
+    return star.place(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  except ValueError as error:
+    sys.exit(f'error: {error}')
+
+
+def _run(config) -> None:
+  """Runs the configuration; process 0 prints its result."""
+  from lorap_jax.reports import present, tables
+  from lorap_jax.runs import processes, protocol
+  from lorap_jax.runs import run as run_lib
+  from lorap_jax.runs.hold import hold
+
+  workdir = pathlib.Path(_WORKDIR.value or _default_workdir()).absolute()
+  logging.info('Configuration: %s', _config_name())
+  logging.info('Work folder: %s', workdir)
+  main_process = processes.is_main()
+  try:
+    with contextlib.ExitStack() as held:
+      if main_process:
+        held.enter_context(hold(workdir))
+      folder = held.enter_context(processes.own_folder(workdir))
+      result = protocol.run(config, folder)
+      if main_process:
+        command = shlex.join(['python', *sys.argv])
+        present.present(workdir, command=command)
+  except run_lib.Interrupted:
+    if main_process:
+      print(
+        f'Stopped; the state is saved in {workdir}. The same command goes on '
+        'from it.',
+        file=sys.stderr,
+      )
+    sys.exit(130)
+  if main_process:
+    tables.print_table(result, workdir, full=_FULL.value)
 
 
 def _config():
@@ -200,9 +245,15 @@ def _help() -> str:
       subsequent_indent='    ',
     )
     for flag in (
-      flags.FLAGS['config'],
-      flags.FLAGS['workdir'],
-      flags.FLAGS['full'],
+      flags.FLAGS[name]
+      for name in (
+        'config',
+        'workdir',
+        'full',
+        'coordinator',
+        'num_processes',
+        'process_id',
+      )
     )
   ]
   return '\n'.join(

@@ -556,6 +556,25 @@ _SHARDS = (
       'test_graphs_do_not_depend_on_the_devices',
     ),
   ),
+  Defect(
+    'shards_of_processes_share_their_indices',
+    'processes',
+    'graphs/batching.py',
+    'for i, batch in zip(places or range(len(batches)), batches, strict=True):',
+    'for i, batch in enumerate(batches):',
+    ('runs/processes_test.py::test_shards_of_processes_make_the_batch',),
+  ),
+  Defect(
+    'who_compiles_stands_still',
+    'processes',
+    'runs/star.py',
+    'limit = clocks.batch if peer.at[2] else clocks.elsewhere',
+    'limit = clocks.batch',
+    (
+      'runs/star_test.py::'
+      'test_who_compiles_or_is_not_waited_for_may_stand[True-False]',
+    ),
+  ),
 )
 
 _RECIPE = (

@@ -87,21 +87,27 @@ class Loader:
       indices: graph numbers that fit the budget.
 
     Returns:
-      numpy arrays.
+      numpy arrays; of several processes each has the shards of its devices.
     """
     if self.num_shards == 1:
       return self._padded(indices, self.budget)
     pieces = np.array_split(indices, self.num_shards)
     budget = self.shard or self.budget
+    # Of all pieces, so that all processes take the same.
     while not all(self._fits(piece, budget) for piece in pieces):
       budget = batching.larger(budget)
-    return batching.join_shards([self._padded(p, budget) for p in pieces])
+    own = range(self.num_shards)
+    if self.mesh is not None:
+      own = shards.in_this_process(self.mesh)
+    return batching.join_shards(
+      [self._padded(pieces[i], budget) for i in own], own
+    )
 
   def put(self, batch: batching.Batch) -> batching.Batch:
     """A batch on its device, or its shards on theirs."""
     if self.mesh is None:
       return jax.device_put(batch)
-    return jax.device_put(batch, shards.by_device(self.mesh))
+    return shards.put(batch, self.mesh)
 
   def _fits(self, indices: np.ndarray, budget: batching.Budget) -> bool:
     nodes, edges = (

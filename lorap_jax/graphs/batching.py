@@ -300,17 +300,20 @@ def pad_batch(
   return Batch(graph, labels, lay)
 
 
-def join_shards(batches: Sequence[Batch]) -> Batch:
+def join_shards(
+  batches: Sequence[Batch], places: Sequence[int] | None = None
+) -> Batch:
   """Padded batches of one shape as the shards of one batch, see `shards`.
 
   Args:
     batches: of numpy arrays, of graphs; padded, all to one budget.
+    places: of each among all shards, where these are some of them.
 
   Returns:
     A batch whose rows are those of all, one behind the other.
   """
   shifted, masks = [], []
-  for i, batch in enumerate(batches):
+  for i, batch in zip(places or range(len(batches)), batches, strict=True):
     graph: Any = batch.graph
     shift = np.int32(i * len(graph.nodes))
     masks.append(graph.globals.mask)
@@ -401,7 +404,8 @@ def partition_graph(
   real = np.clip(n - size * np.arange(s), 0, size)
   counts = np.diff(ends)
   pairs = lambda a, whole: np.stack([a, whole - a], 1).reshape(-1)
-  graph = jraph.GraphsTuple(
+  made: Any = jraph.GraphsTuple
+  graph = made(
     nodes=_pad(nodes.astype(np.float32), total - n),
     edges=None,
     senders=by_part(senders, ends, total - 1),

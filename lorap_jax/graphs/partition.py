@@ -105,7 +105,7 @@ def with_all(
     function: of (number of the shard, rows of all shards, arrays of its own),
       whose results have rows too.
     s: number of shards.
-    everywhere: a pair: arrays whose rows are gathered, and arrays that all have.
+    everywhere: a pair: arrays whose rows are gathered; arrays that all have.
     *arrays: of all shards, one behind the other.
 
   Returns:
@@ -252,7 +252,8 @@ def segment_sum(
     s: number of shards.
     weights: of the edges, [e, h]; None for 1.
   """
-  count = jnp.shape(graph.nodes)[0] // s
+  nodes: Any = graph.nodes
+  count = nodes.shape[0] // s
 
   def run(number, all_rows, own):
     senders, receivers, *rest = own

@@ -58,7 +58,7 @@ class RealGraphs(NamedTuple):
 
   mask: Any
   neighborhood: Any = None
-  partition: Partition | None = None
+  partition: Any = None  # Partition | None.
 
 
 def count(graph: jraph.GraphsTuple) -> int:
@@ -142,6 +142,30 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
 def by_device(mesh: Mesh) -> NamedSharding:
   """Where the shards of a batch lie."""
   return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def in_this_process(mesh: Mesh) -> list[int]:
+  """The shards that lie on devices of this process."""
+  own = jax.process_index()
+  return [i for i, d in enumerate(mesh.devices.flat) if d.process_index == own]
+
+
+def put(batch: PyTree, mesh: Mesh) -> PyTree:
+  """The shards of this process, on its devices, as part of the whole batch.
+
+  Args:
+    batch: arrays whose rows are those of `in_this_process`, in their order.
+    mesh: of the devices of all processes.
+  """
+  own, s = len(in_this_process(mesh)), mesh.size
+  sharding = by_device(mesh)
+  if own == s:
+    return jax.device_put(batch, sharding)
+  whole = lambda a: (a.shape[0] // own * s, *a.shape[1:])
+  return jax.tree.map(
+    lambda a: jax.make_array_from_process_local_data(sharding, a, whole(a)),
+    batch,
+  )
 
 
 def replicated(tree: PyTree) -> PyTree:

@@ -1,5 +1,6 @@
 """Training by padded batches of graphs."""
 
+import collections
 import contextlib
 import pathlib
 import time
@@ -10,7 +11,7 @@ import numpy as np
 
 from lorap_jax.data import DataSplits, pipeline
 from lorap_jax.data.pipeline import Loader
-from lorap_jax.runs import result, settings, writers
+from lorap_jax.runs import processes, result, settings, writers
 from lorap_jax.runs.run import Interrupted, Run
 from lorap_jax.training import schedules, steps
 
@@ -45,6 +46,8 @@ class BatchedRun(Run):
     }
     self.make_steps()
     self.eval_step = steps.make_eval_step(self.model, self.task)
+    # Of each program, shapes of the batches that it has had.
+    self._shapes = collections.defaultdict(set)
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
@@ -69,7 +72,9 @@ class BatchedRun(Run):
       Interrupted: stopped; the state is saved.
     """
     plan_length = len(self.loaders['train'].shuffled(0, 0))
-    display = writers.create_display(self.epochs * plan_length)
+    display = writers.create_display(
+      self.epochs * plan_length, shown=processes.is_main()
+    )
     try:
       while self.progress.epoch < self.epochs:
         started = time.monotonic()
@@ -93,7 +98,8 @@ class BatchedRun(Run):
     clock = time.monotonic()
     pending = None
     with contextlib.closing(loader.stream(plan[first:])) as batches:
-      for number, batch in enumerate(batches, start=first):
+      watched = processes.watched(batches, self._shapes['train'])
+      for number, batch in enumerate(watched, start=first):
         rates = self.rates(progress.epoch + number / len(plan))
         self.state, metrics = self.train_step(self.state, batch, rates, *given)
         # Fetched one step late, so that the device never waits.
@@ -101,9 +107,11 @@ class BatchedRun(Run):
           self._count(pending)
         pending = metrics
         done = number + 1 - first
+        taken = progress.epoch * len(plan) + number + 1
+        processes.tick(taken, batch=True)
         display.step(
           self._shown(done / (time.monotonic() - clock)),
-          progress.epoch * len(plan) + number + 1,
+          taken,
         )
         if stopped():
           break
@@ -151,7 +159,7 @@ class BatchedRun(Run):
     variables = self.state.evaluated().variables()
     total = np.zeros(3)
     with contextlib.closing(loader.stream(loader.ordered())) as batches:
-      for batch in batches:
+      for batch in processes.watched(batches, self._shapes['evaluate']):
         total += np.asarray(self.eval_step(variables, batch), np.float64)
     return {
       'loss': total[0] / total[2],
@@ -167,7 +175,7 @@ class BatchedRun(Run):
     loader, count = self.loaders['train'], self.settings.train.settle_batches
     plan = loader.shuffled(self.settings.config['seed'], self.progress.epoch)
     with contextlib.closing(loader.stream(plan[:count])) as batches:
-      for batch in batches:
+      for batch in processes.watched(batches, self._shapes['settle']):
         self.state = self.settle_step(self.state, batch)
 
   def _evaluate_epoch(self, display, train_seconds: float) -> None:

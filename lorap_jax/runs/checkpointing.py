@@ -11,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lorap_jax._typing import PyTree
 from lorap_jax.data.files import store
+from lorap_jax.runs import apart, processes
 
 KINDS = ('latest', 'best')
 _DIGEST = 'sha256'
@@ -30,7 +31,8 @@ class Checkpoints:
 
   A checkpoint is written beside its place, and moved there when it is whole. It
   carries a digest of what it holds. Nothing is removed but by `prune`, which
-  keeps the newest two of each kind, and by `drop_after`.
+  keeps the newest two of each kind, and by `drop_after`. Of several processes
+  process 0 alone has the folder; all call alike, and get what it reads.
 
   Attributes:
     directory: parent of both.
@@ -41,6 +43,9 @@ class Checkpoints:
 
   def steps(self, kind: str) -> list[int]:
     """Numbers of the checkpoints in `kind`, in order."""
+    return processes.on_main(self._steps, kind)
+
+  def _steps(self, kind: str) -> list[int]:
     folder = self.directory / kind
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
@@ -63,12 +68,17 @@ class Checkpoints:
       state: tree of arrays.
       progress: JSON-able position and history of the run.
     """
+    processes.on_main(self._save, kind, step, state, progress)
+
+  def _save(
+    self, kind: str, step: int, state: PyTree, progress: dict[str, Any]
+  ) -> None:
     path = self.directory / kind / str(step)
     if path.exists():
       return
     self._sweep(kind)
     part = path.with_name(f'{step}.part')
-    ocp.save(str(part), state, custom_metadata=progress)
+    apart.call(_write, part, state, progress)
     (part / _DIGEST).write_text(_digest(part))
     part.rename(path)
 
@@ -85,12 +95,18 @@ class Checkpoints:
     To be called when `latest` is complete, so that there is a `best` for each
     `latest`.
     """
+    processes.on_main(self._prune)
+
+  def _prune(self) -> None:
     for kind in KINDS:
       for step in self.steps(kind)[:-_KEPT]:
         self._remove(kind, step)
 
   def drop_after(self, step: int) -> None:
     """Removes the checkpoints beyond a step from which a run goes on."""
+    processes.on_main(self._drop_after, step)
+
+  def _drop_after(self, step: int) -> None:
     for kind in KINDS:
       for later in self.steps(kind):
         if later > step:
@@ -169,6 +185,14 @@ class Checkpoints:
     self, kind: str, step: int | None, entries: Collection[str] | None = None
   ) -> tuple[pathlib.Path, dict[str, Any], dict[str, Any]]:
     """Path, arrays and progress of a step, of whichever kind has it whole."""
+    path, saved, progress = processes.on_main(
+      self._whole, kind, step, entries, errors=(DamagedError,)
+    )
+    return pathlib.Path(path), saved, progress
+
+  def _whole(
+    self, kind: str, step: int | None, entries: Collection[str] | None
+  ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     step = self.step(kind) if step is None else step
     if step is None:
       raise DamagedError(f'no {kind} checkpoint in {self.directory / kind}')
@@ -179,7 +203,7 @@ class Checkpoints:
       if not path.exists():
         continue
       try:
-        return path, *_read(path, entries)
+        return str(path), *apart.call(_read, path, entries)
       except DamagedError as error:
         reasons.append(str(error))
     missing = f'no checkpoint {step} in {self.directory / kind}'
@@ -191,7 +215,11 @@ def _on_devices_of(like: Any, leaf: Any) -> Any:
   sharding = getattr(like, 'sharding', None)
   if sharding is None or len(sharding.device_set) == 1:
     return leaf
-  return jax.device_put(leaf, sharding)
+  return processes.replicated(leaf, sharding)
+
+
+def _write(path: pathlib.Path, state: PyTree, progress: dict[str, Any]) -> None:
+  ocp.save(str(path), state, custom_metadata=progress)
 
 
 def _read(
@@ -252,7 +280,7 @@ def _digest(folder: pathlib.Path) -> str:
 
 def ocp_abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a leaf, on the default device."""
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

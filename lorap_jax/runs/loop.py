@@ -12,7 +12,14 @@ from ml_collections import config_dict
 
 from lorap_jax import _logging
 from lorap_jax.data.files import store
-from lorap_jax.runs import cells, result, settings, side_by_side, workdir
+from lorap_jax.runs import (
+  cells,
+  processes,
+  result,
+  settings,
+  side_by_side,
+  workdir,
+)
 from lorap_jax.runs import run as run_lib
 from lorap_jax.runs.batched import BatchedRun
 from lorap_jax.runs.full_batch import FullBatchRun
@@ -125,6 +132,7 @@ def _train_members(wanted: Left, data: settings.Data | None) -> list[Outcome]:
       first, _ = left[0]
       _log_start(first)
       data = data or first.load_data()
+      processes.agree('data', {'sha256': data.source['sha256']})
       logging.info('Data: %s', result.data_text(data))
       findings.warn_of_features(data)
       if first.train.epochs is None:
@@ -176,6 +184,7 @@ def _train(
   logging.info('Training %s (seed %s)', _listed(names), _listed(seeds))
   outcomes: dict[pathlib.Path, Outcome] = {}
   runs: list[Any] = []
+  processes.wait()  # For whoever had to do more for the run before.
   try:
     for chosen, folder in members:
       runs.append(create_run(chosen, data, folder))
@@ -269,7 +278,7 @@ def _stop_signals() -> Generator[Any]:
 
   old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
-    yield lambda: bool(received)
+    yield lambda: processes.vote(bool(received))
   finally:
     for number, handler in old.items():
       signal.signal(number, handler)

@@ -12,7 +12,7 @@ from absl import logging
 from lorap_jax._version import __version__
 from lorap_jax.nn import methods
 from lorap_jax.quantization import a2q_groups
-from lorap_jax.runs import workdir
+from lorap_jax.runs import processes, workdir
 from lorap_jax.training import accounting, findings, history, steps, xray
 from lorap_jax.training import state as state_lib
 from lorap_jax.training.tasks import Task
@@ -38,6 +38,8 @@ def device(mesh: Any = None) -> str:
   """
   devices, used = jax.devices(), 1 if mesh is None else mesh.size
   more = '' if used == len(devices) else f', of {len(devices)} there'
+  if jax.process_count() > 1:
+    more = f', of {jax.process_count()} processes'
   return f'{used} x {devices[0].device_kind} ({jax.default_backend()}){more}'
 
 
@@ -138,7 +140,7 @@ def finish(run: Any) -> dict[str, Any]:
     logging.warning('%s: %s', run.folder.name, line)
   report['warnings'] = found
   if run.settings.train.export:
-    report['integers'] = run.export(report)
+    report['integers'] = processes.on_main(run.export, report)
   # Last: a run that has a report is finished.
   workdir.write_json(run.folder / workdir.REPORT, report)
   return report

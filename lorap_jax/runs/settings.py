@@ -18,7 +18,7 @@ from lorap_jax.integers import lowering
 from lorap_jax.integers.builder import ExportError
 from lorap_jax.models import factory
 from lorap_jax.nn import methods, prompts
-from lorap_jax.runs import datasets, fields, workdir
+from lorap_jax.runs import datasets, fields, processes, workdir
 from lorap_jax.training import tasks
 from lorap_jax.training.augment import Augment
 from lorap_jax.training.distillation import Teacher
@@ -96,6 +96,7 @@ class Settings:
     Raises:
       ValueError: more than there are, or a batch that they can't share.
     """
+    processes.check(self.level, self.train.devices)
     if self.train.fanout is not None or self.train.devices == 1:
       return None
     there = jax.devices()

@@ -169,14 +169,30 @@ class LineDisplay:
     """Nothing to do."""
 
 
-def create_display(total_steps: int) -> Display:
+class NoDisplay:
+  """Shows nothing, where another process does."""
+
+  def step(self, text: dict[str, str], done: int) -> None:
+    """Nothing."""
+
+  def epoch(self, line: str) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing to do."""
+
+
+def create_display(total_steps: int, *, shown: bool = True) -> Display:
   """The display that suits standard error.
 
   Args:
     total_steps: optimizer steps of the whole run.
+    shown: whether this process shows anything.
 
   Returns:
     A display.
   """
+  if not shown:
+    return NoDisplay()
   display = LiveDisplay if sys.stderr.isatty() else LineDisplay
   return display(total_steps)

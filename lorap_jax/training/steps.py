@@ -263,7 +263,8 @@ def make_eval_step(
     outputs: Any = model.apply(
       variables, batch.graph, layout=batch.layout, train=False
     )
-    return task.sums(outputs, batch.labels, batch.target_mask())
+    sums = task.sums(outputs, batch.labels, batch.target_mask())
+    return shards.replicated(sums)
 
   return jax.jit(step)
 
@@ -334,6 +335,7 @@ def make_cost_step(
       mutable=[telemetry.COLLECTION],
     )
     tree = new[telemetry.COLLECTION]
-    return accounting.totals(tree, batch.graph), accounting.constants(tree)
+    cost = accounting.totals(tree, batch.graph), accounting.constants(tree)
+    return shards.replicated(cost)
 
   return jax.jit(step)

@@ -1,0 +1,60 @@
+"""train.py on tiny data, as one of several processes.
+
+  python tests/processes_run.py ACTION STEP --config=... --coordinator=...
+
+Once the training step STEP is dispatched, ACTION happens to this process:
+`kill`, `stop` (SIGSTOP), `term` (SIGTERM), `stand` (the main thread stands
+still, the others of this process do not), or `nothing`.
+"""
+
+import functools
+import itertools
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import pytest
+import tiny_run
+
+from lorap_jax import train
+from lorap_jax.runs import processes, star
+from lorap_jax.training import steps
+
+CLOCKS = star.Clocks(join=20, beat=0.2, silent=3, batch=4, elsewhere=120)
+ACTIONS = {
+  'kill': lambda: os.kill(os.getpid(), signal.SIGKILL),
+  'stop': lambda: os.kill(os.getpid(), signal.SIGSTOP),
+  'term': lambda: signal.raise_signal(signal.SIGTERM),
+  'stand': lambda: time.sleep(1000),
+  'nothing': lambda: None,
+}
+
+
+def set_up(monkeypatch: pytest.MonkeyPatch, action: str, step: int) -> None:
+  """Feeds tiny data, shortens the clocks, and has the action happen."""
+  tiny_run.feed(monkeypatch)
+  joined: Any = functools.partial(processes.joined, clocks=CLOCKS)
+  monkeypatch.setattr(processes, 'joined', joined)
+  make, count = steps.make_train_step, itertools.count(1)
+
+  def make_acting(*args):
+    program = make(*args)
+
+    def call(*args):
+      out = program(*args)
+      if next(count) == step:
+        ACTIONS[action]()
+      return out
+
+    return call
+
+  monkeypatch.setattr(steps, 'make_train_step', make_acting)
+
+
+if __name__ == '__main__':
+  _, chosen, number, *arguments = sys.argv
+  set_up(pytest.MonkeyPatch(), chosen, int(number))
+  sys.argv = ['train.py', *arguments]
+  train.run()
