@@ -2,9 +2,11 @@
 
   JAX_NUM_CPU_DEVICES=4 python tests/devices_run.py step FOLDER
   JAX_NUM_CPU_DEVICES=4 python tests/devices_run.py runs FOLDER
+  JAX_NUM_CPU_DEVICES=4 python tests/devices_run.py graph FOLDER
 
 `step` writes what a step gives on one and on four devices, and what goes
-between them; `runs` a run on each, and one that changes their number.
+between them; `runs` a run on each, and one that changes their number; `graph`
+runs on one graph, which the devices share.
 """
 
 import json
@@ -102,11 +104,48 @@ def whole_runs(folder: pathlib.Path) -> None:
     protocol.run(phases, folder / 'phases')
 
 
+def on_one_graph(folder: pathlib.Path) -> dict[str, Any]:
+  """Runs on one, two and four, and one that goes from four to one.
+
+  Returns:
+    Kind and number of what a step on four exchanges, and its rows.
+  """
+
+  def of(devices, cell='gcn,a2q,gpf_lorap'):
+    changes = {'model__input_dropout': 0.3, 'train__plots': False}
+    return tiny_run.node_config(cell, train__devices=devices, **changes)
+
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch, tiny_run.node_data)
+    for count in (1, 2, 4):
+      loop.train_and_evaluate(of(count), folder / str(count))
+    tiny_run.two_epochs_per_dispatch(monkeypatch)
+    tiny_run.interrupt_after_dispatch(monkeypatch, 1)
+    with pytest.raises(loop.Interrupted):
+      loop.train_and_evaluate(of(4), folder / 'changed')
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    tiny_run.feed(monkeypatch, tiny_run.node_data)
+    loop.train_and_evaluate(of(1), folder / 'changed')
+  chosen = settings.from_config(of(4, 'gcn,qat4,lorap'))
+  with chosen.on_devices():
+    run = loop.create_run(chosen, tiny_run.node_data(), folder / 'step')
+    step = jax.jit(
+      steps.train_step(run.model, chosen.scheme, run.task, run.options)
+    )
+    program = step.lower(run.state, run.batch, run.rates(0.0)).compile()
+    run.close()
+  rows = run.batch.graph.nodes.shape[0]  # pyrefly: ignore
+  return {'moved': scale.exchanged(program.as_text() or ''), 'rows': rows}
+
+
 def main(what: str, name: str) -> None:
   """Writes it into the folder."""
   folder = pathlib.Path(name)
   if what == 'runs':
     whole_runs(folder)
+    return
+  if what == 'graph':
+    (folder / 'step.json').write_text(json.dumps(on_one_graph(folder)))
     return
   found = {count: one_step(count, folder) for count in (1, 4)}
   (folder / 'step.json').write_text(json.dumps(found))

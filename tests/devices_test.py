@@ -120,3 +120,29 @@ def test_of_one_graph_there_is_nothing_to_share():
   config = tiny_run.node_config(train__devices=2)
   with pytest.raises(ValueError, match='no effect .* graphs with a label each'):
     settings.from_config(config)
+
+
+@pytest.fixture(scope='module')
+def on_one_graph(tmp_path_factory):
+  return run('graph', tmp_path_factory.mktemp('graph'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['2', '4', 'changed'])
+def test_run_on_a_shared_graph_is_that_of_one_device(on_one_graph, name):
+  lines, wanted = metrics(on_one_graph / name), metrics(on_one_graph / '1')
+  assert len(lines) == len(wanted) == 6
+  for line, other in zip(lines, wanted, strict=True):
+    for key in line.keys() - set(TIMES):
+      assert line[key] == pytest.approx(other[key], rel=2e-3, abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_codes_travel(on_one_graph):
+  found = read(on_one_graph, 'step.json')
+  kinds = [kind for kind, _ in found['moved']]
+  assert 'u8' in kinds
+  widths = {
+    count // found['rows'] for kind, count in found['moved'] if kind == 'u8'
+  }
+  assert widths == {3}  # The classes of the one layer.

@@ -5,7 +5,7 @@ from lorap_jax.graphs.aggregate import (
   aggregate_weighted,
   edge_aggregate,
 )
-from lorap_jax.graphs.attention import segment_softmax
+from lorap_jax.graphs.attention import receiver_softmax, segment_softmax
 from lorap_jax.graphs.batching import (
   Batch,
   Budget,
@@ -91,6 +91,7 @@ __all__ = [
   'node_mask',
   'num_loops',
   'plan_batches',
+  'receiver_softmax',
   'segment_softmax',
   'self_loop_weights',
   'sparse_rows',

@@ -167,8 +167,8 @@ class GATConv(nn.Module):
     factor = neighborhood.edge_factor(graph)
     if factor is not None:
       logits = logits.at[:num_edges].add(jnp.log(factor)[:, None])
-    alpha = graphs.segment_softmax(
-      logits, receivers, num_receivers, mask=mask[:, 0]
+    alpha = graphs.receiver_softmax(
+      logits, receivers, mask[:, 0], graph, num_receivers
     )
     if self.attention_dropout:
       drop = nn.Dropout(self.attention_dropout, deterministic=not rows.train)
