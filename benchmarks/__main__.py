@@ -4,9 +4,9 @@
     python -m benchmarks aggregation steps --out results
 
 Themes: aggregation, steps, seeds, epochs, startup, memory, prompts, ops,
-integers, integers_large, sampling, scale; all of them by default. Each prints a
-table and writes OUT/THEME.json, or THEME_quick.json with --quick. Graphs are
-synthetic, of the right shapes, unless the folder of --data-dir or
+integers, integers_large, sampling, shared_graph, scale; all of them by default.
+Each prints a table and writes OUT/THEME.json, or THEME_quick.json with --quick.
+Graphs are synthetic, of the right shapes, unless the folder of --data-dir or
 $LORAP_JAX_DATA_DIR holds the real ones.
 """
 
@@ -31,6 +31,7 @@ THEMES = (
   'integers',
   'integers_large',
   'sampling',
+  'shared_graph',
   'scale',
 )
 

@@ -48,7 +48,9 @@ def create_scheme(
   values = dict(values)
   if values.get('assignment') is not None:
     values['assignment'] = tuple(sorted(values['assignment'].items()))
-  table = NODE_SCHEMES if level == 'node' else SCHEMES
+  # Of one graph too, a table of groups is A2Q's where one is asked for.
+  by_node = level == 'node' and values.get('num_groups') is None
+  table = NODE_SCHEMES if by_node else SCHEMES
   kind = _choose(table, values, 'scheme')
   del values['name']
   return _build(kind, values, 'scheme')

@@ -46,8 +46,6 @@ class BatchedRun(Run):
     }
     self.make_steps()
     self.eval_step = steps.make_eval_step(self.model, self.task)
-    # Of each program, shapes of the batches that it has had.
-    self._shapes = collections.defaultdict(set)
     loader = self.loaders['train']
     plan = loader.shuffled(chosen.config['seed'], 0)
     self.epoch_steps = len(plan)
@@ -56,6 +54,8 @@ class BatchedRun(Run):
 
   def make_steps(self) -> None:
     """Makes the programs of training."""
+    # Of each program, shapes of the batches that it has had.
+    self._shapes = collections.defaultdict(set)
     self.train_step = steps.make_train_step(
       self.model, self.settings.scheme, self.task, self.options
     )

@@ -153,7 +153,8 @@ def _scheme() -> config_dict.ConfigDict:
     memory_target=float,
     target_bits=float,  # Average bits to end at, in place of these two.
     quantize_features=bool,
-    # A2Q, labels of graphs.
+    # A2Q, labels of graphs; with `train.fanout` a table of groups in place of
+    # parameters of each node, of which those never drawn would learn nothing.
     num_groups=int,
     # A2Q, labels of nodes.
     memory_width=int,

@@ -144,6 +144,10 @@ _FIXED_BITS = Need(
 _BY_MEMORY = Need(
   'scheme.target_bits None', lambda c: c.scheme.target_bits is None
 )
+_BY_NODE = Need(
+  'scheme.num_groups None',
+  lambda c: c.train.fanout is None or c.scheme.num_groups is None,
+)
 _NORMAL = _is('scheme.start', 'normal')
 
 _GIN = _is('model.name', 'gin')
@@ -214,10 +218,15 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'start target_bits': (_A2Q,),
       'memory_weight memory_target': (_A2Q, _BY_MEMORY),
       'quantize_features': (_A2Q, _RAW),
-      'num_groups': (_A2Q, _GRAPHS),
-      'memory_width': (_A2Q, _NODES, _BY_MEMORY),
-      'quantize_messages': (_A2Q, _NODES),
-      'weight_start feature_start message_start': (_A2Q, _NODES, _NORMAL),
+      'num_groups': (_A2Q, _BATCHES),
+      'memory_width': (_A2Q, _NODES, _BY_NODE, _BY_MEMORY),
+      'quantize_messages': (_A2Q, _NODES, _BY_NODE),
+      'weight_start feature_start message_start': (
+        _A2Q,
+        _NODES,
+        _BY_NODE,
+        _NORMAL,
+      ),
       'candidates cost_weight': (_SEARCH,),
       'assignment': (_is('scheme.name', 'mixq'),),
     },

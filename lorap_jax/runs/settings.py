@@ -335,7 +335,7 @@ def _scheme(
   values, name = dict(values), values['name']
   if name in ('mixq', 'mixq_search') and values['points'] is None:
     values['points'] = methods.MIXQ_POINTS[backbone]
-  if name == 'a2q' and level == 'node':
+  if name == 'a2q' and level == 'node' and values['num_groups'] is None:
     values['node_messages'] = backbone == 'gat'
   in_force = {'name': name}
   if name == 'mixq' and values['assignment'] is None:

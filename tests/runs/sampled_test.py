@@ -6,6 +6,7 @@ import pytest
 import tiny_run
 from run_folder import metrics, without_times
 
+from lorap_jax.nn import methods
 from lorap_jax.runs import loop, restore, settings
 from lorap_jax.runs.run import Interrupted
 from lorap_jax.runs.sampled import SampledRun
@@ -22,6 +23,7 @@ def config_of(cell='gcn,a2q,gpf_lorap', **changes):
     'train__batch_size': 3,
     'train__epochs': 3,
     'train__plots': False,
+    'train__ema': 0.5,
     **changes,
   }
   return tiny_run.node_config(cell, **fields)
@@ -73,12 +75,26 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     ({'scheme__published': True}, 'needs scheme.published False'),
     ({'train__export': True}, 'needs train.fanout None'),
     ({'train__devices': 2}, '`devices` = 2 has no effect'),
+    (
+      {'scheme__num_groups': 8, 'scheme__quantize_messages': True},
+      'needs scheme.num_groups None',
+    ),
   ],
   ids=str,
 )
 def test_what_makes_no_sampled_run_is_refused(changes, reason):
   with pytest.raises(ValueError, match=reason):
     settings.from_config(config_of(**changes))
+
+
+def test_a_table_of_groups_serves_nodes_that_are_never_drawn():
+  chosen = settings.from_config(config_of(scheme__num_groups=8))
+  assert isinstance(chosen.scheme, methods.A2QGraph)
+  assert chosen.config['scheme']['num_groups'] == 8
+  with pytest.raises(ValueError, match='needs graphs with a label each, or'):
+    settings.from_config(
+      tiny_run.node_config('gcn,a2q,lorap', scheme__num_groups=8)
+    )
 
 
 def test_graphs_with_labels_are_not_sampled():
