@@ -615,6 +615,52 @@ _RECIPE = (
   ),
 )
 
+_LARGE_GRAPHS = (
+  Defect(
+    'drawn_edges_stand_for_themselves_alone',
+    'large graphs',
+    'graphs/neighborhood.py',
+    'degree[:m] / np.maximum(counts, 1), 1)',
+    '1.0, 1)',
+    ('models/sampled_network_test.py::test_drawn_sums_are_unbiased',),
+  ),
+  Defect(
+    'an_edge_is_drawn_twice',
+    'large graphs',
+    'data/sampling.py',
+    'chosen[j] = np.where(taken, last, pick)',
+    'chosen[j] = pick',
+    ('data/sampling_test.py::test_draws_are_distinct_edges_of_their_nodes',),
+  ),
+  Defect(
+    'padding_teaches_a_node',
+    'large graphs',
+    'nn/methods/a2q/quantizers.py',
+    'ids = jnp.where(mask[:, 0], numbers.ids, count)',
+    'ids = numbers.ids',
+    (
+      'models/sampled_network_test.py'
+      '::test_nodes_take_and_train_their_own_parameters',
+    ),
+  ),
+  Defect(
+    'codes_arrive_without_their_lowest_one',
+    'large graphs',
+    'graphs/partition.py',
+    'return self.step * (self.low + codes.astype(jnp.float32))',
+    'return self.step * codes.astype(jnp.float32)',
+    ('graphs/partition_test.py::test_values_are_those_of_their_codes',),
+  ),
+  Defect(
+    'edges_of_parts_are_numbered_without_padding',
+    'large graphs',
+    'graphs/batching.py',
+    'place = part * num_edges + np.arange(len(senders)) - ends[part]',
+    'place = np.arange(len(senders))',
+    ('graphs/partition_test.py::test_weighted_sums_and_their_gradients',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -631,4 +677,5 @@ DEFECTS = (
   *_RUNS,
   *_SHARDS,
   *_RECIPE,
+  *_LARGE_GRAPHS,
 )

@@ -1,5 +1,6 @@
 """The Python examples of the README and of docs run as they stand."""
 
+import ast
 import pathlib
 import re
 
@@ -8,7 +9,7 @@ import pytest
 
 from configs import custom as custom_config
 from lorap_jax.data.sets import custom
-from lorap_jax.runs import loop
+from lorap_jax.runs import loop, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / 'README.md'
@@ -82,13 +83,18 @@ def test_own_data(tmp_path, monkeypatch):
 def test_own_data_can_be_trained_on_as_its_commands_say(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   blocks = python_blocks(OWN_DATA)
-  execute('\n'.join([blocks[0], blocks[2]]), OWN_DATA.name)
+  execute('\n'.join([blocks[0], blocks[2], blocks[4]]), OWN_DATA.name)
   text = OWN_DATA.read_text().replace('\\\n', '')
   cells = re.findall(r'custom.py:(\S+) --config.data.path=(\S+)(.*)', text)
-  assert len(cells) == 2
+  assert len(cells) == 3
   for cell, path, changes in cells:
     config = custom_config.get_config(cell)
     config.data.path = path
+    if path == 'big':  # tests/runs/sampled_test.py trains such ones.
+      fanout = ast.literal_eval(re.search(r'fanout=([^\']+)', changes)[1])
+      config.train.fanout = fanout
+      settings.from_config(config)
+      continue
     config.train.epochs = 1
     config.train.plots = False
     config.model.features, config.model.num_layers = 8, 1  # Compiles sooner.
