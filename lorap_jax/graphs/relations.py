@@ -48,6 +48,10 @@ class Relations:
     self.count = count
     self.ordered = ordered
 
+  def take(self, edges: np.ndarray) -> 'Relations':
+    """Those of some edges, in any order; on the host."""
+    return Relations(self.ids[edges], self.count)
+
   def padded(self, num_edges: int) -> 'Relations':
     """With padding edges behind the others, of relation 0; on the host."""
     ids = np.zeros(num_edges, np.int32)

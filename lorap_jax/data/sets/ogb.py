@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -120,8 +121,9 @@ def _load(
     'comparable': comparable,
     'note': f'{warning}{where} from {origin}; {layout.limits}',
   }
+  given: dict[str, Any] = dict(arrays)
   data = NodeDataset(
-    **arrays, num_classes=counts.classes, source=record, task='classification'
+    **given, num_classes=counts.classes, source=record, task='classification'
   )
   data.check(where)
   return data
