@@ -140,6 +140,7 @@ class RGCN:
 
   activates = False
   sums_first = True
+  relational = True  # Others see one kind of edge.
 
   def layer(
     self,

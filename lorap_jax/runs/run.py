@@ -69,6 +69,7 @@ class Run:
     self.task = chosen.task(data)
     self.epochs = chosen.epochs(data)
     self.model = chosen.model(data.num_classes)
+    settings.log_relations(self.model, data)
     self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     self.progress = history.Progress()
     self._writers: list[Any] = []
@@ -84,6 +85,7 @@ class Run:
     self.aggregation = layout.describe(first.layout)
     self.labels = state_lib.labels_of(self.model, first)
     source = self.data.source
+    count = getattr(self.data, 'num_relations', None)
     workdir.claim_data(
       self.folder,
       {
@@ -92,6 +94,7 @@ class Run:
         'num_nodes': num_nodes,
         'name': source['name'],
         'sha256': source['sha256'],
+        **({} if count is None else {'num_relations': count}),
       },
     )
     self.state = state_lib.init_state(
