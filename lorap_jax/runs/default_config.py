@@ -87,6 +87,7 @@ def _data() -> config_dict.ConfigDict:
     normalize=str,
     tu_name=str,  # For the data set `tu`.
     path=str,  # For the data set `custom`.
+    relations=bool,  # ogbn-mag: all kinds of nodes and edges; False, papers.
   )
 
 
