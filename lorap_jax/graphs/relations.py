@@ -24,8 +24,8 @@ import numpy as np
 
 from lorap_jax._typing import Array, Float, Int
 from lorap_jax.graphs import neighborhood, segment, shards
-from lorap_jax.graphs.aggregate import aggregate, gather_sum
-from lorap_jax.graphs.layout import Csr, Layout, Table
+from lorap_jax.graphs.aggregate import aggregate, edge_aggregate, weighted_sum
+from lorap_jax.graphs.layout import Csr, Layout
 
 
 @functools.partial(
@@ -139,7 +139,7 @@ def mean_by_relation(
 
   Returns:
     [n, R, f]; of a sampled graph [m, R, f], unbiased estimates of the means
-    over all edges: sums count d / k times, c_ir is that of the whole graph.
+    over all edges: drawn ones count d / k times, c_ir is of the whole graph.
 
   Gradient:
     dx_j = sum over the edges that j sends of da_ir / c_ir.
@@ -150,30 +150,25 @@ def mean_by_relation(
   """
   relations, n, s = of(graph), x.shape[0], shards.count(graph)
   if relations is None:
-    total = aggregate(x, graph, layout)[:, None]
-    return _mean(total, graph, n)
-  senders, receivers = shards.inside((graph.senders, graph.receivers), s, n)
-  keys = _keys(receivers, relations, n)
-  count = relations.count
-  if layout is None:
-    total = shards.in_each(
-      lambda t, i, k: jax.ops.segment_sum(t[i], k, t.shape[0] * count),
-      s,
-      x,
-      senders,
-      keys,
+    total = aggregate(x, graph, layout)
+    return (total / jnp.maximum(degree(graph, n), 1))[:, None]
+  if layout is not None and layout.outgoing.order is None:
+    raise ValueError(
+      '`layout` serves sums without weights only; build it with '
+      'make_layout(..., weighted=True)'
     )
-  else:
-    if layout.outgoing.order is None:
-      raise ValueError(
-        '`layout` serves sums without weights only; build it with '
-        'make_layout(..., weighted=True)'
-      )
-    by_key = functools.partial(_sum_of_ordered, relations.ordered, count)
-    total = shards.in_each(by_key, s, x, senders, keys, layout)
-  total = total.reshape(-1, count, x.shape[1])
-  total = neighborhood.at_receivers(total, graph)
-  return _mean(neighborhood.whole_sum(total, graph), graph, n)
+  senders, receivers = shards.inside((graph.senders, graph.receivers), s, n)
+  total = shards.in_each(
+    functools.partial(_sum_by_key, relations.ordered, relations.count),
+    s,
+    x,
+    _weights(graph, relations, n),
+    senders,
+    _keys(receivers, relations, n),
+    layout,
+  )
+  total = total.reshape(-1, relations.count, x.shape[1])
+  return neighborhood.at_receivers(total, graph)
 
 
 def mean_of_edges(
@@ -193,20 +188,32 @@ def mean_of_edges(
   """
   relations, nodes = of(graph), graph.nodes
   n, s = nodes.shape[0], shards.count(graph)  # pyrefly: ignore
-  count = 1 if relations is None else relations.count
-  keys: Any = shards.inside((graph.receivers,), s, n)[0]
-  if relations is not None:
-    keys = _keys(keys, relations, n)
+  if relations is None:
+    total = edge_aggregate(messages, graph)
+    return (total / jnp.maximum(degree(graph, n), 1))[:, None]
+  receivers: Any = shards.inside((graph.receivers,), s, n)[0]
   total = shards.in_each(
-    lambda t, k: jax.ops.segment_sum(t, k, n // s * count), s, messages, keys
+    lambda t, k: jax.ops.segment_sum(t, k, n // s * relations.count),
+    s,
+    messages * _weights(graph, relations, n)[:, None],
+    _keys(receivers, relations, n),
   )
-  total = total.reshape(n, count, -1)
-  total = neighborhood.at_receivers(total, graph)
-  return _mean(neighborhood.whole_sum(total, graph), graph, n)
+  total = total.reshape(n, relations.count, -1)
+  return neighborhood.at_receivers(total, graph)
 
 
-def _mean(total: Array, graph: jraph.GraphsTuple, num_nodes: int) -> Array:
-  return total / jnp.maximum(degree(graph, num_nodes), 1)[..., None]
+def _weights(
+  graph: jraph.GraphsTuple, relations: Relations, num_nodes: int
+) -> Array:
+  """1 / c of each edge [e]; of a drawn one d / (k c).
+
+  On the edges, since dividing the sums [m, R, f] would be another pass over
+  them: 40 % of the time of a mean, for R = 8 and 15 edges per node.
+  """
+  count = jnp.maximum(degree(graph, num_nodes), 1)
+  weights = 1 / count[graph.receivers, relations.ids]
+  factor = neighborhood.edge_factor(graph)
+  return weights if factor is None else factor * weights
 
 
 def _keys(receivers: Any, relations: Relations, num_nodes: int) -> Array:
@@ -220,20 +227,31 @@ def _keys(receivers: Any, relations: Relations, num_nodes: int) -> Array:
   return jnp.asarray(receivers) * relations.count + relations.ids
 
 
-def _sum_of_ordered(
-  ordered: bool, count: int, x: Array, senders: Any, keys: Array, layout: Layout
+def _sum_by_key(
+  ordered: bool,
+  count: int,
+  x: Array,
+  weights: Array,
+  senders: Any,
+  keys: Array,
+  layout: Layout | None,
 ) -> Array:
-  """Sums by key [m count, f], by the layout of the graph with other rows."""
+  """Weighted sums by key [m count, f]; with a layout by one of other rows."""
+  if layout is None:
+    messages = weights[:, None] * x[senders]
+    return jax.ops.segment_sum(messages, keys, x.shape[0] * count)
   by_node: Any = layout.incoming  # Always CSR.
   num_keys = (by_node.indptr.shape[0] - 1) * count
   ones = jnp.ones(keys.shape, jnp.int32)
   ends = jnp.cumsum(jax.ops.segment_sum(ones, keys, num_keys))
   indptr = jnp.concatenate([jnp.zeros(1, ends.dtype), ends])
+  incoming = Csr(indptr, senders)
   if not ordered:
-    senders = jnp.asarray(senders)[jnp.argsort(keys, stable=True)]
-  side = layout.outgoing
-  order: Any = side.order
+    order = jnp.argsort(keys, stable=True)
+    incoming = Csr(indptr, jnp.asarray(senders)[order], order)
+  side: Any = layout.outgoing
   # An empty slot of a table is behind all edges, and then behind all keys.
-  sent = keys.at[order].get(mode='fill', fill_value=num_keys)
-  outgoing = Table(sent) if isinstance(side, Table) else Csr(side.indptr, sent)
-  return gather_sum(x, Csr(indptr, senders), outgoing)
+  sent = keys.at[side.order].get(mode='fill', fill_value=num_keys)
+  by_key = Layout(incoming, side._replace(indices=sent))
+  total = weighted_sum(x[:, None], weights[:, None], senders, keys, by_key)
+  return total[:, 0]
