@@ -10,6 +10,7 @@ in a step, as bytes and as float32.
 import json
 import os
 import sys
+from typing import Any
 
 import jax
 
@@ -83,7 +84,7 @@ def _main(cell: str, devices: str, size: str, rounds: str) -> None:
     call = lambda: program(first, batch, rates)[1].loss
     times = timing.measure({'step': call}, rounds=int(rounds))['step']
   moved = scale.exchanged(program.as_text() or '')
-  memory = program.memory_analysis()
+  memory: Any = program.memory_analysis()
   parts = sum(leaf.nbytes for leaf in jax.tree.leaves(batch)) / count
   print(
     json.dumps(

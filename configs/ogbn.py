@@ -2,7 +2,8 @@
 
     python train.py --config=configs/ogbn_arxiv.py:gcn,dq8,lorap
 
-Sources: see `configs/ogbn_arxiv.py`. No configuration by itself.
+Sources: see `configs/ogbn_arxiv.py` and `configs/ogbn_mag.py`. No configuration
+by itself.
 """
 
 from ml_collections import config_dict
@@ -33,7 +34,13 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   train.epochs = 100
   train.schedule = 'constant'
   train.plots = False
-  train.together = 1  # One seed fills the memory.
+  if name == 'ogbn_mag':
+    model.num_layers = 2
+    train.fanout = (25, 20)
+    train.batch_size = 1024
+    train.epochs = 10
+  else:
+    train.together = 1  # One seed fills the memory.
   if quantizer == 'a2q':
     config.optim.feature_bits_lr = 0.01
     config.optim.feature_scale_lr = 0.01
@@ -46,6 +53,6 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
     config.scheme.memory_target = 5.0
   if quantizer == 'mixq':
     config.scheme.candidates = (4, 8)
-    train.pretrain_epochs = 100
+    train.pretrain_epochs = train.epochs
     train.finetune_lr = 1e-4
   return config

@@ -16,7 +16,8 @@ _GCN = {
   'pubmed': (0.01, 0.5),
 }
 # Rates of bits, feature, message and weight scales, and the memory weight;
-# GIN on PubMed is not in the paper and has those of Cora.
+# GIN on PubMed is not in the paper and has those of Cora. RGCN sums first, as
+# GIN does, and has GIN's; its dropout and decay are ours too.
 _A2Q = {
   ('gcn', 'cora'): (0.1, 0.04, 0.008, 0.02, 2.5),
   ('gcn', 'citeseer'): (0.1, 0.04, 0.008, 0.008, 1.5),
@@ -46,7 +47,8 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   backbone = config.model.name
   _set_host(config, backbone, name)
   if quantizer == 'a2q':
-    bits, feature, message, weight, memory = _A2Q[backbone, name]
+    of = 'gin' if backbone == 'rgcn' else backbone
+    bits, feature, message, weight, memory = _A2Q[of, name]
     config.optim.feature_bits_lr = bits
     config.optim.feature_scale_lr = feature
     config.optim.message_scale_lr = message
@@ -76,6 +78,9 @@ def _set_host(config: config_dict.ConfigDict, backbone: str, name: str) -> None:
   if backbone == 'gcn':
     model.existing_loops = 'keep'
     optim.weight_decay, model.dropout = _GCN[name]
+  if backbone == 'rgcn':
+    model.dropout = 0.5
+    optim.weight_decay = 5e-4
   if backbone == 'gin':
     if config.scheme.name in ('qat', 'dq'):
       config.scheme.stride = 3  # Its sums are as wide as the raw features.

@@ -10,7 +10,8 @@ from ml_collections import config_dict
 from configs import cells, default
 
 # A2Q's rates of bits, feature, message and weight scales, memory weight and
-# target (github.com/weihai-98/A-2Q).
+# target (github.com/weihai-98/A-2Q). RGCN, which sums first as GIN does, has
+# GIN's; that is ours.
 _A2Q = {
   ('gcn', 'mnist'): (0.001, 0.001, 0.01, 0.001, 0.001, 1.0),
   ('gin', 'mnist'): (1e-4, 0.005, 0.005, 5e-4, 5e-5, 0.1),
@@ -36,13 +37,14 @@ def create(name: str, cell: str) -> config_dict.ConfigDict:
   quantizer = cells.apply(config, cell)
   model = config.model
   model.normalize_pooled = True
-  if model.name != 'gin':
+  if model.name in ('gcn', 'gat'):
     model.self_loops = model.name == 'gat'
+  if model.name != 'gin':
     model.norm = True
     model.residual = True
     model.features = 146 if model.name == 'gcn' else 152
   if quantizer == 'a2q':
-    rates = _A2Q[model.name, name]
+    rates = _A2Q['gin' if model.name == 'rgcn' else model.name, name]
     optim, scheme = config.optim, config.scheme
     optim.feature_bits_lr, optim.feature_scale_lr = rates[:2]
     optim.message_scale_lr, optim.weight_scale_lr = rates[2:4]

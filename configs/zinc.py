@@ -24,8 +24,9 @@ def get_config(cell: str = 'gcn,a2q,gpf_lorap') -> config_dict.ConfigDict:
   model, train = config.model, config.train
   model.encoder = 'embedding'
   model.features = 144 if model.name == 'gat' else 145
-  if model.name != 'gin':
+  if model.name in ('gcn', 'gat'):
     model.self_loops = model.name == 'gat'
+  if model.name != 'gin':
     model.norm = True
   model.residual = True
   config.optim.learning_rate = 1e-3

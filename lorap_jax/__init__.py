@@ -4,9 +4,10 @@
 
 Quantization methods: `FP32`, `QAT`, `DegreeQuant`, `A2Q` (many graphs),
 `A2QNode` (one graph), `MixQSearch` and `MixQ`. Layers: `QuantDense`, `GCNConv`,
-`GINConv`, `GATConv`, and `Network` of them. Prompts: `PromptSpec` for a layer;
-the modules `GPF`, `GPFPlus`, `LoRAP`. Pure quantizers with their gradients:
-`affine.fake_quant`, `a2q.fake_quant`, `mixq.fake_quant`, and Degree-Quant's
+`GINConv`, `GATConv`, `RGCNConv` (whose graph has `Relations` as its edges), and
+`Network` of them. Prompts: `PromptSpec` for a layer; the modules `GPF`,
+`GPFPlus`, `LoRAP`. Pure quantizers with their gradients: `affine.fake_quant`,
+`a2q.fake_quant`, `mixq.fake_quant`, and Degree-Quant's
 `degree_quant.protective_mask`; pure prompts: `init_lorap`, `lorap_prompt`. In
 layers of one's own: `quantize`, `Quantized`, `Rows`, `node_mask`. For loops of
 one's own: `init`, `apply`, `average_bits`, `param_labels`. Runs:
@@ -25,10 +26,10 @@ from lorap_jax._version import __version__
 
 if TYPE_CHECKING:
   from lorap_jax.data.sets.pyg import from_pyg
-  from lorap_jax.graphs import node_mask
+  from lorap_jax.graphs import Relations, node_mask
   from lorap_jax.integers.artifact import load_artifact
   from lorap_jax.models.network import Network
-  from lorap_jax.nn.conv import GATConv, GCNConv, GINConv
+  from lorap_jax.nn.conv import GATConv, GCNConv, GINConv, RGCNConv
   from lorap_jax.nn.groups import param_labels
   from lorap_jax.nn.linear import QuantDense
   from lorap_jax.nn.methods import (
@@ -75,6 +76,8 @@ _PLACES: dict[str, tuple[str, str | None]] = {
   'Pass': ('training.passes', 'Pass'),
   'PromptSpec': ('nn.prompts', 'PromptSpec'),
   'QAT': ('nn.methods', 'QAT'),
+  'RGCNConv': ('nn.conv', 'RGCNConv'),
+  'Relations': ('graphs', 'Relations'),
   'QuantDense': ('nn.linear', 'QuantDense'),
   'Quantized': ('nn.quantized', 'Quantized'),
   'Rows': ('nn.quantized', 'Rows'),
@@ -119,6 +122,8 @@ __all__ = [
   'QAT',
   'QuantDense',
   'Quantized',
+  'RGCNConv',
+  'Relations',
   'Rows',
   '__version__',
   'a2q',

@@ -11,6 +11,7 @@ For example:
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       )
       masks = [_mask(split, len(nodes)) for split in splits]
       edges = stored.edge_list(given.edges)
-      options = {'undirected': given.undirected, 'task': given.task}
+      options: dict[str, Any] = {
+        'undirected': given.undirected,
+        'task': given.task,
+        'relations': given.relations and _load(given.relations),
+      }
       stored.write(given.folder, nodes, edges, labels, *masks, **options)
     if given.check:
       stored.check_digests(given.folder)
@@ -51,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(
     f'{given.folder}: {data.num_nodes:,} nodes, {len(data.senders):,} edges, '
     f'{data.nodes.shape[1]} features; {data.task}, {data.num_classes} outputs'
+    + (f'; {data.num_relations} relations' if data.num_relations else '')
   )
   return 0
 
@@ -90,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     '--edges',
     help='npy file [2, e] or [e, 2], or text with two numbers in a line '
     '(.csv, .txt, .gz), from sender to receiver',
+  )
+  parser.add_argument(
+    '--relations',
+    help='npy file [e], integers from 0, the kind of each edge of the list',
   )
   parser.add_argument('--labels', help='npy file [n]; -1 or NaN for none')
   parser.add_argument(

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from configs import default
 from lorap_jax import sweep
-from lorap_jax.runs import settings
+from lorap_jax.runs import fields, settings
 
 FOLDER = pathlib.Path(default.__file__).parent
 
@@ -112,6 +112,17 @@ def test_first_recipe_is_the_default():
     if hasattr(module, 'RECIPES'):
       first = module.get_config(module.RECIPES[0]).to_dict()
       assert module.get_config().to_dict() == first
+
+
+@pytest.mark.parametrize('cell', CELLS[1:])
+def test_ogbn_mag_samples_or_takes_the_whole_graph(cell):
+  module = importlib.import_module('configs.ogbn_mag')
+  config = module.get_config(cell)
+  chosen = settings.from_config(config)
+  assert len(chosen.train.fanout) == chosen.config['model']['num_layers']
+  config.train.fanout = None
+  fields.drop_unused(config, ('train.fanout',))
+  assert settings.from_config(config).train.fanout is None
 
 
 def test_unknown_recipe():

@@ -661,6 +661,17 @@ _LARGE_GRAPHS = (
   ),
 )
 
+_RELATIONS = (
+  Defect(
+    'means_count_the_edges_of_all_relations',
+    'relations',
+    'graphs/relations.py',
+    'weights = 1 / count[graph.receivers, relations.ids]',
+    'weights = 1 / count.sum(1)[graph.receivers]',
+    ('nn/rgcn_test.py::test_is_a_dense_matrix_for_each_relation[False-none]',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -678,4 +689,5 @@ DEFECTS = (
   *_SHARDS,
   *_RECIPE,
   *_LARGE_GRAPHS,
+  *_RELATIONS,
 )

@@ -20,6 +20,8 @@ SOME = [
   ('gcn', 'mixq_search', 'none', 'graph'),
   ('gin', 'mixq', 'gpf_plus_lorap', 'graph'),
   ('gat', 'dq4', 'gpf_lorap', 'graph'),
+  ('rgcn', 'dq4', 'gpf_lorap', 'node'),
+  ('rgcn', 'a2q', 'lorap', 'graph'),
 ]
 ALL = list(
   itertools.product(
@@ -59,7 +61,10 @@ def config_of(backbone, quantizer, prompt, task):
 def train(tmp_path, cell):
   tiny_run.forget_programs()
   chosen = settings.from_config(config_of(*cell))
-  data = tiny_run.node_data() if cell[-1] == 'node' else tiny_run.splits()
+  of_nodes = tiny_run.node_data
+  if cell[0] == 'rgcn':
+    of_nodes = tiny_run.related_data
+  data = of_nodes() if cell[-1] == 'node' else tiny_run.splits()
   run = loop.create_run(chosen, data, tmp_path)
   try:
     before = jax.device_get(run.state.params)

@@ -15,6 +15,7 @@ BACKBONES = {
   'gcn': backbones.GCN(),
   'gin': backbones.GIN(mlp_norm='last'),
   'gat': backbones.GAT(heads=3, last_heads=2),
+  'rgcn': backbones.RGCN(),
 }
 REAL_GRAPHS = 6
 KEPT = ('params', 'quant_stats', 'batch_stats')  # From step to step.

@@ -95,6 +95,13 @@ def node_data() -> NodeDataset:
   )
 
 
+def related_data() -> NodeDataset:
+  """The same nodes, whose edges are of three kinds."""
+  data = node_data()
+  kinds = np.random.default_rng(1).integers(0, 3, len(data.senders))
+  return data._replace(relations=kinds.astype(np.int32), num_relations=3)
+
+
 def config(**changes) -> config_dict.ConfigDict:
   """The smoke recipe, smaller; `changes` by path, dots as two underscores."""
   values = mnist_a2q_lorap.get_config('smoke')

@@ -15,6 +15,7 @@ import numpy as np
 from lorap_jax.data.containers.dataset import GraphDataset
 from lorap_jax.data.containers.node_dataset import NodeDataset
 from lorap_jax.graphs import batching, shards, sparse
+from lorap_jax.graphs.relations import Relations
 
 _DONE = object()
 _QUEUE_SIZE = 4  # Batches ready ahead of the step.
@@ -33,6 +34,7 @@ class Loader:
     shard: the static shape of each where there are several; a batch that does
       not fit gets larger ones.
     mesh: devices that get a shard each; None for one device.
+    relations: of all edges; None where they are of one kind.
   """
 
   def __init__(
@@ -45,6 +47,7 @@ class Loader:
     num_shards: int = 1,
     shard: batching.Budget | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    relations: Relations | None = None,
   ):
     self.data = data
     self.budget = budget
@@ -53,6 +56,7 @@ class Loader:
     self.num_shards = num_shards
     self.shard = shard
     self.mesh = mesh
+    self.relations = relations
     self._node_start = np.concatenate([[0], np.cumsum(data.n_node)])
     self._edge_start = np.concatenate([[0], np.cumsum(data.n_edge)])
 
@@ -134,6 +138,7 @@ class Loader:
       budget,
       layout=self.layout,
       weighted=self.weighted,
+      relations=self.relations and self.relations.take(edges),
     )
 
   def stream(
@@ -223,7 +228,15 @@ class WholeGraph:
         `graphs.sparse`; for a CPU. Not with a mesh.
       mesh: devices that share the graph; the rows of padding are behind all
         others then.
+
+    Raises:
+      ValueError: devices that share a graph whose edges are of several kinds.
     """
+    if mesh is not None and data.relations is not None:
+      raise ValueError(
+        'devices share graphs with one kind of edges, and this one has '
+        f'{data.num_relations} relations; set config.train.devices to 1'
+      )
     self._data, self._layout, self._weighted = data, layout, weighted
     self._sparse_features = sparse_features
     self._mesh = mesh
@@ -253,6 +266,7 @@ class WholeGraph:
       budget,
       layout=self._layout,
       weighted=self._weighted,
+      relations=relations_of(data),
     )
     if self._sparse_features:
       features: Any = sparse.in_both_forms(batch.graph.nodes)  # pyrefly: ignore
@@ -291,6 +305,13 @@ class WholeGraph:
     """The batch, on the device, as often as the plan says."""
     for _ in plan:
       yield self.put(self.batch())
+
+
+def relations_of(data: NodeDataset) -> Relations | None:
+  """The relations of the edges; None where they are of one kind."""
+  if data.relations is None or data.num_relations is None:
+    return None
+  return Relations(data.relations, data.num_relations)
 
 
 def whole_budget(data: NodeDataset | GraphDataset) -> batching.Budget:

@@ -16,7 +16,7 @@ References:
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from lorap_jax.data import pipeline
 from lorap_jax.data.containers.node_dataset import NodeDataset
 from lorap_jax.graphs import batching, neighborhood
+from lorap_jax.graphs.relations import Relations
 
 _CHUNK = 1 << 22  # Edges that are looked at together.
 _PROBES = 4  # Batches that the first budget is measured on.
@@ -39,12 +40,18 @@ class InEdges(NamedTuple):
     senders: int32 [e].
     loops: int32 [n], edges from each node to itself; None where there is none.
     share: float32 [d + 1], share of nodes that receive at most so many edges.
+    relations: int32 [e], in order among the edges of each node; None where all
+      edges are of one kind.
+    relation_degree: int32 [n, R], edges of each relation that each node
+      receives; None likewise.
   """
 
   indptr: np.ndarray
   senders: np.ndarray
   loops: np.ndarray | None
   share: np.ndarray
+  relations: np.ndarray | None = None
+  relation_degree: np.ndarray | None = None
 
   @property
   def num_nodes(self) -> int:
@@ -65,17 +72,33 @@ class InEdges(NamedTuple):
       degree,
       self.share[degree],
       zeros if self.loops is None else self.loops[nodes],
+      None if self.relation_degree is None else self.relation_degree[nodes],
     )
+
+  def relations_at(self, places: np.ndarray) -> Relations | None:
+    """The relations of edges, receiver by receiver; None of one kind."""
+    if self.relations is None or self.relation_degree is None:
+      return None
+    count = self.relation_degree.shape[1]
+    return Relations(self.relations[places], count, True)
 
 
 def in_edges(data: NodeDataset) -> InEdges:
-  """The edges of a data set by receiver; sorted here if they are not."""
+  """The edges of a data set by receiver; sorted here if they are not.
+
+  Raises:
+    ValueError: edges said to be in order are not in that of their relations.
+  """
   count, indptr = data.num_nodes, data.indptr
   senders, receivers = data.senders, data.receivers
+  relations = data.relations
   if indptr is None:
     degree = np.bincount(receivers, minlength=count)
     indptr = np.concatenate([[0], np.cumsum(degree)])
-    if np.any(receivers[1:] < receivers[:-1]):
+    if relations is not None:
+      order = np.lexsort((relations, receivers))
+      senders, relations = senders[order], relations[order]
+    elif np.any(receivers[1:] < receivers[:-1]):
       senders = senders[np.argsort(receivers, kind='stable')]
   indptr = np.asarray(indptr, np.int64)
   counts = np.bincount(np.diff(indptr))
@@ -84,18 +107,46 @@ def in_edges(data: NodeDataset) -> InEdges:
     senders,
     _loops(indptr, senders),
     (np.cumsum(counts) / count).astype(np.float32),
+    relations,
+    _relation_degree(indptr, relations, data.num_relations),
   )
+
+
+def _receivers(indptr: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+  """Edges in pieces, and who receives each."""
+  num_edges = int(indptr[-1])
+  for start in range(0, num_edges, _CHUNK):
+    stop = min(start + _CHUNK, num_edges)
+    first = np.searchsorted(indptr, start, 'right') - 1
+    last = np.searchsorted(indptr, stop, 'left')
+    ends = np.clip(indptr[first : last + 1], start, stop)
+    yield slice(start, stop), np.repeat(np.arange(first, last), np.diff(ends))
+
+
+def _relation_degree(
+  indptr: np.ndarray, relations: np.ndarray | None, count: int | None
+) -> np.ndarray | None:
+  if relations is None or count is None:
+    return None
+  degree = np.zeros((len(indptr) - 1) * count, np.int32)
+  before = -1
+  for piece, receivers in _receivers(indptr):
+    keys = receivers * count + relations[piece]
+    if keys[0] < before or np.any(keys[1:] < keys[:-1]):
+      raise ValueError(
+        'the edges of a node are not in the order of their relations; sort '
+        'them, or leave `indptr` out'
+      )
+    before = keys[-1]
+    ids, counts = np.unique(keys, return_counts=True)
+    degree[ids] += counts.astype(np.int32)
+  return degree.reshape(-1, count)
 
 
 def _loops(indptr: np.ndarray, senders: np.ndarray) -> np.ndarray | None:
   found = []
-  for start in range(0, len(senders), _CHUNK):
-    stop = min(start + _CHUNK, len(senders))
-    first = np.searchsorted(indptr, start, 'right') - 1
-    last = np.searchsorted(indptr, stop, 'left')
-    ends = np.clip(indptr[first : last + 1], start, stop)
-    receivers = np.repeat(np.arange(first, last), np.diff(ends))
-    found.append(receivers[senders[start:stop] == receivers])
+  for piece, receivers in _receivers(indptr):
+    found.append(receivers[senders[piece] == receivers])
   ids = np.concatenate(found) if found else np.zeros(0, np.int64)
   if not ids.size:
     return None
@@ -116,7 +167,8 @@ def draw_edges(
     key: the draw of a node depends on it and on the node.
 
   Returns:
-    Numbers of the edges, int64, node by node, and how many of each node, [m].
+    Numbers of the edges, int64, node by node and in their order, and how many
+    of each node, [m].
   """
   first = indptr[nodes]
   degree = indptr[nodes + 1] - first
@@ -125,7 +177,8 @@ def draw_edges(
   places[:] = np.arange(fanout)[:, None]
   many = np.flatnonzero(degree > fanout)
   if many.size:
-    places[:, many] = _floyd(degree[many], nodes[many], fanout, key)
+    drawn = _floyd(degree[many], nodes[many], fanout, key)
+    places[:, many] = np.sort(drawn, axis=0)  # In the order of the edges.
   chosen = (first + places).T
   there = np.arange(fanout) < counts[:, None]
   return chosen[there], counts
@@ -241,12 +294,14 @@ class Found(NamedTuple):
     rows: how many after 0, 1, ... hops.
     senders: rows, per hop.
     counts: edges that each node of the frontier receives, per hop.
+    places: numbers of the edges, per hop.
   """
 
   ids: np.ndarray
   rows: list[int]
   senders: list[np.ndarray]
   counts: list[np.ndarray]
+  places: list[np.ndarray]
 
 
 def find(
@@ -264,7 +319,7 @@ def find(
     fanout: edges per node, hop by hop from the targets on.
   """
   frontier = numbering.add(targets.ids)
-  rows, senders, counts = [numbering.count], [], []
+  rows, senders, counts, found = [numbering.count], [], [], []
   for k in fanout:
     places, received = draw_edges(edges.indptr, frontier, k, targets.key)
     sent = edges.senders[places]
@@ -272,7 +327,8 @@ def find(
     rows.append(numbering.count)
     senders.append(numbering.rows(sent))
     counts.append(received)
-  return Found(numbering.take(), rows, senders, counts)
+    found.append(places)
+  return Found(numbering.take(), rows, senders, counts, found)
 
 
 class NeighborLoader:
@@ -369,6 +425,7 @@ class NeighborLoader:
         num_edges=budget.edges[hops - 1],
         layout=self._layout,
         weighted=self._weighted,
+        relations=self.edges.relations_at(np.concatenate(found.places[:hops])),
       )
       graphs.append(graph)
       layouts.append(lay)

@@ -34,6 +34,11 @@ from lorap_jax.graphs.normalize import (
   num_loops,
   self_loop_weights,
 )
+from lorap_jax.graphs.relations import (
+  Relations,
+  mean_by_relation,
+  mean_of_edges,
+)
 from lorap_jax.graphs.segment import (
   edge_mask,
   edge_order,
@@ -62,6 +67,7 @@ __all__ = [
   'Layout',
   'Neighborhood',
   'RealGraphs',
+  'Relations',
   'Sampled',
   'SparseRows',
   'Table',
@@ -86,6 +92,8 @@ __all__ = [
   'in_degree',
   'make_layout',
   'max_pool',
+  'mean_by_relation',
+  'mean_of_edges',
   'mean_pool',
   'node_graph_idx',
   'node_mask',

@@ -10,7 +10,9 @@ import numpy as np
 
 from lorap_jax._typing import Array
 from lorap_jax.graphs import checks, segment, shards
+from lorap_jax.graphs import relations as relations_lib
 from lorap_jax.graphs.layout import Csr, Layout, Table, make_csr, make_layout
+from lorap_jax.graphs.relations import Relations
 
 _INT32 = np.iinfo(np.int32)
 
@@ -171,6 +173,7 @@ def batch_graphs(
 
   Args:
     graphs: each with n_node [1] and nodes [n_i, f]; some may have no node.
+      Their `edges` are None, or `Relations` of one count.
     labels: int or float [len(graphs)].
     budget: the static shape.
     layout: False leaves the layout out.
@@ -204,7 +207,8 @@ def batch_graphs(
     raise ValueError(
       '`labels` holds a number that is not finite, or none of float32 or int32'
     )
-  joined: Any = jraph.batch_np(graphs)
+  kinds = relations_lib.joined(graphs)
+  joined: Any = jraph.batch_np([g._replace(edges=None) for g in graphs])
   return pad_batch(
     joined.nodes,
     joined.senders,
@@ -215,6 +219,7 @@ def batch_graphs(
     budget,
     layout=layout,
     weighted=weighted,
+    relations=kinds,
   )
 
 
@@ -229,6 +234,7 @@ def pad_batch(
   *,
   layout: bool = True,
   weighted: bool = False,
+  relations: Relations | None = None,
 ) -> Batch:
   """Pads the arrays of a batch to the budget.
 
@@ -242,9 +248,11 @@ def pad_batch(
     budget: the static shape.
     layout: False leaves the layout out.
     weighted: the layout serves sums with a weight per edge as well.
+    relations: of the edges; None where all are of one kind.
 
   Returns:
-    A batch of numpy arrays, its edges sorted by receiver.
+    A batch of numpy arrays, its edges sorted by receiver, those of a receiver
+    by relation.
 
   Raises:
     ValueError: the graphs do not fit the budget.
@@ -261,6 +269,11 @@ def pad_batch(
       f'do not fit the budget {budget}, which keeps one node and one graph '
       'for padding; use fewer graphs or a larger budget'
     )
+  if relations is not None:
+    order = np.lexsort((relations.ids, receivers))
+    senders, receivers = senders[order], receivers[order]
+    ordered = Relations(relations.ids[order], relations.count, True)
+    relations = ordered.padded(budget.num_edges)
   if weighted:
     order = np.argsort(receivers, kind='stable')
     senders, receivers = senders[order], receivers[order]
@@ -288,7 +301,7 @@ def pad_batch(
   real = np.arange(budget.num_graphs) < budget.num_graphs - free[2]
   graph = jraph.GraphsTuple(
     nodes=_pad(nodes.astype(np.float32), free[0]),
-    edges=None,
+    edges=relations,  # pyrefly: ignore
     senders=_pad(senders, free[1], first_padding),
     receivers=_pad(receivers, free[1], first_padding),
     n_node=_pad(n_node.astype(np.int32), more_graphs),

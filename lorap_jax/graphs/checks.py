@@ -9,6 +9,8 @@ from typing import Any
 import jraph
 import numpy as np
 
+from lorap_jax.graphs import relations
+from lorap_jax.graphs.relations import Relations
 from lorap_jax.graphs.shards import RealGraphs
 
 _INDICES = ('senders', 'receivers', 'n_node', 'n_edge')
@@ -79,7 +81,7 @@ def check_graph(
 
   Args:
     graph: one graph or several, one after the other, as `jraph.batch` makes
-      them. Edge features are not read.
+      them. Edge features are not read, `Relations` are.
     name: how to call it in a message.
     empty: allow graphs without any node.
 
@@ -119,6 +121,7 @@ def check_graph(
         f'{counts.min(initial=0)}; it must count the {rows} {what}'
       )
   _check_pairs(graph._replace(**given), name)
+  kinds = _relations(graph._replace(**given), name)
   if isinstance(graph.globals, RealGraphs):
     real = as_array(graph.globals.mask, f'{name}.globals.mask').astype(bool)
     count = int(real.sum())
@@ -130,6 +133,8 @@ def check_graph(
     n_node, n_edge = n_node[:count], n_edge[:count]
     nodes = nodes[: n_node.sum()]
     senders, receivers = senders[: n_edge.sum()], receivers[: n_edge.sum()]
+    if kinds is not None:
+      kinds = Relations(kinds.ids[: len(senders)], kinds.count, kinds.ordered)
   ends = np.cumsum(n_node)
   for field, ids in (('senders', senders), ('receivers', receivers)):
     low = np.repeat(ends - n_node, n_edge)
@@ -151,13 +156,29 @@ def check_graph(
     )
   return graph._replace(
     nodes=nodes,
-    edges=None,
+    edges=kinds,  # pyrefly: ignore
     senders=senders,
     receivers=receivers,
     n_node=n_node,
     n_edge=n_edge,
     globals=None,
   )
+
+
+def _relations(graph: Any, name: str) -> Relations | None:
+  if not isinstance(graph.edges, Relations):
+    return None
+  ids, count = graph.edges.ids, graph.edges.count
+  ids = _integers(ids, f'{name}.edges.ids')
+  found = Relations(ids, count, graph.edges.ordered)
+  relations.of(graph._replace(edges=found))
+  if ids.size and not 0 <= ids.min() <= ids.max() < count:
+    edge = int(np.argmax((ids < 0) | (ids >= count)))
+    raise ValueError(
+      f'`{name}.edges.ids` of edge {edge} is {ids[edge]}; the relations are 0 '
+      f'to {count - 1}'
+    )
+  return found
 
 
 def _check_kind(graph: Any, name: str) -> None:

@@ -60,6 +60,8 @@ class Neighborhood(NamedTuple):
     degree_share: float32 [n], share of its nodes that receive at most as many.
     loops: int32 [n], edges from each node to itself in the whole graph.
     numbers: of the nodes.
+    relation_degree: int32 [m, R], edges of each relation that the receivers
+      have in the whole graph; None where all edges are of one kind.
   """
 
   receivers: Any
@@ -68,6 +70,7 @@ class Neighborhood(NamedTuple):
   degree_share: Any
   loops: Any
   numbers: NodeNumbers
+  relation_degree: Any = None
 
 
 class Sampled(NamedTuple):
@@ -92,6 +95,7 @@ class Facts(NamedTuple):
     in_degree: int [n], see `Neighborhood`.
     degree_share: float32 [n], likewise.
     loops: int32 [n], likewise.
+    relation_degree: int32 [n, R], likewise.
   """
 
   ids: np.ndarray
@@ -99,6 +103,7 @@ class Facts(NamedTuple):
   in_degree: np.ndarray
   degree_share: np.ndarray
   loops: np.ndarray
+  relation_degree: np.ndarray | None = None
 
 
 def layer_graph(
@@ -111,6 +116,7 @@ def layer_graph(
   num_edges: int,
   layout: bool,
   weighted: bool,
+  relations: Any = None,
 ) -> tuple[jraph.GraphsTuple, Layout | None]:
   """The padded graph of one layer, on the host.
 
@@ -123,6 +129,7 @@ def layer_graph(
     num_edges: e, padding included.
     layout: attach a layout.
     weighted: one that serves sums with edge weights.
+    relations: of the edges, `graphs.Relations`; None where all are of one kind.
 
   Returns:
     Graph with nodes [n, 0] and `Neighborhood`, and layout; numpy arrays.
@@ -131,6 +138,10 @@ def layer_graph(
   receivers = np.repeat(np.arange(m, dtype=np.int32), counts)
   degree = facts.in_degree
   weight = np.where(counts > 0, degree[:m] / np.maximum(counts, 1), 1)
+  by_relation = None
+  if relations is not None:
+    by_relation = np.zeros((num_receivers, relations.count), np.int32)
+    by_relation[:m] = facts.relation_degree[:m]  # pyrefly: ignore
   lay = None
   if layout:
     incoming = Csr(
@@ -144,7 +155,7 @@ def layer_graph(
   graph: Any = jraph.GraphsTuple
   graph = graph(
     nodes=np.zeros((num_rows, 0), np.float32),
-    edges=None,
+    edges=None if relations is None else relations.padded(num_edges),
     senders=padded(senders, num_edges, num_rows - 1),
     receivers=padded(receivers, num_edges, num_receivers - 1),
     n_node=np.array([n, num_rows - n], np.int32),
@@ -158,6 +169,7 @@ def layer_graph(
         degree_share=padded(facts.degree_share, num_rows),
         loops=padded(facts.loops, num_rows),
         numbers=NodeNumbers(padded(facts.ids, num_rows), facts.count),
+        relation_degree=by_relation,
       ),
     ),
   )

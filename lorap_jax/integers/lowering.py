@@ -82,6 +82,11 @@ def refuse(model: network.Network) -> None:
       'a search for bits is a mixture of networks; export the run that used '
       'what it found (scheme mixq)'
     )
+  if isinstance(model.backbone, backbones.RGCN):
+    raise ExportError(
+      'means over the edges of each relation (RGCN) have no integer form here; '
+      'train GCN, GIN or GAT'
+    )
   if scheme.edge_messages and isinstance(model.backbone, backbones.GCN):
     raise ExportError(
       'messages that are quantized edge by edge are not exported; train with '

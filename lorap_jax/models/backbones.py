@@ -1,4 +1,4 @@
-"""GCN, GIN and GAT: which layers a network is made of."""
+"""GCN, GIN, GAT and RGCN: which layers a network is made of."""
 
 import dataclasses
 from typing import Literal
@@ -132,3 +132,26 @@ class GAT:
       non_negative=non_negative,
       name=f'conv_{index}',
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RGCN:
+  """Relational graph convolutional network, see `graphs.Relations`."""
+
+  activates = False
+  sums_first = True
+  relational = True  # Others see one kind of edge.
+
+  def layer(
+    self,
+    *,
+    index: int,
+    last: bool,
+    features: int,
+    scheme: methods.Scheme,
+    prompt: prompts.PromptSpec,
+    non_negative: bool,
+  ) -> nn.Module:
+    """An `RGCNConv`; the last layer is like the others."""
+    del last, non_negative  # Its operand is a mean with prompts.
+    return conv.RGCNConv(features, scheme, prompt, name=f'conv_{index}')

@@ -19,7 +19,12 @@ SCHEMES = {
 }
 # Those of data whose nodes have labels.
 NODE_SCHEMES = {**SCHEMES, 'a2q': methods.A2QNode}
-BACKBONES = {'gcn': backbones.GCN, 'gin': backbones.GIN, 'gat': backbones.GAT}
+BACKBONES = {
+  'gcn': backbones.GCN,
+  'gin': backbones.GIN,
+  'gat': backbones.GAT,
+  'rgcn': backbones.RGCN,
+}
 _CHOICES = {
   'encoder': ('none', 'dense', 'embedding'),
   'encoder_operand': ('signed', 'non_negative', 'int8'),

@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-BACKBONES = ('gcn', 'gin', 'gat')
+BACKBONES = ('gcn', 'gin', 'gat', 'rgcn')
 # The fields of config.scheme that each sets. Of sums by percentile: hubs make
 # the largest ones, and minimum and maximum would spend the range on them.
 QUANTIZERS: dict[str, dict[str, Any]] = {

@@ -27,6 +27,7 @@ FIELDS: dict[str, Any] = {
   'normalize': 'none',
   'tu_name': None,
   'path': None,
+  'relations': False,
 }
 _FILES = ('dir', 'source', 'offline')
 _RENAMED = {'tu_name': 'name', 'dir': 'data_dir'}
@@ -89,7 +90,7 @@ DATASETS: dict[str, DataSet] = {
   'citeseer': _planetoid('citeseer'),
   'pubmed': _planetoid('pubmed'),
   'ogbn_arxiv': DataSet(data_lib.load_ogbn_arxiv, 'node', _FILES),
-  'ogbn_mag': DataSet(data_lib.load_ogbn_mag, 'node', _FILES),
+  'ogbn_mag': DataSet(data_lib.load_ogbn_mag, 'node', (*_FILES, 'relations')),
   'custom': DataSet(
     data_lib.load_custom, None, ('path',), task=None, positions=True
   ),

@@ -87,12 +87,13 @@ def _data() -> config_dict.ConfigDict:
     normalize=str,
     tu_name=str,  # For the data set `tu`.
     path=str,  # For the data set `custom`.
+    relations=bool,  # ogbn-mag: all kinds of nodes and edges; False, papers.
   )
 
 
 def _model() -> config_dict.ConfigDict:
   return _group(
-    name='gin',  # gcn, gin or gat.
+    name='gin',  # gcn, gin, gat or rgcn.
     features=110,
     num_layers=4,
     residual=False,
@@ -114,8 +115,9 @@ def _model() -> config_dict.ConfigDict:
     mlp_norm=str,  # each; last or none.
     own_term=bool,  # True.
     full_precision_first=bool,  # False.
-    # GCN and GAT.
+    # GCN, GAT and RGCN.
     norm=bool,  # Batch norm after each layer; False.
+    # GCN and GAT.
     self_loops=bool,  # True.
     # GCN.
     existing_loops=str,  # remaining; or keep.
@@ -140,7 +142,7 @@ def _scheme() -> config_dict.ConfigDict:
     sum_percentile=float,
     feature_percentile=float,
     gradient=str,
-    edge_messages=bool,  # GCN and GIN.
+    edge_messages=bool,  # GCN, GIN and RGCN.
     stride=int,
     # Degree-Quant.
     low=float,

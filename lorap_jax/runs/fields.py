@@ -153,6 +153,7 @@ _NORMAL = _is('scheme.start', 'normal')
 _GIN = _is('model.name', 'gin')
 _GAT = _is('model.name', 'gat')
 _GCN_GAT = _is('model.name', 'gcn', 'gat')
+_NORMED = _is('model.name', 'gcn', 'gat', 'rgcn')
 _LOOPS = (_is('model.name', 'gcn'), _is('model.self_loops', True, unset=True))
 _RAW = _is('model.encoder', 'none')
 
@@ -192,7 +193,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'encoder pool': (),
       'encoder_operand': (_is('model.encoder', 'dense'), _QUANTIZED),
       'num_types': (_is('model.encoder', 'embedding'),),
-      'norm': (_GCN_GAT,),
+      'norm': (_NORMED,),
       'normalize_pooled readout': (_GRAPHS,),
       'readout_dropout': (
         _GRAPHS,
@@ -207,13 +208,17 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     'scheme.': {
       'name': (),
       'bits': (_FIXED_BITS,),
-      'published': (_is('scheme.name', 'qat', 'dq', 'a2q', *_MIXQ),),
+      'published': (
+        _is('scheme.name', 'qat', 'dq', 'a2q', *_MIXQ),
+        # No published code quantizes RGCN.
+        _is('model.name', 'gcn', 'gin', 'gat'),
+      ),
       'points': (_is('scheme.name', 'qat', 'dq', *_MIXQ),),
       'gradient': (_is('scheme.name', 'qat', 'dq', 'a2q'),),
       'symmetric percentile sum_percentile stride': (_AFFINE,),
       'momentum': (_QAT,),
       'feature_percentile': (_AFFINE, _RAW),
-      'edge_messages': (_AFFINE, _is('model.name', 'gcn', 'gin')),
+      'edge_messages': (_AFFINE, _is('model.name', 'gcn', 'gin', 'rgcn')),
       'low change redraw protected_points': (_DQ,),
       'start target_bits': (_A2Q,),
       'memory_weight memory_target': (_A2Q, _BY_MEMORY),

@@ -118,7 +118,7 @@ RANGES: dict[str, Range] = {
     },
     'data.': {
       'name dir source features normalize tu_name path': _TEXT,
-      'offline': _FLAG,
+      'offline relations': _FLAG,
       'workers': Range(_INT, 1, 1024),
       'limit': Range('list', entries=Range(_INT, 1, 10**9)),
       'fold': Range(_INT, 0, 999),

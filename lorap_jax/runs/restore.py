@@ -14,7 +14,7 @@ import numpy as np
 
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import GraphDataset, NodeDataset, pipeline
-from lorap_jax.graphs import Batch, batching, checks
+from lorap_jax.graphs import Batch, Relations, batching, checks, relations
 from lorap_jax.runs import settings, workdir
 from lorap_jax.runs.checkpointing import Checkpoints
 from lorap_jax.training import state, steps
@@ -32,7 +32,8 @@ class LoadedRun(NamedTuple):
     variables: what `model.apply` takes first.
     config: the run's configuration, plain values.
     data: record of the data that it was trained on: `num_features`,
-      `num_classes`, `num_nodes` (of the one graph, or of its batches), `name`.
+      `num_classes`, `num_nodes` (of the one graph, or of its batches), `name`;
+      `num_relations` if its edges were of several kinds.
   """
 
   model: nn.Module
@@ -59,13 +60,18 @@ class LoadedRun(NamedTuple):
 
     Raises:
       ValueError: an array whose shape, type or values fit no graph, another
-        number of features than the run's, or (A2Q with parameters for each
-        node) another number of nodes.
+        number of features or of relations than the run's, or (A2Q with
+        parameters for each node) another number of nodes.
     """
     batching.check_batch_size(batch_size)
     if isinstance(graphs, NodeDataset):
       graphs = _as_graph(graphs)
-    data = graphs if isinstance(graphs, GraphDataset) else _ragged(graphs)
+    kinds = None
+    if isinstance(graphs, GraphDataset):
+      data = graphs
+    else:
+      data, kinds = _ragged(graphs)
+    self._check_relations(kinds)
     width = self.data['num_features']
     if data.nodes.shape[1] != width:
       raise ValueError(
@@ -73,8 +79,17 @@ class LoadedRun(NamedTuple):
         f'question was trained on {width}'
       )
     if self._settings().level == 'node':
-      return self._of_nodes(data)
+      return self._of_nodes(data, kinds)
     return self._of_graphs(data, batch_size)
+
+  def _check_relations(self, kinds: Relations | None) -> None:
+    there = None if kinds is None else kinds.count
+    trained = self.data.get('num_relations')
+    if settings.is_relational(self.model) and there != trained:
+      raise ValueError(
+        f'`graphs` has {there or "no"} relations of edges; the run in question '
+        f'was trained on {trained or "none"}'
+      )
 
   def _settings(self) -> settings.Settings:
     return settings.from_record(self.config)
@@ -94,7 +109,9 @@ class LoadedRun(NamedTuple):
       outputs.append(np.asarray(step(self.variables, batch))[: len(indices)])
     return np.concatenate(outputs)
 
-  def _of_nodes(self, data: GraphDataset) -> np.ndarray:
+  def _of_nodes(
+    self, data: GraphDataset, kinds: Relations | None
+  ) -> np.ndarray:
     count = len(data.nodes)
     budget = pipeline.whole_budget(data)
     trained = self.data['num_nodes']
@@ -109,7 +126,7 @@ class LoadedRun(NamedTuple):
       budget = budget._replace(
         num_nodes=trained, num_graphs=budget.num_graphs + 1
       )
-    loader = pipeline.Loader(data, budget, layout=False)
+    loader = pipeline.Loader(data, budget, layout=False, relations=kinds)
     batch = loader.batch(np.arange(data.num_graphs))
     step = make_predict_step(self.model)
     return np.asarray(step(self.variables, jax.device_put(batch)))[:count]
@@ -142,12 +159,13 @@ def _as_graph(data: NodeDataset) -> jraph.GraphsTuple:
     'n_node': np.array([data.num_nodes]),
     'n_edge': np.array([len(data.senders)]),
   }
-  return jraph.GraphsTuple(**arrays, edges=None, globals=None)
+  edges: Any = pipeline.relations_of(data)
+  return jraph.GraphsTuple(**arrays, edges=edges, globals=None)
 
 
 def _ragged(
   graphs: jraph.GraphsTuple | Sequence[jraph.GraphsTuple],
-) -> GraphDataset:
+) -> tuple[GraphDataset, Relations | None]:
   """Checked graphs one after the other, with ids inside each graph."""
   if not isinstance(graphs, Iterable):
     raise ValueError(
@@ -175,7 +193,8 @@ def _ragged(
     ]
   )
   n_node = join('n_node').astype(np.int32)
-  return GraphDataset(
+  kinds = relations.joined(parts)
+  data = GraphDataset(
     nodes=join('nodes'),
     senders=local('senders'),
     receivers=local('receivers'),
@@ -183,6 +202,7 @@ def _ragged(
     n_edge=join('n_edge').astype(np.int32),
     labels=np.zeros(len(n_node), np.int32),
   )
+  return data, kinds
 
 
 def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
@@ -208,7 +228,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
   config = workdir.read_json(path / workdir.CONFIG, whole=True)
   with workdir.reading(path / workdir.DATA):
     sizes = [data[key] for key in ('num_classes', 'num_features', 'num_nodes')]
-    for size in sizes:
+    for size in (*sizes, data.get('num_relations', 1)):
       if not 1 <= size <= np.iinfo(np.int32).max:
         raise ValueError(f'{size} is no size of a data set')
   with workdir.reading(path / workdir.CONFIG):
@@ -230,9 +250,12 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
 def _initial(model: nn.Module, data: dict[str, Any]) -> Any:
   """An initial state: some quantizers have parameters for each node."""
   count = data['num_nodes']
+  kinds: Any = None
+  if data.get('num_relations') is not None:
+    kinds = Relations(jnp.zeros(0, jnp.int32), data['num_relations'])
   graph = jraph.GraphsTuple(
     nodes=jnp.zeros((count, data['num_features'])),
-    edges=None,
+    edges=kinds,
     senders=jnp.zeros(0, jnp.int32),
     receivers=jnp.zeros(0, jnp.int32),
     n_node=jnp.array([count]),

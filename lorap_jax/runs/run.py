@@ -76,6 +76,7 @@ class Run:
     self.options = chosen.options(
       data, self.teacher.static if self.teacher else None
     )
+    settings.log_relations(self.model, data)
     self.checkpoints = Checkpoints(folder / workdir.CHECKPOINTS)
     self.progress = history.Progress()
     self._writers: list[Any] = []
@@ -91,6 +92,7 @@ class Run:
     self.aggregation = layout.describe(first.layout)
     self.labels = state_lib.labels_of(self.model, first)
     source = self.data.source
+    count = getattr(self.data, 'num_relations', None)
     workdir.claim_data(
       self.folder,
       {
@@ -100,6 +102,7 @@ class Run:
         'name': source['name'],
         'sha256': source['sha256'],
         **({'teacher': self.teacher.digest} if self.teacher else {}),
+        **({} if count is None else {'num_relations': count}),
       },
     )
     self.state = self._initial_state(first, self._weights())

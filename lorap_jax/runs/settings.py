@@ -78,10 +78,10 @@ class Settings:
 
   @property
   def weighted(self) -> bool:
-    """Sums over neighbours have edge weights, or messages of edges."""
+    """Sums have edge weights or messages of edges, or are by relation."""
     kind, scheme = self.config['model']['name'], self.scheme
     gcn = kind == 'gcn' and (scheme.edge_weights or scheme.edge_messages)
-    return kind == 'gat' or gcn
+    return kind in ('gat', 'rgcn') or gcn
 
   @property
   def uses_layout(self) -> bool:
@@ -192,6 +192,29 @@ class Settings:
   def epochs(self, data: Data) -> int:
     """Epochs of the run on this data."""
     return self.train.epochs or datasets.default_epochs(data)
+
+
+def is_relational(model: Any) -> bool:
+  """Whether a network tells edges by their relations."""
+  return getattr(model.backbone, 'relational', False)
+
+
+def log_relations(model: Any, data: Data) -> None:
+  """Says where a network and the edges of its data do not go together."""
+  count = getattr(data, 'num_relations', None)
+  name = type(model.backbone).__name__
+  if count is None and is_relational(model):
+    logging.info(
+      'The data has one kind of edge: %s has one matrix for all of them beside '
+      'that of the nodes.',
+      name,
+    )
+  elif count is not None and not is_relational(model):
+    logging.info(
+      '%s does not read the %d relations of the data; model.name rgcn does.',
+      name,
+      count,
+    )
 
 
 def check_data(data: Any) -> None:

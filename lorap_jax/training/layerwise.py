@@ -113,21 +113,20 @@ class Layerwise:
     rows = min(64 * (int(1.1 * most) // 64 + 1), self._edges.num_nodes) + 1
     return max(rows, self._num_receivers[pieces[0].layer])
 
-  def _find(self, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes of the rows, row of each sender, edges of each receiver."""
+  def _find(self, piece: Piece) -> tuple[np.ndarray, ...]:
+    """Nodes of the rows, row of each sender, edges of each receiver, which."""
     receivers = self._nodes[piece.layer][piece.start : piece.stop]
     counts = self._edges.degree(receivers)
-    sent = self._edges.senders[
-      pipeline.ranges(self._edges.indptr[receivers], counts)
-    ]
+    places = pipeline.ranges(self._edges.indptr[receivers], counts)
+    sent = self._edges.senders[places]
     self._numbering.add(receivers)
     self._numbering.add(sent)
     rows = self._numbering.rows(sent)
-    return self._numbering.take(), rows, counts
+    return self._numbering.take(), rows, counts, places
 
   def _graph(self, piece: Piece, values: np.ndarray, places: Any) -> Any:
     """The padded graph of a piece and its layout, on the device."""
-    ids, senders, counts = self._find(piece)
+    ids, senders, counts, edges = self._find(piece)
     layer = piece.layer
     while self._num_rows[layer] <= len(ids):
       self._num_rows[layer] = int(1.25 * self._num_rows[layer]) + 1
@@ -140,6 +139,7 @@ class Layerwise:
       num_edges=self._num_edges[layer],
       layout=self._layout,
       weighted=self._weighted,
+      relations=self._edges.relations_at(edges),
     )
     rows = ids if places is None else np.searchsorted(places, ids)
     nodes = np.zeros((self._num_rows[layer], values.shape[1]), np.float32)

@@ -47,6 +47,59 @@ def test_in_edges_are_the_edges():
     np.testing.assert_array_equal(a, b)
 
 
+def related(seed=0):
+  data = dataset(seed)
+  kinds = np.random.default_rng(9).integers(0, 4, len(data.senders))
+  return data._replace(relations=kinds.astype(np.int32), num_relations=4)
+
+
+def test_edges_of_a_node_are_in_the_order_of_their_relations(monkeypatch):
+  monkeypatch.setattr(sampling, '_CHUNK', 7)
+  data = related()
+  edges = sampling.in_edges(data)
+  receivers = np.repeat(np.arange(N), np.diff(edges.indptr))
+  triples = lambda *ids: sorted(zip(*(a.tolist() for a in ids), strict=True))
+  assert triples(edges.senders, receivers, edges.relations) == triples(
+    data.senders, data.receivers, data.relations
+  )
+  assert (np.diff(receivers * 4 + edges.relations) >= 0).all()
+  degree = np.zeros((N, 4), int)
+  np.add.at(degree, (data.receivers, data.relations), 1)
+  np.testing.assert_array_equal(edges.relation_degree, degree)
+  wrong = data._replace(
+    senders=edges.senders,
+    receivers=receivers,
+    relations=edges.relations[::-1].copy(),
+    indptr=edges.indptr,
+  )
+  with pytest.raises(ValueError, match='not in the order of their relations'):
+    sampling.in_edges(wrong)
+
+
+def test_each_drawn_edge_has_its_relation():
+  edges = sampling.in_edges(related())
+  loader = sampling.NeighborLoader(
+    related(), 'train', edges, (2, 3), batch_size=7, layout=False
+  )
+  batch = loader.batch(loader.shuffled(0, 0)[0])
+  whole = set(
+    zip(
+      edges.senders.tolist(),
+      np.repeat(np.arange(N), np.diff(edges.indptr)).tolist(),
+      edges.relations.tolist(),
+      strict=True,
+    )
+  )
+  for graph in batch.graph.layers:
+    ids = graph.globals.neighborhood.numbers.ids
+    count = graph.n_edge[0]
+    ends = ids[graph.senders[:count]], ids[graph.receivers[:count]]
+    drawn = zip(*ends, graph.edges.ids[:count], strict=True)
+    assert {tuple(int(i) for i in edge) for edge in drawn} <= whole
+    keys = graph.receivers[:count] * 4 + graph.edges.ids[:count]
+    assert graph.edges.ordered and (np.diff(keys) >= 0).all()
+
+
 @pytest.mark.parametrize('fanout', [1, 3, 8])
 def test_draws_are_distinct_edges_of_their_nodes(fanout):
   edges = sampling.in_edges(dataset())

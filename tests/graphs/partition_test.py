@@ -13,7 +13,7 @@ import pytest
 from lorap_jax import graphs
 from lorap_jax.data import pipeline
 from lorap_jax.data.sets import custom
-from lorap_jax.graphs import batching, partition
+from lorap_jax.graphs import batching, partition, shards
 from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods, prompts
 from lorap_jax.nn.quantized import Rows
@@ -163,6 +163,15 @@ def test_values_are_those_of_their_codes(name):
   assert codes.dtype == jnp.uint8 and len(np.unique(codes)) > 3
   again = partition._unpack(packed.kinds, packed.each, packed.same)
   np.testing.assert_array_equal(again, y.values)
+
+
+def test_relations_are_refused():
+  related = data()._replace(
+    relations=np.zeros(E, np.int32), num_relations=2, indptr=None
+  )
+  mesh = shards.mesh_of(jax.devices()[:1])
+  with pytest.raises(ValueError, match='this one has 2 relations; set'):
+    pipeline.WholeGraph(related, 'train', layout=True, mesh=mesh)
 
 
 def test_protected_rows_do_not_travel_as_codes():

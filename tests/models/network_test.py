@@ -165,7 +165,8 @@ class TestFrame:
     names = set(
       networks.quantizers_of(networks.make(backbone, QAT, encoder=encoder))
     )
-    first = 'conv_0/message' if backbone == 'gin' else 'conv_0/dense/input'
+    sums_first = networks.BACKBONES[backbone].sums_first
+    first = 'conv_0/message' if sums_first else 'conv_0/dense/input'
     assert ('features' in names) == (encoder == 'none')
     assert ('embedding/input' in names) == (encoder == 'dense')
     assert (first in names) == (encoder != 'none')

@@ -32,11 +32,14 @@ CELLS = [
   ('gin', 'edges', False),
   ('gat', 'fp32', False),
   ('gat', 'a2q_messages', True),
+  ('rgcn', 'a2q', True),
+  ('rgcn', 'edges', False),
 ]
+RELATIONS = 3
 
 
 @functools.cache
-def data():
+def data(kinds=False):
   rng = np.random.default_rng(0)
   senders = rng.integers(0, N, 300)
   receivers = rng.integers(0, N - 5, 300)  # Some receive no edge.
@@ -48,6 +51,7 @@ def data():
     senders,
     receivers,
     labels=rng.integers(0, 4, N),
+    relations=np.arange(300) * 7 % RELATIONS if kinds else None,
     train_mask=part == 0,
     valid_mask=part == 1,
     test_mask=part == 2,
@@ -55,8 +59,8 @@ def data():
 
 
 @functools.cache
-def edges():
-  return sampling.in_edges(data())
+def edges(kinds=False):
+  return sampling.in_edges(data(kinds))
 
 
 def model_of(backbone, scheme, **changes):
@@ -64,6 +68,7 @@ def model_of(backbone, scheme, **changes):
     'gcn': backbones.GCN(),
     'gin': backbones.GIN(mlp_norm='last'),
     'gat': backbones.GAT(heads=2),
+    'rgcn': backbones.RGCN(),
   }
   fields = {'features': 8, 'num_layers': 2, 'norm': True, **changes}
   return network.Network(
@@ -77,11 +82,11 @@ def model_of(backbone, scheme, **changes):
   )
 
 
-def loader(fanout, *, layout=True, batch_size=7):
+def loader(fanout, *, layout=True, batch_size=7, kinds=False):
   return sampling.NeighborLoader(
-    data(),
+    data(kinds),
     'train',
-    edges(),
+    edges(kinds),
     fanout,
     batch_size=batch_size,
     layout=layout,
@@ -90,15 +95,18 @@ def loader(fanout, *, layout=True, batch_size=7):
 
 
 @functools.cache
-def whole(layout):
-  graph = pipeline.WholeGraph(data(), 'train', layout=layout, weighted=True)
+def whole(layout, kinds=False):
+  graph = pipeline.WholeGraph(
+    data(kinds), 'train', layout=layout, weighted=True
+  )
   return jax.device_put(graph.batch())
 
 
 @functools.cache
 def trained(backbone, scheme, layout):
   """A network after a pass of training, and its outputs on the whole graph."""
-  model, batch = model_of(backbone, scheme), whole(layout)
+  kinds = backbone == 'rgcn'
+  model, batch = model_of(backbone, scheme), whole(layout, kinds)
   init = functools.partial(passes.init, model, train=True)
   variables = jax.jit(init)(jax.random.key(0), batch.graph, layout=batch.layout)
   outputs = jax.jit(
@@ -111,7 +119,7 @@ def trained(backbone, scheme, layout):
 def test_all_neighbours_give_the_outputs_of_the_whole_graph(cell):
   backbone, scheme, layout = cell
   model, variables, expected = trained(backbone, scheme, layout)
-  sampled = loader((N, N), layout=layout)
+  sampled = loader((N, N), layout=layout, kinds=backbone == 'rgcn')
   step = jax.jit(
     lambda g, lay: model.apply(variables, g, layout=lay, train=False)
   )
@@ -132,8 +140,9 @@ def test_layer_by_layer_gives_the_outputs_of_the_whole_graph(cell, monkeypatch):
   monkeypatch.setattr(layerwise, '_EDGES', 40)  # One node has more.
   monkeypatch.setattr(layerwise, '_IN_MEMORY', 600)
   wanted = data().valid_mask | data().test_mask
+  kinds = backbone == 'rgcn'
   found = layerwise.Layerwise(
-    model, data(), edges(), wanted, layout=layout, weighted=True
+    model, data(kinds), edges(kinds), wanted, layout=layout, weighted=True
   )
   np.testing.assert_array_equal(found.targets, np.flatnonzero(wanted))
   np.testing.assert_allclose(
@@ -142,13 +151,13 @@ def test_layer_by_layer_gives_the_outputs_of_the_whole_graph(cell, monkeypatch):
 
 
 @functools.cache
-def all_at_once(fanout):
-  return loader(fanout, batch_size=20)
+def all_at_once(fanout, kinds=False):
+  return loader(fanout, batch_size=20, kinds=kinds)
 
 
-def layer_inputs(fanout, key):
+def layer_inputs(fanout, key, kinds=False):
   """The one layer of a drawn batch of all training nodes, and its rows."""
-  sampled = all_at_once(fanout)
+  sampled = all_at_once(fanout, kinds)
   ids = np.flatnonzero(data().train_mask).astype(np.int32)
   batch = sampled.put(sampled.batch(sampling.Targets(ids, key)))
   return ids, batch.graph.layers[0], batch.layout[0], batch.graph.nodes
@@ -170,6 +179,32 @@ def test_drawn_sums_are_unbiased(layout):
   few = np.bincount(data().receivers, minlength=N)[ids] <= 3
   assert few.any()
   np.testing.assert_allclose(mean[few], expected[ids][few], atol=1e-4)
+
+
+@pytest.mark.parametrize('layout', [True, False])
+def test_drawn_means_of_each_relation_are_unbiased(layout):
+  x = data().nodes
+  sums, counts = np.zeros((N, RELATIONS, 6)), np.zeros((N, RELATIONS, 1))
+  at = data(True).receivers, data(True).relations
+  np.add.at(sums, at, x[data().senders])
+  np.add.at(counts, at, 1)
+  expected = sums / np.maximum(counts, 1)
+  total, count = 0, 300
+  step = jax.jit(graphs.mean_by_relation)
+  for key in range(count):
+    ids, graph, lay, rows = layer_inputs((3,), key, True)
+    total += step(rows, graph, lay if layout else None)
+  mean = np.asarray(total)[: len(ids)] / count
+  np.testing.assert_allclose(mean, expected[ids], atol=0.4)
+  assert np.abs(expected).max() > 2
+  few = np.bincount(data().receivers, minlength=N)[ids] <= 3
+  assert few.any()
+  np.testing.assert_allclose(mean[few], expected[ids][few], atol=1e-4)
+  # c is that of the whole graph, also where no edge of a relation was drawn.
+  there = neighborhood.of(graph)
+  np.testing.assert_array_equal(
+    there.relation_degree[: len(ids)], counts[ids, :, 0]
+  )
 
 
 def test_norms_are_those_of_the_whole_graph():

@@ -29,6 +29,8 @@ FEW = [
   ('gin', 'mixq', 'node'),
   ('gat', 'dq4', 'graph'),
   ('gat', 'qat4', 'node'),
+  ('rgcn', 'fp32', 'graph'),
+  ('rgcn', 'qat4', 'node'),
 ]
 
 
@@ -38,7 +40,8 @@ def loaded(backbone, quantizer, task):
   config = config_of(backbone, quantizer, 'gpf_lorap', task)
   chosen = settings.from_config(config)
   if task == 'node':
-    data = tiny_run.node_data()
+    related = backbone == 'rgcn'
+    data = tiny_run.related_data() if related else tiny_run.node_data()
     batch = pipeline.WholeGraph(data, 'test', layout=True, weighted=True)
     batch = batch.batch()
   else:
@@ -69,6 +72,8 @@ def loaded(backbone, quantizer, task):
     'num_nodes': batch.graph.nodes.shape[0],
     'num_classes': 3,
   }
+  if getattr(data, 'num_relations', None):
+    record['num_relations'] = data.num_relations
   run = restore.LoadedRun(model, {**variables, **seen}, chosen.config, record)
   return run, data, batch
 
@@ -78,12 +83,13 @@ def one_graph(data):
   if hasattr(data, 'num_graphs'):
     shift = np.repeat(np.cumsum(data.n_node) - data.n_node, data.n_edge)
     n_node, n_edge = data.n_node, data.n_edge
+    edges = None
   else:
-    shift = 0
+    shift, edges = 0, pipeline.relations_of(data)
     n_node, n_edge = np.array([data.num_nodes]), np.array([len(data.senders)])
   return jraph.GraphsTuple(
     nodes=data.nodes,
-    edges=None,
+    edges=edges,
     senders=data.senders.astype(np.int32) + shift,
     receivers=data.receivers.astype(np.int32) + shift,
     n_node=n_node,

@@ -38,7 +38,10 @@ class NodeDataset(NamedTuple):
     source: JSON-able record of the data, with the keys of `DataSplits.source`.
     task: what a model is for, said by who makes the data set.
     indptr: i64[n + 1], where the edges that each node receives begin and end,
-      of edges in the order of their receivers; None where nobody said it.
+      of edges in the order of their receivers; None where nobody said it. Where
+      there are relations, edges of a receiver are in their order then.
+    relations: i32[e] the relation of each edge, from 0; None for one kind.
+    num_relations: R, relations are 0 to R - 1; None for one kind of edge.
   """
 
   nodes: np.ndarray
@@ -52,6 +55,8 @@ class NodeDataset(NamedTuple):
   source: dict[str, Any]
   task: Task = 'classification'
   indptr: np.ndarray | None = None
+  relations: np.ndarray | None = None
+  num_relations: int | None = None
 
   @property
   def level(self) -> Level:
@@ -71,11 +76,13 @@ class NodeDataset(NamedTuple):
 
     Raises:
       DataError: a type or a length is wrong, there are no features, an edge
-        leaves the graph, a feature or a label is not finite, the labels do
-        not suit the task, or the splits are empty, overlap or hold a node
-        without a label. The message names the first such node or edge.
+        leaves the graph or is of no relation, a feature or a label is not
+        finite, the labels do not suit the task, or the splits are empty,
+        overlap or hold a node without a label. The message names the first such
+        node or edge.
     """
     _check_lengths(self, name)
+    _check_relations(self, name)
     _check_values(self, name)
     _check_splits(self, name)
 
@@ -115,6 +122,41 @@ def both_directions(
   return senders.astype(np.int32), receivers.astype(np.int32)
 
 
+def both_relations(
+  senders: np.ndarray,
+  receivers: np.ndarray,
+  relations: np.ndarray,
+  num_nodes: int,
+  num_relations: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Adds the other direction of each edge, as a relation of its own.
+
+  Args:
+    senders: integers [e], from 0 to `num_nodes - 1`.
+    receivers: integers [e], likewise.
+    relations: integers [e], from 0 to `num_relations - 1`.
+    num_nodes: number of nodes.
+    num_relations: R; the other direction of relation r is r + R.
+
+  Returns:
+    i32 senders, receivers and relations, sorted by receiver, relation and
+    sender; what is there twice stays once.
+  """
+  ends = [ids.astype(np.int64) for ids in (senders, receivers)]
+  kinds = relations.astype(np.int64)
+  key = lambda to, kind, by: (to * 2 * num_relations + kind) * num_nodes + by
+  keys = np.concatenate(
+    [key(ends[1], kinds, ends[0]), key(ends[0], kinds + num_relations, ends[1])]
+  )
+  keys, senders = np.divmod(np.unique(keys), num_nodes)
+  receivers, relations = np.divmod(keys, 2 * num_relations)
+  return (
+    senders.astype(np.int32),
+    receivers.astype(np.int32),
+    relations.astype(np.int32),
+  )
+
+
 def mask_of(indices: np.ndarray, num_nodes: int) -> np.ndarray:
   """Returns bool[num_nodes], True at `indices`."""
   mask = np.zeros(num_nodes, bool)
@@ -137,6 +179,31 @@ def _check_lengths(data: NodeDataset, name: str) -> None:
     raise DataError(
       f'{name}: there are {len(data.senders)} senders and '
       f'{len(data.receivers)} receivers.'
+    )
+
+
+def _check_relations(data: NodeDataset, name: str) -> None:
+  kinds, count = data.relations, data.num_relations
+  if kinds is None and count is None:
+    return
+  if kinds is None or count is None:
+    raise DataError(f'{name}: relations and num_relations go together.')
+  check_types(data, {'relations': (('int32',), 1)}, name)
+  whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+  if not whole or count < 1:
+    raise DataError(
+      f'{name}: num_relations is {count!r}; expected an integer from 1 on.'
+    )
+  if len(kinds) != len(data.senders):
+    raise DataError(
+      f'{name}: there are {len(kinds)} relations for {len(data.senders)} edges.'
+    )
+  outside = (kinds < 0) | (kinds >= count)
+  if outside.any():
+    edge = int(np.argmax(outside))
+    raise DataError(
+      f'{name}: edge {edge} is of relation {kinds[edge]}, outside 0 to '
+      f'{count - 1}.'
     )
 
 

@@ -27,12 +27,17 @@ An npz file with arrays of these names does the same through `load_custom`;
 | task                 | 'classification' or 'regression'; by default integers |
 |                      | and booleans are classes, floats are not              |
 | num_classes          | the highest class plus one by default                 |
+| relations            | node tasks: integers [e] from 0, the kind of each     |
+|                      | edge; `undirected` gives the other direction of kind  |
+|                      | r the kind r + R                                      |
+| num_relations        | R, the highest relation plus one by default           |
 | train_mask, valid_mask, test_mask | node tasks: booleans or 0 and 1 [n]      |
 | n_node, n_edge       | graph tasks: nodes and edges of each graph [g]        |
 | split                | graph tasks: 0 to train, 1 to validate, 2 to test [g] |
 
 A node without label has -1, or NaN where numbers are to be predicted, and is in
-no mask. Edges have no weights and no features, since no layer uses them. Sparse
+no mask. Edges have no weights and no features, since no layer uses them;
+relations are for the backbone rgcn, the others see one kind of edge. Sparse
 features take their dense size in memory, 4 n f bytes; on disk they do not.
 """
 
@@ -47,7 +52,11 @@ from scipy import sparse
 
 from lorap_jax.data.containers import splits
 from lorap_jax.data.containers.dataset import DataSplits, GraphDataset
-from lorap_jax.data.containers.node_dataset import NodeDataset, both_directions
+from lorap_jax.data.containers.node_dataset import (
+  NodeDataset,
+  both_directions,
+  both_relations,
+)
 from lorap_jax.data.files import store
 from lorap_jax.data.files.store import DataError, PathLike
 from lorap_jax.data.sets import own_arrays, stored
@@ -55,6 +64,7 @@ from lorap_jax.data.sets import own_arrays, stored
 NODE_ARRAYS = ('labels', 'train_mask', 'valid_mask', 'test_mask')
 GRAPH_ARRAYS = ('n_node', 'n_edge', 'labels', 'split')
 _NODE_FIELDS = ('nodes', 'senders', 'receivers', *NODE_ARRAYS)
+_RELATIONS = ('relations', 'num_relations')  # Of node tasks.
 _OPTIONS = ('undirected', 'task', 'num_classes')
 _UNUSED = ('edges', 'edge_attr', 'edge_weight', 'edge_weights', 'weights')
 
@@ -82,11 +92,10 @@ def load_custom(path: PathLike) -> DataSplits | NodeDataset:
   if 'nodes' not in arrays:
     csr = {key: arrays.pop(key) for key in own_arrays.CSR}
     arrays['nodes'] = own_arrays.dense(csr, name)
-  if 'num_classes' in arrays:
-    count = own_arrays.cast(
-      arrays['num_classes'], 'num_classes', name, 'i4', shape=()
-    )
-    arrays['num_classes'] = int(count)
+  for field in ('num_classes', 'num_relations'):
+    if field in arrays:
+      count = own_arrays.cast(arrays[field], field, name, 'i4', shape=())
+      arrays[field] = int(count)
   if 'undirected' in arrays:
     value = own_arrays.mask(
       np.atleast_1d(arrays['undirected']), 'undirected', name
@@ -121,6 +130,8 @@ def save(path: PathLike, data: DataSplits | NodeDataset) -> None:
   arrays: dict[str, Any]
   if isinstance(data, NodeDataset):
     arrays = {field: getattr(data, field) for field in _NODE_FIELDS}
+    if data.relations is not None:
+      arrays |= {field: getattr(data, field) for field in _RELATIONS}
   else:
     parts = (data.train, data.valid, data.test)
     arrays = {
@@ -152,6 +163,8 @@ def node_dataset(
   test_mask: ArrayLike | None = None,
   *,
   edge_index: ArrayLike | None = None,
+  relations: ArrayLike | None = None,
+  num_relations: int | None = None,
   undirected: bool = False,
   task: str | None = None,
   num_classes: int | None = None,
@@ -169,8 +182,10 @@ def node_dataset(
     valid_mask: booleans or 0 and 1 [n], those to validate on.
     test_mask: booleans or 0 and 1 [n], those to test on.
     edge_index: integers [2, e], senders and receivers in place of the two.
+    relations: integers [e] from 0, the kind of each edge; None for one kind.
+    num_relations: R, the highest relation plus one by default.
     undirected: edges are listed once; the other direction is added, and
-      duplicates are removed.
+      duplicates are removed. That of relation r is relation r + R.
     task: 'classification' or 'regression'; by default the type of labels
       decides. With 'classification' whole floats are classes, with
       'regression' integers are numbers.
@@ -187,6 +202,7 @@ def node_dataset(
   targets, chosen = own_arrays.labels_for(labels, task, name, 'node')
   num_classes = own_arrays.count_classes(targets, chosen, num_classes, name)
   ends = own_arrays.edge_ends(senders, receivers, edge_index, name, 'i4')
+  kinds, num_relations = own_arrays.relations_of(relations, num_relations, name)
   data = NodeDataset(
     nodes=own_arrays.features(nodes, name),
     senders=ends[0],
@@ -198,12 +214,26 @@ def node_dataset(
     num_classes=num_classes,
     source={},
     task=chosen,
+    relations=kinds,
+    num_relations=num_relations,
   )
   data.check(name)
-  if undirected:
+  if undirected and kinds is not None and num_relations is not None:
+    one, other, kinds = both_relations(
+      *ends, kinds, data.num_nodes, num_relations
+    )
+    data = data._replace(
+      senders=one,
+      receivers=other,
+      relations=kinds,
+      num_relations=2 * num_relations,
+    )
+  elif undirected:
     one, other = both_directions(*ends, data.num_nodes)
     data = data._replace(senders=one, receivers=other)
   arrays = {field: getattr(data, field) for field in _NODE_FIELDS}
+  if data.relations is not None:
+    arrays['relations'] = data.relations
   counts = {key: int(arrays[f'{key}_mask'].sum()) for key in splits.SPLITS}
   return data._replace(source=_record(name, arrays, counts))
 
@@ -296,7 +326,8 @@ def _check_names(arrays: dict[str, Any], is_node_task: bool, name: str) -> None:
   ends = ('edge_index',) if 'edge_index' in arrays else ('senders', 'receivers')
   wanted = (*nodes, *ends, *own)
   missing = [key for key in wanted if key not in arrays]
-  unknown = sorted(arrays.keys() - {*wanted, *_OPTIONS})
+  options = (*_OPTIONS, *(_RELATIONS if is_node_task else ()))
+  unknown = sorted(arrays.keys() - {*wanted, *options})
   if unused := [key for key in unknown if key in _UNUSED]:
     raise DataError(
       f'{name}: no layer uses weights or features of edges; leave {unused} out.'
@@ -306,7 +337,7 @@ def _check_names(arrays: dict[str, Any], is_node_task: bool, name: str) -> None:
       f'{name}: missing arrays {missing}, unknown arrays {unknown}. A node '
       f'task has {NODE_ARRAYS}, a graph task {GRAPH_ARRAYS}; both have nodes '
       f'(or {own_arrays.CSR}), senders and receivers (or edge_index), and may '
-      f'have {_OPTIONS}.'
+      f'have {options}.'
     )
 
 

@@ -44,6 +44,9 @@ class OgbTables(NamedTuple):
     files: path of each table below that folder.
     published: sizes of the published data.
     limits: what the loader leaves out or changes.
+    relations: kind of the sender, name and kind of the receiver of each kind of
+      edge, in OGB's order; none where one kind of edge is read.
+    others: published numbers of the nodes that are no papers, by their kind.
   """
 
   name: str
@@ -52,6 +55,8 @@ class OgbTables(NamedTuple):
   files: dict[str, str]
   published: Counts
   limits: str
+  relations: tuple[tuple[str, str, str], ...] = ()
+  others: tuple[tuple[str, int], ...] = ()
 
 
 ARXIV = OgbTables(
@@ -109,6 +114,45 @@ MAG = OgbTables(
   limits=(
     'papers only (no authors, institutions or fields of study), citations in '
     'both directions; compares with results on that homogeneous graph'
+  ),
+)
+
+
+_TRIPLETS = (
+  ('author', 'affiliated_with', 'institution'),
+  ('author', 'writes', 'paper'),
+  ('paper', 'cites', 'paper'),
+  ('paper', 'has_topic', 'field_of_study'),
+)
+
+
+def _of_relation(triplet: tuple[str, str, str], name: str) -> str:
+  return f'raw/relations/{"___".join(triplet)}/{name}.csv.gz'
+
+
+# Numbers of nodes: those in the documentation of PyTorch Geometric, page
+# torch_geometric.datasets.OGB_MAG. Layout: `read_csv_heterograph_raw` of OGB
+# (github.com/snap-stanford/ogb, ogb/io/read_graph_raw.py).
+MAG_RELATIONS = MAG._replace(
+  files={
+    **MAG.files,
+    # Those of citations are there already.
+    **{
+      f'{key}_{t[1]}': _of_relation(t, name)
+      for t in _TRIPLETS
+      for key, name in (('num_edges', 'num-edge-list'), ('edges', 'edge'))
+      if t[1] != 'cites'
+    },
+  },
+  limits=(
+    'all nodes and edges, each direction a relation of its own; nodes without '
+    "features have the mean of their neighbours', and each node says its kind"
+  ),
+  relations=_TRIPLETS,
+  others=(
+    ('author', 1134649),
+    ('field_of_study', 59965),
+    ('institution', 8740),
   ),
 )
 

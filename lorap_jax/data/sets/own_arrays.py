@@ -151,6 +151,32 @@ def edge_ends(
   return one, cast(receivers, 'receivers', name, dtype, shape=('e',))
 
 
+def relations_of(
+  relations: Any, num_relations: int | None, name: str
+) -> tuple[np.ndarray | None, int | None]:
+  """Returns i32[e] relations and their number; None for one kind of edge.
+
+  Args:
+    relations: integers [e] from 0, or None.
+    num_relations: as the user says; None for the highest one plus one.
+    name: how to call the data set in messages.
+
+  Raises:
+    DataError: they are no integers, or there is a number of them alone.
+  """
+  if relations is None:
+    if num_relations is not None:
+      raise DataError(
+        f'{name}: num_relations is {num_relations!r}, but there are no '
+        'relations; give the relation of each edge.'
+      )
+    return None, None
+  kinds = cast(relations, 'relations', name, 'i4', shape=('e',))
+  if num_relations is None:
+    num_relations = int(kinds.max(initial=0)) + 1
+  return kinds, num_relations
+
+
 def in_both_directions(
   senders: np.ndarray,
   receivers: np.ndarray,

@@ -129,7 +129,7 @@ def _build(name: str, paths: list[pathlib.Path], origin: str) -> NodeDataset:
       raise DataError(
         f'{where}: expected {getattr(published, key)} {key}, found {count}.'
       )
-  arrays = {
+  arrays: dict[str, Any] = {
     'nodes': parts.nodes,
     'senders': senders,
     'receivers': receivers,

@@ -24,6 +24,7 @@ _MASKS = {
   'test_mask': 'test_mask',
 }
 _OF_EDGES = ('edge_attr', 'edge_weight')
+_RELATIONS = 'edge_type'
 
 
 def from_pyg(
@@ -41,7 +42,8 @@ def from_pyg(
   Args:
     data: with `split`, an iterable of graphs with x [n, f], edge_index [2, e]
       and one y each. Without it one graph with x, edge_index, y [n], and
-      train_mask, val_mask and test_mask [n].
+      train_mask, val_mask and test_mask [n]; an edge_type [e], if there is
+      one, is the relation of each edge.
     split: integers [g], 0 to train, 1 to validate, 2 to test.
     undirected: edges are listed once, and the other direction is to be added;
       PyG's own data sets list both.
@@ -98,10 +100,14 @@ def _node_dataset(
         f'{name}: {attribute} has shape {masks[argument].shape}; choose one '
         f'split, such as data.{attribute} = data.{attribute}[:, 0].'
       )
+  relations = None
+  if getattr(graph, _RELATIONS, None) is not None:
+    relations = _given(graph, _RELATIONS, name)
   return custom.node_dataset(
     _given(graph, 'x', name),
     edge_index=_given(graph, 'edge_index', name),
     labels=_column(_given(graph, 'y', name)),
+    relations=relations,
     **masks,
     **options,
   )

@@ -10,11 +10,12 @@
 | indptr.npy                        | i64[n + 1], edges of each receiver       |
 | labels.npy                        | i32[n] classes or f32[n] numbers         |
 | train_mask.npy, valid_mask, test_ | bool[n]                                  |
+| relations.npy, if there are any   | i32[e], a receiver's edges by relation   |
 | manifest.json                     | sizes, task, classes, SHA-256 of each    |
 
 Edges are sorted by counting: once over the list to count, once to place them,
-then each node's senders among themselves. What is held in memory is 16 bytes
-for each node and a piece of the list.
+then those of each node among themselves, by relation and sender. What is held
+in memory is 16 bytes for each node and a piece of the list.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,6 +41,7 @@ from lorap_jax.data.sets import own_arrays
 MANIFEST = 'manifest.json'
 _VERSION = 1
 _PIECE = 1 << 22  # Edges, or numbers of features, at a time.
+_MOST_RELATIONS = 1 << 16
 _TEXT = 1 << 25  # Characters at a time.
 _ARRAYS = (
   'nodes',
@@ -49,6 +51,7 @@ _ARRAYS = (
   'labels',
   *(f'{split}_mask' for split in SPLITS),
 )
+_RELATIONS = 'relations'  # The array that need not be there.
 
 # Pieces of an edge list, i[2, k] each; called once for every pass over it.
 EdgeList = Callable[[], Iterable[np.ndarray]]
@@ -63,6 +66,8 @@ def write(
   valid_mask: ArrayLike,
   test_mask: ArrayLike,
   *,
+  relations: np.ndarray | None = None,
+  num_relations: int | None = None,
   undirected: bool = False,
   task: str | None = None,
   num_classes: int | None = None,
@@ -78,8 +83,11 @@ def write(
     train_mask: booleans or 0 and 1 [n], the nodes to train on.
     valid_mask: booleans or 0 and 1 [n], those to validate on.
     test_mask: booleans or 0 and 1 [n], those to test on.
+    relations: integers [e] from 0, the kind of each edge of the list; None for
+      one kind. A `numpy.memmap` is read in pieces.
+    num_relations: R, the highest relation plus one by default.
     undirected: edges are listed once; the other direction is added, and
-      duplicates are removed.
+      duplicates are removed. That of relation r is relation r + R.
     task: 'classification' or 'regression'; by default as the labels' type says.
     num_classes: the highest label plus one by default.
 
@@ -105,6 +113,7 @@ def write(
       'features].'
     )
   count = len(nodes)
+  kinds = _relations(relations, num_relations, name)
   small = NodeDataset(
     np.zeros((count, 1), np.float32),
     *[np.zeros(0, np.int32)] * 2,
@@ -124,7 +133,8 @@ def write(
       for field, array in arrays.items():
         np.save(place / f'{field}.npy', array)
       _write_nodes(place, nodes, name)
-      num_edges = _write_edges(place, edges, count, undirected, name)
+      found = _Edges(edges, kinds, count, undirected, name)
+      num_edges = _write_edges(place, found)
       manifest = {
         'version': _VERSION,
         'num_nodes': count,
@@ -133,8 +143,13 @@ def write(
         'num_classes': classes,
         'task': chosen,
         'counts': {s: int(arrays[f'{s}_mask'].sum()) for s in SPLITS},
-        'sha256': {field: _digest(place / f'{field}.npy') for field in _ARRAYS},
+        'sha256': {
+          field: _digest(place / f'{field}.npy')
+          for field in (*_ARRAYS, *(() if kinds is None else (_RELATIONS,)))
+        },
       }
+      if kinds is not None:
+        manifest['num_relations'] = found.num_relations
       text = json.dumps(manifest, indent=2, sort_keys=True)
       (place / MANIFEST).write_text(f'{text}\n')
       os.rename(place, folder)
@@ -157,24 +172,71 @@ def _write_nodes(place: pathlib.Path, nodes: np.ndarray, name: str) -> None:
   made.flush()
 
 
-def _write_edges(
-  place: pathlib.Path,
-  edges: EdgeList,
-  count: int,
-  undirected: bool,
-  name: str,
-) -> int:
+class _Edges(NamedTuple):
+  """An edge list and what it is to become.
+
+  Attributes:
+    pieces: of the list.
+    relations: int [e], of its edges, and how many there are; or None.
+    num_nodes: n.
+    undirected: the other direction is to be added.
+    name: of the folder, for messages.
+  """
+
+  pieces: EdgeList
+  relations: tuple[np.ndarray, int] | None
+  num_nodes: int
+  undirected: bool
+  name: str
+
+  @property
+  def num_relations(self) -> int:
+    """Relations of what is written, 1 for one kind of edge."""
+    if self.relations is None:
+      return 1
+    return self.relations[1] * (2 if self.undirected else 1)
+
+
+def _relations(
+  relations: Any, count: int | None, name: str
+) -> tuple[np.ndarray, int] | None:
+  """Checked relations, not copied, and their number; None for one kind."""
+  if relations is None:
+    own_arrays.relations_of(None, count, name)
+    return None
+  array = own_arrays.as_array(relations, _RELATIONS, name)
+  if array.ndim != 1 or array.dtype.kind not in 'iu':
+    raise DataError(
+      f'{name}: relations is {array.dtype} {array.shape}; expected integers '
+      '[edges].'
+    )
+  low, high = int(array.min(initial=0)), int(array.max(initial=0))
+  if count is None:
+    count = high + 1
+  if low < 0 or high >= count or count > _MOST_RELATIONS:
+    raise DataError(
+      f'{name}: relations are {low} to {high}; expected 0 to '
+      f'{min(count, _MOST_RELATIONS) - 1}.'
+    )
+  return array, count
+
+
+def _write_edges(place: pathlib.Path, edges: _Edges) -> int:
   """Writes senders, receivers and indptr; returns the number of edges."""
+  count, name = edges.num_nodes, edges.name
   degree = np.zeros(count, np.int64)
-  for _, receivers in _checked(edges, count, undirected, name):
+  for _, receivers, _ in _checked(edges):
     degree += np.bincount(receivers, minlength=count)
   indptr = np.concatenate([[0], np.cumsum(degree)])
   total = int(indptr[-1])
-  scratch = np.memmap(
-    place.parent / 'edges', np.int32, 'w+', shape=(max(total, 1),)
+  room = lambda file, kind: np.memmap(
+    place.parent / file, kind, 'w+', shape=(max(total, 1),)
   )
+  scratch, kinds = room('edges', np.int32), None
+  if edges.relations is not None:
+    kinds = room('kinds', np.int32)
   next_place = indptr[:-1].copy()
-  for senders, receivers in _checked(edges, count, undirected, name):
+  for senders, receivers, of in _checked(edges):
     order = np.argsort(receivers, kind='stable')
     ordered = receivers[order]
     ids, first, counts = np.unique(
@@ -185,23 +247,28 @@ def _write_edges(
     if places.size and (places >= indptr[ordered + 1]).any():
       raise DataError(f'{name}: the edges are others in a second pass.')
     scratch[places] = senders[order]
+    if kinds is not None:
+      kinds[places] = of[order]
     next_place[ids] += counts
   if (next_place != indptr[1:]).any():
     raise DataError(f'{name}: the edges are others in a second pass.')
-  if undirected:
-    indptr = _sorted_once(scratch, indptr, drop=True)
-  else:
-    _sorted_once(scratch, indptr, drop=False)
+  sorted_to = _sorted_once(scratch, kinds, indptr, drop=edges.undirected)
+  indptr = sorted_to if edges.undirected else indptr
   total = int(indptr[-1])
+  fields = {'senders': scratch, 'receivers': None}
+  if kinds is not None:
+    fields[_RELATIONS] = kinds
   out: dict[str, Any] = {
     field: np.lib.format.open_memmap(
       place / f'{field}.npy', 'w+', np.int32, (total,)
     )
-    for field in ('senders', 'receivers')
+    for field in fields
   }
   for low, high in _pieces(indptr):
     start, stop = indptr[low], indptr[high]
-    out['senders'][start:stop] = scratch[start:stop]
+    for field, source in fields.items():
+      if source is not None:
+        out[field][start:stop] = source[start:stop]
     out['receivers'][start:stop] = np.repeat(
       np.arange(low, high, dtype=np.int32), np.diff(indptr[low : high + 1])
     )
@@ -212,9 +279,19 @@ def _write_edges(
 
 
 def _sorted_once(
-  scratch: np.ndarray, indptr: np.ndarray, *, drop: bool
+  scratch: np.ndarray,
+  kinds: np.ndarray | None,
+  indptr: np.ndarray,
+  *,
+  drop: bool,
 ) -> np.ndarray:
-  """Sorts the senders of each receiver in place, and drops equal ones.
+  """Sorts the edges of each receiver in place, and drops equal ones.
+
+  Args:
+    scratch: senders.
+    kinds: relations, which come first in the order; None for one kind.
+    indptr: edges of each receiver.
+    drop: leave one of equal edges.
 
   Returns:
     The indptr of what is left, which lies at the front.
@@ -223,9 +300,19 @@ def _sorted_once(
   done = 0
   for low, high in _pieces(indptr):
     start, stop = indptr[low], indptr[high]
-    keys = np.repeat(np.arange(high - low, dtype=np.int64), counts[low:high])
-    keys = (keys << 32) | np.asarray(scratch[start:stop])
-    keys = np.unique(keys) if drop else np.sort(keys)
+    owner = np.repeat(np.arange(high - low, dtype=np.int64), counts[low:high])
+    keys = (owner << 32) | np.asarray(scratch[start:stop])
+    if kinds is None:
+      keys = np.unique(keys) if drop else np.sort(keys)
+    else:
+      of = np.asarray(kinds[start:stop])
+      order = np.lexsort((keys & 0xFFFFFFFF, of, owner))
+      keys, of = keys[order], of[order]
+      if drop and len(keys):
+        new = (keys[1:] != keys[:-1]) | (of[1:] != of[:-1])
+        new = np.concatenate([[True], new])
+        keys, of = keys[new], of[new]
+      kinds[done : done + len(of)] = of
     counts[low:high] = np.bincount(keys >> 32, minlength=high - low)
     scratch[done : done + len(keys)] = keys & 0xFFFFFFFF
     done += len(keys)
@@ -243,11 +330,12 @@ def _pieces(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _checked(
-  edges: EdgeList, count: int, undirected: bool, name: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Senders and receivers, piece by piece; both directions if undirected."""
-  done = 0
-  for piece in edges():
+  edges: _Edges,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Senders, receivers and relations in pieces; both ways if undirected."""
+  done, count, name = 0, edges.num_nodes, edges.name
+  of, kinds = edges.relations or (None, 1)
+  for piece in edges.pieces():
     piece = np.asarray(piece)
     if piece.ndim != 2 or len(piece) != 2 or piece.dtype.kind not in 'iu':
       raise DataError(
@@ -262,11 +350,29 @@ def _checked(
         f'{name}: edge {done + edge} goes from node {ends[0]} to {ends[1]}; '
         f'the nodes are 0 to {count - 1}.'
       )
-    done += piece.shape[1]
+    size = piece.shape[1]
+    here = np.zeros(size, np.int32)
+    if of is not None:
+      here = np.asarray(of[done : done + size], np.int32)
+      _check_count(of, done + size, name, more=True)
+    done += size
     senders, receivers = piece.astype(np.int32)
-    yield senders, receivers
-    if undirected:
-      yield receivers, senders
+    yield senders, receivers, here
+    if edges.undirected:
+      yield receivers, senders, here + kinds
+  if of is not None:
+    _check_count(of, done, name, more=False)
+
+
+def _check_count(
+  relations: np.ndarray, num_edges: int, name: str, *, more: bool
+) -> None:
+  wrong = num_edges > len(relations) if more else num_edges != len(relations)
+  if wrong:
+    raise DataError(
+      f'{name}: there are {len(relations)} relations for '
+      f'{num_edges}{" edges or more" if more else " edges"}.'
+    )
 
 
 def edge_list(path: PathLike) -> EdgeList:
@@ -346,6 +452,8 @@ def open_folder(folder: PathLike) -> NodeDataset:
     'labels': ('int32' if is_class else 'float32', (n,)),
     **{f'{split}_mask': ('bool', (n,)) for split in SPLITS},
   }
+  if _RELATIONS in manifest['sha256']:
+    expected[_RELATIONS] = ('int32', (e,))
   arrays: dict[str, Any] = {}
   for field, (kind, shape) in expected.items():
     path = folder / f'{field}.npy'
@@ -374,6 +482,7 @@ def open_folder(folder: PathLike) -> NodeDataset:
     num_classes=manifest['num_classes'],
     source=source,
     task=manifest['task'],
+    num_relations=manifest.get('num_relations'),
   )
 
 
@@ -386,7 +495,9 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
       manifest['version'] == _VERSION
       and all(type(manifest[key]) is int for key in whole)
       and manifest['task'] in ('classification', 'regression')
-      and set(manifest['sha256']) == set(_ARRAYS)
+      and set(manifest['sha256']) - {_RELATIONS} == set(_ARRAYS)
+      and (_RELATIONS in manifest['sha256']) == ('num_relations' in manifest)
+      and type(manifest.get('num_relations', 1)) is int
       and set(manifest['counts']) == set(SPLITS)
     )
   except (ValueError, KeyError, TypeError) as error:

@@ -3,5 +3,6 @@
 from lorap_jax.nn.conv.gat import GATConv
 from lorap_jax.nn.conv.gcn import GCNConv
 from lorap_jax.nn.conv.gin import GINConv
+from lorap_jax.nn.conv.rgcn import RGCNConv
 
-__all__ = ['GATConv', 'GCNConv', 'GINConv']
+__all__ = ['GATConv', 'GCNConv', 'GINConv', 'RGCNConv']

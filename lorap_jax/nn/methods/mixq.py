@@ -215,6 +215,8 @@ POINTS: dict[str, tuple[Point, ...]] = {
     'attention',
     'neighbor_sum',
   ),
+  # Ours: none is published.
+  'rgcn': ('features', 'readout', 'weight', 'output', 'neighbor_sum'),
 }
 # Tensors of dense layers, in a convolution or outside.
 _DENSE = ('weight', 'output')

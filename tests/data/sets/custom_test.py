@@ -499,3 +499,56 @@ def test_options_of_a_file(tmp_path):
   found = custom.load_custom(saved(tmp_path, {**arrays, **options}))
   assert same(found[:7], custom.node_dataset(**arrays, **options)[:7])
   assert found.task == 'regression' and len(found.senders) == 4
+
+
+def test_relations_are_kept(tmp_path):
+  data = custom.node_dataset(**NODES, relations=[2, 0, 1])
+  assert data.relations.dtype == np.int32 and data.num_relations == 3
+  custom.save(tmp_path / 'mine.npz', data)
+  again = custom.load_custom(tmp_path / 'mine.npz')
+  np.testing.assert_array_equal(again.relations, data.relations)
+  assert again.num_relations == 3
+  more = saved(tmp_path, NODES, relations=np.arange(3), num_relations=7)
+  assert custom.load_custom(more).num_relations == 7
+  other = custom.node_dataset(**NODES, relations=[2, 1, 0])
+  assert other.source['sha256'] != data.source['sha256']
+
+
+def test_the_other_direction_is_a_relation_of_its_own():
+  ends = {'senders': [0, 1, 0, 0, 2], 'receivers': [1, 0, 1, 1, 2]}
+  data = custom.node_dataset(
+    **{**NODES, **ends}, relations=[0, 0, 1, 1, 0], undirected=True
+  )
+  edges = (data.receivers, data.relations, data.senders)
+  assert [tuple(map(int, edge)) for edge in zip(*edges, strict=True)] == [
+    (0, 0, 1),  # Receiver, relation, sender.
+    (0, 2, 1),
+    (0, 3, 1),
+    (1, 0, 0),
+    (1, 1, 0),
+    (1, 2, 0),
+    (2, 0, 2),
+    (2, 2, 2),
+  ]
+  assert data.num_relations == 4
+
+
+@pytest.mark.parametrize(
+  ('changes', 'reason'),
+  [
+    ({'relations': [0, 1]}, 'there are 2 relations for 3 edges'),
+    ({'relations': [0, -1, 1]}, 'edge 1 is of relation -1, outside 0 to 1'),
+    ({'relations': [0.5, 1, 1]}, 'relations is float64; expected integers'),
+    ({'relations': [0, 1, 2], 'num_relations': 2}, 'edge 2 is of relation 2'),
+    ({'relations': [0, 1, 2], 'num_relations': 0}, 'num_relations is 0'),
+    ({'num_relations': 2}, 'num_relations is 2, but there are no relations'),
+  ],
+)
+def test_relations_that_fit_no_edges_are_refused(changes, reason):
+  with pytest.raises(DataError, match=reason):
+    custom.node_dataset(**NODES, **changes)
+
+
+def test_graphs_have_no_relations(tmp_path):
+  with pytest.raises(DataError, match=r"unknown arrays \['relations'\]"):
+    custom.load_custom(saved(tmp_path, GRAPHS, relations=np.arange(5)))

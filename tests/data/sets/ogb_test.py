@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from run_folder import made_in
 
+import lorap_jax
+from configs import ogbn_mag
 from lorap_jax.data.files import store
 from lorap_jax.data.files.store import DataError
 from lorap_jax.data.sets import ogb, ogb_files
@@ -313,3 +315,132 @@ def test_offline_asks_no_server(mirror):
 def test_bad_arguments(arguments, reason):
   with pytest.raises(ValueError, match=reason):
     ogb.load_ogbn_arxiv(**arguments)
+
+
+KINDS = {'paper': 8, 'author': 3, 'field_of_study': 2, 'institution': 2}
+# Author 0 wrote papers 0 and 1, author 1 paper 2, author 2 none.
+HETEROGENEOUS = {
+  'author___affiliated_with___institution': [(0, 1), (1, 1)],
+  'author___writes___paper': [(0, 0), (0, 1), (1, 2)],
+  'paper___cites___paper': EDGES,
+  'paper___has_topic___field_of_study': [(0, 0), (4, 0), (4, 1)],
+}
+
+
+def write_all(folder, tables, edges=HETEROGENEOUS):
+  """The files of the official archive, those that are not read among them."""
+  text = lambda rows: ''.join(','.join(map(str, row)) + '\n' for row in rows)
+  files = {
+    'raw/num-node-dict': text(
+      [sorted(KINDS), [KINDS[k] for k in sorted(KINDS)]]
+    ),
+    'raw/triplet-type-list': text(name.split('___') for name in edges),
+    'raw/nodetype-has-feat': text(
+      [sorted(KINDS), [k == 'paper' for k in sorted(KINDS)]]
+    ),
+    'raw/node-feat/paper/node-feat': tables['nodes'],
+    'raw/node-feat/paper/node_year': '2010\n' * 8,
+    'raw/node-label/paper/node-label': tables['labels'],
+    **{f'split/time/paper/{split}': tables[split] for split in SPLITS},
+  }
+  for i, (name, rows) in enumerate(edges.items()):
+    place = f'raw/relations/{name}'
+    files[f'{place}/edge'] = text(rows)
+    files[f'{place}/edge_reltype'] = f'{i}\n' * len(rows)
+    files[f'{place}/num-edge-list'] = f'{len(rows)}\n'
+  for name, content in files.items():
+    path = folder / f'{name}.csv.gz'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content.encode(), mtime=0))
+  return folder
+
+
+@pytest.mark.parametrize('cached', [False, True])
+def test_all_relations_of_mag(tables, tmp_path, cached):
+  folder = write_all(tmp_path, tables)
+  load = lambda: ogb.load_ogbn_mag(
+    relations=True, data_dir=folder, expect=COUNTS
+  )
+  data = load() if not cached else (load(), load())[1]
+  data.check()
+  start, offset = {}, 0
+  for kind, count in KINDS.items():
+    start[kind], offset = offset, offset + count
+  edges = set()
+  for r, (name, rows) in enumerate(HETEROGENEOUS.items()):
+    sender, _, receiver = name.split('___')
+    for u, v in rows:
+      u, v = u + start[sender], v + start[receiver]
+      edges |= {(v, r, u), (u, r + 4, v)}
+  found = (data.receivers, data.relations, data.senders)
+  found = [tuple(map(int, edge)) for edge in zip(*found, strict=True)]
+  assert found == sorted(edges) and data.num_relations == 8
+  nodes = np.zeros((15, 7), np.float32)
+  nodes[:8, :3] = NODES
+  nodes[8, :3] = NODES[:2].mean(0)  # The authors; the last has no paper.
+  nodes[9, :3] = NODES[2]
+  nodes[11, :3] = NODES[[0, 4]].mean(0)  # The fields.
+  nodes[12, :3] = NODES[4]
+  nodes[14, :3] = nodes[8:10, :3].mean(0)  # The institution with authors.
+  for i, (kind, count) in enumerate(KINDS.items()):
+    nodes[start[kind] : start[kind] + count, 3 + i] = 1
+  np.testing.assert_allclose(data.nodes, nodes, atol=1e-6)
+  assert data.labels.tolist() == LABELS + [-1] * 7
+  for split, ids in SPLITS.items():
+    mask = getattr(data, f'{split}_mask')
+    assert np.flatnonzero(mask).tolist() == sorted(ids)
+  assert data.source['counts']['author'] == 3
+  assert not data.source['comparable']
+  check_small(ogb.load_ogbn_mag(data_dir=folder, expect=COUNTS))
+
+
+def test_nodes_of_all_kinds_are_counted(tables, tmp_path, monkeypatch):
+  folder = write_all(tmp_path, tables)
+  layout = ogb_files.MAG_RELATIONS._replace(published=COUNTS)
+  monkeypatch.setattr(ogb_files, 'MAG_RELATIONS', layout)
+  load = lambda: ogb.load_ogbn_mag(
+    relations=True, data_dir=folder, expect=COUNTS
+  )
+  with pytest.raises(DataError, match='expected 1134649 author, found 3'):
+    load()
+  others = tuple((kind, KINDS[kind]) for kind, _ in layout.others)
+  whole = layout._replace(others=others)
+  monkeypatch.setattr(ogb_files, 'MAG_RELATIONS', whole)
+  assert load().source['comparable']
+
+
+@pytest.mark.parametrize(
+  ('relation', 'rows', 'reason'),
+  [
+    ('author___writes___paper', [(3, 0)], 'row 0 names no author or no paper'),
+    ('author___writes___paper', [(0, 8)], 'row 0 is not made of integers'),
+    ('paper___has_topic___field_of_study', [(0, 0), (1, 2)], 'row 1 names no'),
+  ],
+)
+def test_edges_to_no_node_are_named(tables, tmp_path, relation, rows, reason):
+  folder = write_all(tmp_path, tables, {**HETEROGENEOUS, relation: rows})
+  with pytest.raises(DataError, match=f'{relation}/edge.csv.gz: {reason}'):
+    ogb.load_ogbn_mag(relations=True, data_dir=folder, expect=None)
+
+
+def test_a_missing_relation_is_named(tables, tmp_path):
+  folder = write_all(tmp_path, tables)
+  name = 'raw/relations/author___writes___paper/edge.csv.gz'
+  (folder / name).unlink()
+  with pytest.raises(DataError, match='ogbn-mag is not complete'):
+    ogb.load_ogbn_mag(relations=True, data_dir=folder, expect=None)
+
+
+def test_rgcn_trains_on_all_relations(tables, tmp_path):
+  data = ogb.load_ogbn_mag(
+    relations=True, data_dir=write_all(tmp_path, tables), expect=None
+  )
+  config = ogbn_mag.get_config('rgcn,dq4,gpf_lorap')
+  config.data.relations = True
+  config.model.features = 8
+  config.train.epochs = 1
+  report = lorap_jax.train_and_evaluate(config, tmp_path / 'run', data=data)
+  assert report['config']['data']['relations'] is True
+  assert report['config']['train']['fanout'] == (25, 20)
+  kernel = lorap_jax.load_run(tmp_path / 'run').variables['params']['conv_0']
+  assert kernel['dense']['kernel'].shape == ((1 + 8) * 7, 8)

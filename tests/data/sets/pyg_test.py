@@ -166,3 +166,11 @@ def test_values_of_edges_are_refused_or_ignored():
 def test_what_does_not_fit_is_named(data, split, reason):
   with pytest.raises(DataError, match=reason):
     pyg.from_pyg(data, split)
+
+
+def test_edge_type_is_the_relation():
+  kinds = np.arange(9) % 2
+  data = lorap_jax.from_pyg(one_graph(edge_type=kinds))
+  np.testing.assert_array_equal(data.relations, kinds)
+  assert data.num_relations == 2
+  assert lorap_jax.from_pyg(one_graph()).relations is None

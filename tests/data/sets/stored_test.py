@@ -42,6 +42,61 @@ def small_pieces(monkeypatch):
   monkeypatch.setattr(stored, '_PIECE', 64)
 
 
+def kinds(count=400):
+  return np.random.default_rng(7).integers(0, 3, count)
+
+
+@pytest.mark.parametrize('undirected', [False, True])
+def test_relations_are_those_of_the_arrays(tmp_path, undirected):
+  both = np.concatenate([ends(), ends()[:, :40]], axis=1)  # Some twice.
+  of = np.concatenate([kinds(), kinds()[:40]])
+  options = {'relations': of, 'undirected': undirected}
+  write(tmp_path / 'big', in_pieces(both), **options)
+  data = custom.load_custom(tmp_path / 'big')
+  same = custom.node_dataset(**arrays(), edge_index=both, **options)
+  order = np.lexsort((same.senders, same.relations, same.receivers))
+  for field in ('senders', 'receivers', 'relations'):
+    np.testing.assert_array_equal(
+      getattr(data, field), getattr(same, field)[order]
+    )
+  assert data.num_relations == same.num_relations == (6 if undirected else 3)
+  assert isinstance(data.relations, np.memmap)
+  data.check()
+  stored.check_digests(tmp_path / 'big')
+  for field, array in {**arrays(), 'edges': both, 'relations': of}.items():
+    np.save(tmp_path / field, array)
+  file = lambda field: str(tmp_path / f'{field}.npy')
+  masks = [file(f'{split}_mask') for split in ('train', 'valid', 'test')]
+  named = [
+    f'--{f}={file(f)}' for f in ('nodes', 'edges', 'labels', 'relations')
+  ]
+  more = ['--undirected'] if undirected else []
+  place = str(tmp_path / 'converted')
+  assert not convert.main([place, *named, '--splits', *masks, *more])
+  texts = [
+    (tmp_path / made / stored.MANIFEST).read_text()
+    for made in ('big', 'converted')
+  ]
+  assert texts[0] == texts[1]
+  one, other = sampling.in_edges(data), sampling.in_edges(same)
+  np.testing.assert_array_equal(one.relation_degree, other.relation_degree)
+
+
+@pytest.mark.parametrize(
+  'relations, reason',
+  [
+    (kinds(399), '399 relations for 400 edges'),
+    (kinds(401), '401 relations for 400 edges'),
+    (kinds() - 1, 'relations are -1 to 1; expected 0 to 1'),
+    (kinds() / 2, r'relations is float64 \(400,\); expected integers'),
+  ],
+)
+def test_relations_of_other_edges_are_refused(tmp_path, relations, reason):
+  with pytest.raises(DataError, match=reason):
+    write(tmp_path / 'big', relations=relations)
+  assert not (tmp_path / 'big').exists()
+
+
 def write(folder, edges=None, **changes):
   edges = in_pieces(ends()) if edges is None else edges
   stored.write(folder, edges=edges, **{**arrays(), **changes})
