@@ -184,9 +184,9 @@ _SUMS = (
   Defect(
     'gcn_loops_are_scaled_once',
     'aggregation',
-    'nn/conv/gcn.py',
-    'graphs.aggregate(scaled, graph, layout) + norm.loop * scaled',
-    'graphs.aggregate(scaled, graph, layout) + norm.loop * message.values',
+    'graphs/normalize.py',
+    'return here(scale) * (total + here(loop * (scale * x)))',
+    'return here(scale) * (total + here(loop * x))',
     ('nn/gcn_test.py::TestFullPrecision::test_dense_matrices',),
   ),
 )
