@@ -229,7 +229,7 @@ def _cards(report: dict[str, Any]) -> str:
     (found.test, f'test {found.metric}', found.test_note),
     (found.valid, f'validation {found.metric}', found.valid_note),
     (found.bits, 'average bits of 32, features', ''),
-    (found.features, 'KiB of features per graph, of FP32', ''),
+    (found.features, f'KiB of features per {found.counted}, of FP32', ''),
     (found.weights, 'KiB of weights, of FP32', ''),
   )
   inner = ''.join(
@@ -309,7 +309,7 @@ def _costs(cost: dict[str, Any], remark: str) -> str:
   rows = [
     *tables.bits_rows(cost),
     *tables.memory_rows(cost),
-    *tables.operation_rows(cost['bit_ops_per_graph']),
+    *tables.operation_rows(cost),
   ]
   body = ''.join(
     f'<tr><td class="{"sub" if name.startswith(" ") else ""}">'

@@ -68,8 +68,9 @@ class Figures(NamedTuple):
     valid: validation metric of the selected epoch, or mean and deviation.
     valid_note: how epochs were selected; '' where `test_note` says it.
     bits: average bits of the features, or mean and deviation.
-    features: KiB per graph, and those of FP32.
+    features: KiB, and those of FP32, for each `counted`.
     weights: KiB, and those of FP32.
+    counted: what features are counted for: a graph, or a sampled run's target.
   """
 
   metric: str
@@ -80,6 +81,12 @@ class Figures(NamedTuple):
   bits: str
   features: str
   weights: str
+  counted: str
+
+
+def counted(cost: dict[str, Any]) -> str:
+  """What bytes and operations of features are counted for."""
+  return cost.get('counted_for_each', 'graph')
 
 
 def figures(report: dict[str, Any]) -> Figures:
@@ -113,6 +120,7 @@ def figures(report: dict[str, Any]) -> Figures:
     bits=bits,
     features=size('feature_bytes_per_graph', 'feature_bytes_fp32_per_graph'),
     weights=size('weight_bytes', 'weight_bytes_fp32'),
+    counted=counted(cost),
   )
 
 
@@ -130,7 +138,8 @@ def short_rows(report: dict[str, Any]) -> Lines:
   yield f'test {found.metric}', noted(found.test, found.test_note)
   yield f'validation {found.metric}', noted(found.valid, found.valid_note)
   yield 'average bits', f'{found.bits} of 32, features'
-  sizes = f'features {found.features} per graph, weights {found.weights}'
+  features = f'features {found.features} per {found.counted}'
+  sizes = f'{features}, weights {found.weights}'
   yield 'KiB, of FP32', sizes
   yield from integer_rows(report)
 
@@ -197,7 +206,7 @@ def rows(report: dict[str, Any]) -> Lines:
   yield from integer_rows(report)
   yield from bits_rows(report['cost'])
   yield from memory_rows(report['cost'])
-  yield from operation_rows(report['cost']['bit_ops_per_graph'])
+  yield from operation_rows(report['cost'])
   yield from _circumstances(report)
 
 
@@ -283,14 +292,14 @@ def bits_rows(cost: dict[str, Any]) -> Lines:
     yield 'average bits, as MixQ counts', f'{cost["mixq"]["average_bits"]:.3f}'
     yield (
       'BitOPs, as MixQ counts',
-      f'{cost["mixq"]["bit_ops_per_graph"] / 1e6:.1f} M per graph',
+      f'{cost["mixq"]["bit_ops_per_graph"] / 1e6:.1f} M per {counted(cost)}',
     )
 
 
 def memory_rows(cost: dict[str, Any]) -> Lines:
   """Bytes of features and weights, and of what belongs to them."""
   yield (
-    'features per graph, of FP32',
+    f'features per {counted(cost)}, of FP32',
     _of(cost['feature_bytes_per_graph'], cost['feature_bytes_fp32_per_graph']),
   )
   yield '  metadata', _kib(cost['feature_metadata_bytes_per_graph'])
@@ -303,11 +312,12 @@ def memory_rows(cost: dict[str, Any]) -> Lines:
   yield '  tables of the quantizers', _kib(cost['table_bytes'])
 
 
-def operation_rows(ops: dict[str, Any]) -> Lines:
-  """Bit operations per graph."""
+def operation_rows(cost: dict[str, Any]) -> Lines:
+  """Bit operations per graph, or per target node."""
+  ops = cost['bit_ops_per_graph']
   millions = lambda name: f'{ops[name] / 1e6:.1f}'
   yield (
-    'BitOPs per graph, dense, of FP32',
+    f'BitOPs per {counted(cost)}, dense, of FP32',
     f'{millions("products")} of {millions("products_fp32")} M',
   )
   yield '  prompts', f'{millions("prompts")} M'

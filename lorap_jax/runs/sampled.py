@@ -19,7 +19,7 @@ class SampledRun(BatchedRun):
   Validation and test nodes are evaluated from all their edges.
   """
 
-  costed = 'target node with its drawn neighbours'
+  costed = 'target node'  # With its drawn neighbours.
 
   def __init__(
     self, chosen: settings.Settings, data: NodeDataset, folder: pathlib.Path

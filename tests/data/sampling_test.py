@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lorap_jax.data import sampling
+from lorap_jax.data.files.store import DataError
 from lorap_jax.data.sets import custom
 
 N = 60
@@ -200,3 +201,20 @@ def test_a_plan_is_the_same_for_a_run_that_goes_on():
   )
   keys = {t.key for epoch in range(3) for t in later.shuffled(3, epoch)}
   assert len(keys) == 3 * len(plan)
+
+
+def test_an_indptr_of_other_edges_is_refused():
+  data = dataset()
+  edges = sampling.in_edges(data)
+  order = np.argsort(data.receivers, kind='stable')
+  ends = {'senders': data.senders[order], 'receivers': data.receivers[order]}
+  given = data._replace(**ends, indptr=edges.indptr)
+  given.check()
+  shifted = edges.indptr.copy()
+  shifted[4] += 1
+  for wrong in (
+    given._replace(indptr=shifted),
+    data._replace(indptr=edges.indptr),
+  ):
+    with pytest.raises(DataError, match='indptr does not say where'):
+      wrong.check()

@@ -217,11 +217,25 @@ def _check_values(data: NodeDataset, name: str) -> None:
         f'{name}: edge {edge} has the {field} id {ids[edge]}, outside 0 to '
         f'{data.num_nodes - 1}.'
       )
+  if data.indptr is not None:
+    _check_indptr(data.indptr, data.receivers, data.num_nodes, name)
   not_finite = np.any(~np.isfinite(data.nodes), axis=1)
   _raise_at(not_finite, name, 'has a feature that is not finite')
   check_labels(data.labels, data.task, data.num_classes, name, 'node')
   infinite = np.isinf(data.labels)
   _raise_at(infinite, name, 'has a label that is not finite')
+
+
+def _check_indptr(
+  indptr: np.ndarray, receivers: np.ndarray, count: int, name: str
+) -> None:
+  ends = np.searchsorted(receivers, np.arange(count + 1))
+  in_order = bool(np.all(receivers[1:] >= receivers[:-1]))
+  if not in_order or not np.array_equal(indptr, ends):
+    raise DataError(
+      f'{name}: indptr does not say where the edges of each receiver begin; '
+      'sort the edges by receiver, or leave it out.'
+    )
 
 
 def _check_splits(data: NodeDataset, name: str) -> None:
