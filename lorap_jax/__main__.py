@@ -7,6 +7,7 @@ COMMANDS = {
   'train': 'trains a configuration, as train.py does',
   'sweep': 'trains many, and goes on where it was stopped',
   'export': 'writes a run as integers that run elsewhere',
+  'convert': 'makes a folder of one large graph that need not fit into memory',
   'report': 'collects finished runs into a table',
   'doctor': 'says whether this machine is ready, and what to do if not',
 }

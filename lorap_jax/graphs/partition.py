@@ -45,7 +45,7 @@ class Grid(NamedTuple):
     return self.step * (self.low + codes.astype(jnp.float32))
 
 
-class Rows(NamedTuple):
+class Packed(NamedTuple):
   """What travels of a tensor [n, f].
 
   Attributes:
@@ -68,7 +68,7 @@ def of(graph: jraph.GraphsTuple) -> shards.Partition | None:
 
 def pack(
   x: Array, factor: Array | None = None, grid: Grid | None = None
-) -> Rows:
+) -> Packed:
   """What has to travel of factor x.
 
   Args:
@@ -77,13 +77,13 @@ def pack(
     grid: of x; None for values of any kind.
   """
   if grid is None:
-    return Rows((x if factor is None else factor * x,), (), (('values',), ()))
+    return Packed((x if factor is None else factor * x,), (), (('values',), ()))
   parts = {'codes': grid.codes(x), 'step': grid.step, 'low': grid.low}
   if factor is not None:
     parts['factor'] = factor
   each = {k: v for k, v in parts.items() if v.shape[0] == x.shape[0]}
   same = {k: v for k, v in parts.items() if k not in each}
-  return Rows(
+  return Packed(
     tuple(each.values()), tuple(same.values()), (tuple(each), tuple(same))
   )
 
@@ -150,10 +150,10 @@ def gather_sum(
   Args:
     product: of (a side of a layout, rows of all nodes): the sums of its rows.
     s: number of shards.
-    kinds: of `Rows`.
+    kinds: of `Packed`.
     x: [n, f], which the gradient is for; its values come from the rows.
-    each: of `Rows`.
-    same: of `Rows`.
+    each: of `Packed`.
+    same: of `Packed`.
     incoming: of each shard's nodes, indices among all nodes.
     outgoing: likewise, for the gradient.
   """
@@ -194,9 +194,9 @@ def weighted_sum(
   Args:
     product: of (rows of all nodes [n, h, f], weights [e, h], a side).
     s: see `gather_sum`; so are `kinds`, `each` and `same`.
-    kinds: of `Rows`.
+    kinds: of `Packed`.
     x: [n, h, f], which the gradient is for.
-    each: of `Rows` of x as [n, h f].
+    each: of `Packed` of x as [n, h f].
     same: likewise.
     weights: [e, h].
     ends: senders and receivers, numbers among all nodes.
@@ -242,7 +242,7 @@ weighted_sum.defvjp(_weighted_sum_fwd, _weighted_sum_bwd)
 
 
 def segment_sum(
-  x: Rows, graph: jraph.GraphsTuple, s: int, weights: Array | None = None
+  x: Packed, graph: jraph.GraphsTuple, s: int, weights: Array | None = None
 ) -> Array:
   """Sums over neighbours without layouts; differentiated as it stands.
 
