@@ -338,8 +338,7 @@ class NeighborLoader:
     data: the graph.
     edges: by receiver.
     fanout: edges per node, hop by hop from the targets on.
-    budget: the static shape; a batch that does not fit gets a larger one, and
-      so do those behind it.
+    budget: the static shape; a batch that does not fit gets a larger one.
     targets: bool [n], the nodes of the split.
   """
 
@@ -412,8 +411,8 @@ class NeighborLoader:
       numpy arrays; its graph is a `Sampled`, its layout one for each layer.
     """
     found = self._find(targets)
-    self.budget = _fitting(self.budget, found)
-    budget, count = self.budget, len(self.fanout)
+    # By the batch alone, so that a run that goes on has the same shapes.
+    budget, count = _fitting(self.budget, found), len(self.fanout)
     graphs, layouts = [], []
     for hops in range(count, 0, -1):  # Layer by layer.
       graph, lay = neighborhood.layer_graph(
