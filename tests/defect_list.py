@@ -562,7 +562,7 @@ _SHARDS = (
     'graphs/batching.py',
     'for i, batch in zip(places or range(len(batches)), batches, strict=True):',
     'for i, batch in enumerate(batches):',
-    ('runs/processes_test.py::test_shards_of_processes_make_the_batch',),
+    ('runs/agreement_test.py::test_shards_of_processes_make_the_batch',),
   ),
   Defect(
     'who_compiles_stands_still',

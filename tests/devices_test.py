@@ -116,12 +116,6 @@ def test_none_is_all_there_are():
   assert chosen.mesh is None  # There is one.
 
 
-def test_of_one_graph_there_is_nothing_to_share():
-  config = tiny_run.node_config(train__devices=2)
-  with pytest.raises(ValueError, match='no effect .* graphs with a label each'):
-    settings.from_config(config)
-
-
 @pytest.fixture(scope='module')
 def on_one_graph(tmp_path_factory):
   return run('graph', tmp_path_factory.mktemp('graph'))

@@ -80,6 +80,7 @@ def test_own_data(tmp_path, monkeypatch):
   assert graphs.task == 'regression'
 
 
+@pytest.mark.slow
 def test_own_data_can_be_trained_on_as_its_commands_say(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   blocks = python_blocks(OWN_DATA)

@@ -24,7 +24,6 @@ SHARD = graphs.Budget(128, 256, 13, 8)  # Of twelve graphs or fewer.
 KINDS = ('table', 'csr', 'none')
 # Each backbone; all that looks at the places of rows: draws, samples, edges.
 SOME = [
-  ('gcn', 'dq4', 'lorap', 'graph'),
   ('gin', 'a2q', 'gpf_lorap', 'graph'),
   ('gat', 'qat4', 'gpf_plus', 'graph'),
 ]

@@ -128,7 +128,9 @@ def test_edges_in_any_order_give_the_same():
 @pytest.mark.parametrize(
   'scheme',
   [
-    methods.DegreeQuant(bits=4, edge_messages=True),
+    pytest.param(
+      methods.DegreeQuant(bits=4, edge_messages=True), marks=pytest.mark.slow
+    ),
     methods.A2QGraph(num_groups=8),
     methods.MixQ(points=methods.MIXQ_POINTS['rgcn']),
   ],

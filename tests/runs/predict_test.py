@@ -27,7 +27,6 @@ FEW = [
   ('gcn', 'a2q', 'node'),
   ('gin', 'a2q', 'graph'),
   ('gin', 'mixq', 'node'),
-  ('gat', 'dq4', 'graph'),
   ('gat', 'qat4', 'node'),
   ('rgcn', 'fp32', 'graph'),
   ('rgcn', 'qat4', 'node'),

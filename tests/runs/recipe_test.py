@@ -198,6 +198,7 @@ def test_epochs_of_one_graph_are_those_of_a_loop(tmp_path):
     assert {n: record[n] for n in other} == pytest.approx(other, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_together_are_seeds_alone(tmp_path):
   config = tiny_run.node_config(
     'gcn,a2q,lorap',

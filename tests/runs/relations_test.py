@@ -57,7 +57,11 @@ def accuracy(folder, cell, **changes):
   'cell, changes',
   [
     ('rgcn,fp32,none', {}),
-    ('rgcn,qat4,lorap', {'fanout': (2,), 'batch_size': 40, 'epochs': 20}),
+    pytest.param(
+      'rgcn,qat4,lorap',
+      {'fanout': (2,), 'batch_size': 40, 'epochs': 20},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=['whole', 'sampled'],
 )
@@ -81,7 +85,10 @@ def config_of(cell, **changes):
 
 @pytest.mark.parametrize(
   'changes',
-  [{}, {'train__fanout': (3,), 'train__batch_size': 3}],
+  [
+    pytest.param({}, marks=pytest.mark.slow),
+    {'train__fanout': (3,), 'train__batch_size': 3},
+  ],
   ids=['whole', 'sampled'],
 )
 def test_a_run_is_reloaded_with_its_relations(tmp_path, related, changes):

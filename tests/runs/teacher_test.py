@@ -101,7 +101,10 @@ class Finished(NamedTuple):
   data: Any
 
 
-@pytest.fixture(scope='module', params=CASES)
+@pytest.fixture(
+  scope='module',
+  params=[pytest.param('graphs', marks=pytest.mark.slow), 'nodes'],
+)
 def finished(request, tmp_path_factory):
   """A teacher in full precision, and a quantized run with it."""
   make, other, data, more = CASES[request.param]

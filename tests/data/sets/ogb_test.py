@@ -431,6 +431,7 @@ def test_a_missing_relation_is_named(tables, tmp_path):
     ogb.load_ogbn_mag(relations=True, data_dir=folder, expect=None)
 
 
+@pytest.mark.slow
 def test_rgcn_trains_on_all_relations(tables, tmp_path):
   data = ogb.load_ogbn_mag(
     relations=True, data_dir=write_all(tmp_path, tables), expect=None
