@@ -199,6 +199,7 @@ class TestRefused:
         loop.create_run(chosen, other, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 
+  @pytest.mark.slow
   @pytest.mark.parametrize('finished', ['graphs'], indirect=True)
   def test_features_in_other_units(self, finished):
     config = finished.config.copy_and_resolve_references()
