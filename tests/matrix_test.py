@@ -21,6 +21,7 @@ SOME = [
   ('gin', 'mixq', 'gpf_plus_lorap', 'graph'),
   ('gat', 'dq4', 'gpf_lorap', 'graph'),
   ('rgcn', 'dq4', 'gpf_lorap', 'node'),
+  ('rgcn', 'a2q', 'lorap', 'graph'),
 ]
 ALL = list(
   itertools.product(

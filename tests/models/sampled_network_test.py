@@ -27,14 +27,17 @@ SCHEMES = {
 }
 CELLS = [
   ('gcn', 'edges', True),
-  ('gcn', 'mixq', True),
   ('gin', 'qat', True),
-  ('gin', 'edges', False),
-  ('gat', 'fp32', False),
   ('gat', 'a2q_messages', True),
   ('rgcn', 'a2q', True),
+]
+MORE = [
+  ('gcn', 'mixq', True),
+  ('gin', 'edges', False),
+  ('gat', 'fp32', False),
   ('rgcn', 'edges', False),
 ]
+CELLS += [pytest.param(cell, marks=pytest.mark.slow) for cell in MORE]
 RELATIONS = 3
 
 

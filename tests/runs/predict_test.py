@@ -27,7 +27,8 @@ FEW = [
   ('gcn', 'a2q', 'node'),
   ('gin', 'a2q', 'graph'),
   ('gin', 'mixq', 'node'),
-  ('gat', 'qat4', 'node'),
+  ('gat', 'fp32', 'graph'),
+  ('gat', 'dq4', 'node'),
   ('rgcn', 'fp32', 'graph'),
   ('rgcn', 'qat4', 'node'),
 ]

@@ -255,6 +255,7 @@ class TestGoingOn:
       with pytest.raises(Interrupted):
         loop.train_members(given)
 
+  @pytest.mark.slow
   def test_some_are_asked_for_later(self, tmp_path, monkeypatch):
     cell = CELLS['a2q_node']
     whole = members(tmp_path / 'whole', cell=cell)

@@ -47,6 +47,7 @@ class TestLoss:
       )
       yield state, batch, plain, model, other, how, step
 
+  @pytest.mark.slow
   def test_written_out_on_the_moved_batch(self, parts):
     state, batch, plain, model, other, how, step = parts
     key = passes.augmentation_key(steps.step_key(state))
