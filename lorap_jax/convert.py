@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   given = parser.parse_args(argv)
   files = ('nodes', 'edges', 'labels', 'splits')
   missing = [f'--{name}' for name in files if getattr(given, name) is None]
-  if missing and not given.check:
+  if missing and (len(missing) < len(files) or not given.check):
     parser.error(f'{", ".join(missing)} missing; or give --check')
   try:
     if not missing:
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       options: dict[str, Any] = {
         'undirected': given.undirected,
         'task': given.task,
+        'num_classes': given.num_classes,
+        'num_relations': given.num_relations,
         'relations': given.relations and _load(given.relations),
       }
       stored.write(given.folder, nodes, edges, labels, *masks, **options)
@@ -63,9 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(path: str) -> np.ndarray:
   try:
-    return np.load(path, mmap_mode='r')
+    array = np.load(path, mmap_mode='r')
   except (OSError, ValueError, EOFError) as error:
     raise DataError(f'{path} is no npy file: {error}') from error
+  if not isinstance(array, np.ndarray) or not array.ndim:
+    raise DataError(f'{path} is no npy file of numbers with an axis')
+  return array
 
 
 def _mask(split: np.ndarray, count: int) -> np.ndarray:
@@ -118,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     choices=('classification', 'regression'),
     help="by default as the labels' type says",
   )
+  for name, what in (('classes', 'label'), ('relations', 'relation')):
+    parser.add_argument(
+      f'--num_{name}', type=int, help=f'the highest {what} plus one by default'
+    )
   parser.add_argument(
     '--check', action='store_true', help='read all files, compare digests'
   )

@@ -16,6 +16,7 @@ References:
 """
 
 import math
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
@@ -172,6 +173,7 @@ def draw_edges(
   """
   first = indptr[nodes]
   degree = indptr[nodes + 1] - first
+  fanout = min(fanout, max(int(degree.max(initial=0)), 1))
   counts = np.minimum(degree, fanout)
   places = np.empty((fanout, len(nodes)), np.int64)
   places[:] = np.arange(fanout)[:, None]
@@ -360,6 +362,7 @@ class NeighborLoader:
     self._batch_size = min(batch_size, len(self._ids))
     self._layout, self._weighted = layout, weighted
     self._numbering = Numbering(edges.num_nodes)
+    self._lock = threading.Lock()
     self.budget = self._measured()
 
   def shuffled(self, seed: int, epoch: int) -> list[Targets]:
@@ -399,7 +402,8 @@ class NeighborLoader:
     return NeighborBudget(tuple(rows), tuple(edges))
 
   def _find(self, targets: Targets) -> Found:
-    return find(self.edges, self._numbering, targets, self.fanout)
+    with self._lock:  # A stream builds on a thread of its own.
+      return find(self.edges, self._numbering, targets, self.fanout)
 
   def batch(self, targets: Targets) -> batching.Batch:
     """The padded batch of some nodes, on the host.

@@ -37,6 +37,7 @@ OFF = {
   'train.augment': 0.0,
   'train.ema': 0.0,
   'train.teacher': None,
+  'train.fanout': None,
 }
 # What compiled programs see as numbers, beside the rates of config.optim.
 _NUMBERS = (

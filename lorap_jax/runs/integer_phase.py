@@ -80,7 +80,7 @@ class IntegerEvaluation:
     """What the program returns, labels, and which of them count."""
     data, loader = self._data, self._loaders[split]
     if isinstance(data, NodeDataset):
-      mask = loader.targets
+      mask = getattr(data, f'{split}_mask')  # The loader's may be padded.
       # What is no target need not be a number.
       labels = np.where(mask, data.labels, 0)
       yield run(evaluate.arrays_of_nodes(data)), labels, mask

@@ -116,15 +116,17 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
 
   Args:
     tree: the `telemetry` collection of one forward pass.
-    graph: the batch; of a sampled one, what enters its first layer has the
-      breakdown by degree.
+    graph: the batch; a sampled one has no breakdown by degree.
 
   Returns:
     Nested dict of scalars and of [MAX_DEGREE + 1] arrays: `features` by
     quantization point and path, `products` by role and path, `sums`,
     `prompts` and `side_bits` by path.
   """
-  if isinstance(graph, graphs.Sampled):
+  # Of a sampled graph the rows of a layer are the first of the layer before:
+  # their sizes, which may be equal by chance, do not say whose they are.
+  sampled = isinstance(graph, graphs.Sampled)
+  if sampled:
     graph = graph.layers[0]
   num_nodes = graph.nodes.shape[0]
   degree = jnp.minimum(graphs.in_degree(graph, num_nodes), MAX_DEGREE)
@@ -142,7 +144,7 @@ def totals(tree: PyTree, graph: Any) -> dict[str, Any]:
       'clipped': jnp.sum(r.clipped * r.mask),
       'metadata_bits': rows * r.row_metadata_bits,
     }
-    if r.mask.shape[0] == num_nodes:
+    if r.mask.shape[0] == num_nodes and not sampled:
       entry['degree'] = {
         'rows': by_degree(r.mask.astype(jnp.float32)),
         'bits': by_degree(r.bits * r.mask),

@@ -24,6 +24,7 @@ from lorap_jax import graphs
 from lorap_jax._typing import Array, PyTree
 from lorap_jax.data import pipeline, sampling
 from lorap_jax.data.containers.node_dataset import NodeDataset
+from lorap_jax.data.files import store
 from lorap_jax.graphs import neighborhood
 from lorap_jax.training import steps
 
@@ -207,4 +208,6 @@ def _with_senders(edges: sampling.InEdges, nodes: np.ndarray) -> np.ndarray:
 def _room(shape: tuple[int, int], path: str) -> np.ndarray:
   if 4 * shape[0] * shape[1] < _IN_MEMORY:
     return np.empty(shape, np.float32)
-  return np.memmap(path, np.float32, 'w+', shape=shape)
+  rows = np.memmap(path, np.float32, 'w+', shape=shape)
+  store.allocate(path)
+  return rows

@@ -112,6 +112,15 @@ def test_draws_are_distinct_edges_of_their_nodes(fanout):
   assert len(np.unique(places)) == len(places)
 
 
+def test_a_fan_out_beyond_all_degrees_takes_no_more_room():
+  edges = sampling.in_edges(dataset())
+  nodes = np.arange(N)
+  found = sampling.draw_edges(edges.indptr, nodes, 10**9, key=5)
+  expected = sampling.draw_edges(edges.indptr, nodes, N * N, key=5)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_subsets_are_alike_likely():
   # 3 of 6 edges: 20 subsets. 40,000 draws of each; chi-square, 19 degrees.
   indptr = np.arange(40_001) * 6

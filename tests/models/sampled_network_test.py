@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from lorap_jax.graphs import neighborhood
 from lorap_jax.models import backbones, network
 from lorap_jax.nn import conv, methods, prompts, protection
 from lorap_jax.nn.quantized import Rows
-from lorap_jax.training import layerwise, passes
+from lorap_jax.training import layerwise, passes, steps
 
 N = 60
 SCHEMES = {
@@ -255,8 +256,8 @@ def test_protection_is_by_degree_in_the_whole_graph():
 
 
 def test_attention_counts_a_drawn_edge_for_those_it_stands_for():
-  # With all logits 0 a node's d edges have 1 / (d + 1) each: of two drawn ones
-  # each has d / 2 of these parts, and the own loop, which is no edge, has one.
+  # With all logits 0 all edges have the same part: of two drawn ones each has d
+  # / 2 parts. A node's own loops are there as they are, drawn or not.
   _, graph, lay, nodes = layer_inputs((2,), 0)
   layer = conv.GATConv(4, methods.FP32(), heads=1)
   rows = Rows(graphs.node_mask(graph)[:, None])
@@ -268,10 +269,11 @@ def test_attention_counts_a_drawn_edge_for_those_it_stands_for():
   senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
   for i in np.flatnonzero(there.receivers):
     drawn = senders[receivers == i]
-    degree = int(there.in_degree[i])
-    parts = m[drawn].sum(0) * (degree / max(len(drawn), 1))
-    looped = i in drawn
-    expected = (parts + (not looped) * m[i]) / (degree + (not looped))
+    degree, loops = int(there.in_degree[i]), int(there.loops[i])
+    proper = m[drawn[drawn != i]].sum(0) * (degree / max(len(drawn), 1))
+    others = (drawn != i).sum() * (degree / max(len(drawn), 1))
+    own = max(loops, 1)
+    expected = (proper + own * m[i]) / (others + own)
     np.testing.assert_allclose(outputs[i], expected, atol=1e-5)
 
 
@@ -314,6 +316,18 @@ def test_memory_of_a_sample_is_an_estimate_of_all():
   )[1]['memory']['kib']
   thirds = [memory(all_ids[i::3]) for i in range(3)]
   np.testing.assert_allclose(np.mean(thirds), memory(all_ids), rtol=1e-5)
+
+
+def test_cost_is_counted_the_same_way_for_all_batches():
+  model, variables, _ = trained('gcn', 'edges', True)
+  seen = []
+  for rows in ((8, 64, 64), (8, 64, 128)):
+    sampled = loader((2, 3))
+    sampled.budget = sampled.budget._replace(rows=rows)
+    batch = sampled.put(sampled.batch(sampled.ordered()[0]))
+    seen.append(steps.make_cost_step(model)(variables, batch)[0])
+  one, other = seen
+  helpers.assert_trees_close(one, other, rtol=1e-5)
 
 
 def test_another_number_of_layers_is_refused():

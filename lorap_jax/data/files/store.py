@@ -342,6 +342,22 @@ def atomic_file(path: PathLike) -> Generator[pathlib.Path]:
       part.unlink(missing_ok=True)
 
 
+def allocate(path: PathLike) -> None:
+  """Takes the room of a file on the disk, before it is mapped and written.
+
+  A disk that fills up under a mapping ends the process without a word.
+
+  Raises:
+    OSError: there is not enough.
+  """
+  if not hasattr(os, 'posix_fallocate'):
+    return
+  with open(path, 'r+b') as file:
+    size = os.fstat(file.fileno()).st_size
+    if size:
+      os.posix_fallocate(file.fileno(), 0, size)
+
+
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
   """Returns the arrays of an npz file; pickled ones are refused.
 

@@ -26,6 +26,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -154,13 +155,19 @@ def write(
       (place / MANIFEST).write_text(f'{text}\n')
       os.rename(place, folder)
   except OSError as error:
-    raise DataError(f'{name} cannot be made ({error.strerror}).') from error
+    reason = error.strerror or error
+    raise DataError(f'{name} cannot be made ({reason}).') from error
+
+
+def _mapped(path: pathlib.Path, kind: Any, shape: tuple[int, ...]) -> Any:
+  """A new npy file, mapped into memory; its room on the disk is taken."""
+  made = np.lib.format.open_memmap(path, 'w+', kind, shape)
+  store.allocate(path)
+  return made
 
 
 def _write_nodes(place: pathlib.Path, nodes: np.ndarray, name: str) -> None:
-  made: Any = np.lib.format.open_memmap(
-    place / 'nodes.npy', 'w+', np.float32, nodes.shape
-  )
+  made = _mapped(place / 'nodes.npy', np.float32, nodes.shape)
   rows = max(_PIECE // nodes.shape[1], 1)
   for start in range(0, len(nodes), rows):
     with np.errstate(over='ignore'):
@@ -229,9 +236,13 @@ def _write_edges(place: pathlib.Path, edges: _Edges) -> int:
     degree += np.bincount(receivers, minlength=count)
   indptr = np.concatenate([[0], np.cumsum(degree)])
   total = int(indptr[-1])
-  room = lambda file, kind: np.memmap(
-    place.parent / file, kind, 'w+', shape=(max(total, 1),)
-  )
+
+  def room(file: str, kind: Any) -> np.ndarray:
+    path = place.parent / file
+    made = np.memmap(path, kind, 'w+', shape=(max(total, 1),))
+    store.allocate(path)
+    return made
+
   scratch, kinds = room('edges', np.int32), None
   if edges.relations is not None:
     kinds = room('kinds', np.int32)
@@ -258,10 +269,8 @@ def _write_edges(place: pathlib.Path, edges: _Edges) -> int:
   fields = {'senders': scratch, 'receivers': None}
   if kinds is not None:
     fields[_RELATIONS] = kinds
-  out: dict[str, Any] = {
-    field: np.lib.format.open_memmap(
-      place / f'{field}.npy', 'w+', np.int32, (total,)
-    )
+  out = {
+    field: _mapped(place / f'{field}.npy', np.int32, (total,))
     for field in fields
   }
   for low, high in _pieces(indptr):
@@ -380,8 +389,8 @@ def edge_list(path: PathLike) -> EdgeList:
 
   Args:
     path: npy file, integers [2, e] or [e, 2]; or text, two integers in each
-      line, by comma or white space, a line that begins with # or a letter left
-      out; also .gz.
+      line, by comma or white space; names in the first line, and lines that
+      begin with #, are left out. Also .gz.
 
   Raises:
     DataError: no such file; or, when it is read, another content.
@@ -408,24 +417,26 @@ def edge_list(path: PathLike) -> EdgeList:
 
 def _read_text(path: pathlib.Path) -> Iterator[np.ndarray]:
   opened = gzip.open if path.suffix == '.gz' else open
-  with opened(path, 'rt') as file:
-    first = True
-    while lines := file.readlines(_TEXT):
-      if first:
-        lines = [n for n in lines if n.strip() and not _is_header(n)]
-        first = False
-      text = ''.join(lines).replace(',', ' ')
-      try:
-        values = np.array(text.split(), np.int64)
-      except ValueError as error:
-        raise DataError(f'{path}: no integers: {error}') from error
-      if values.size != 2 * sum(1 for line in lines if line.strip()):
-        raise DataError(f'{path}: a line has not two integers.')
-      yield values.reshape(-1, 2).T
-
-
-def _is_header(line: str) -> bool:
-  return line.lstrip()[0] == '#' or line.lstrip()[0].isalpha()
+  done, header = 0, True
+  try:
+    with opened(path, 'rt', encoding='utf-8-sig') as file:
+      while lines := file.readlines(_TEXT):
+        rows = [n for n in lines if n.strip() and n.lstrip()[0] != '#']
+        if header and rows:
+          names = rows[0].lstrip(' \t"\'')[:1].isalpha()
+          rows, header = rows[names:], False
+        if rows:
+          text = (row.replace(',', ' ') for row in rows)
+          values = np.loadtxt(text, np.int64, ndmin=2)
+          if values.shape[1] != 2:
+            raise ValueError(f'{values.shape[1]} numbers in each line')
+          yield values.T
+        done += len(lines)
+  except (ValueError, EOFError, OSError, zlib.error) as error:
+    raise DataError(
+      f'{path}: lines {done} and following are not two integers each: '
+      f'{error!s:.200}'
+    ) from error
 
 
 def open_folder(folder: PathLike) -> NodeDataset:
@@ -467,6 +478,12 @@ def open_folder(folder: PathLike) -> NodeDataset:
         f'{path} is {there[0]} {there[1]}; {folder / MANIFEST} says {kind} '
         f'{shape}. Write the folder again.'
       )
+  ends = arrays['indptr'][[0, -1]].tolist()
+  if ends != [0, e] or manifest['num_classes'] < 1:
+    raise DataError(
+      f'{folder} is damaged: indptr goes from {ends[0]} to {ends[1]} for {e} '
+      f'edges, num_classes is {manifest["num_classes"]}. Write it again.'
+    )
   source = {
     'name': folder.name,
     'origin': 'file',

@@ -128,6 +128,7 @@ class GATConv(nn.Module):
     The drawn edges of a sampled graph stand for all: each counts d / k times.
     """
     _, heads, width = m.shape
+    there = neighborhood.of(graph)
     summed = receiver_rows(rows, graph)
     real = real_rows(m[:, 0], rows)
     receiving = real_rows(graphs.at_receivers(m[:, 0], graph), summed)
@@ -152,8 +153,12 @@ class GATConv(nn.Module):
       receivers = jnp.concatenate([receivers, nodes])
     mask = real[senders] & receiving[receivers]
     if self.self_loops:
-      absent = graphs.num_loops(graph, num_receivers)[:, None] == 0
       edge_mask, loop_mask = jnp.split(mask, [num_edges])
+      if there is None:
+        absent = graphs.num_loops(graph, num_receivers)[:, None] == 0
+      else:  # A node's own loops are no draw: they are there as they are.
+        absent = jnp.ones(loop_mask.shape, bool)
+        edge_mask &= (senders != receivers)[:num_edges, None]
       mask = jnp.concatenate([edge_mask, loop_mask & absent])
     loops = rows.order if self.self_loops else None
     order = shards.joined_order(graphs.edge_order(graph), loops)
@@ -164,9 +169,12 @@ class GATConv(nn.Module):
       rows=Rows(mask, rows.train, order=order),
     ).values
     logits = jax.nn.leaky_relu(logits, self.negative_slope)
-    factor = neighborhood.edge_factor(graph)
-    if factor is not None:
-      logits = logits.at[:num_edges].add(jnp.log(factor)[:, None])
+    if there is not None:
+      parts = [jnp.asarray(there.weight)[graph.receivers]]
+      if self.self_loops:
+        loops = graphs.at_receivers(jnp.asarray(there.loops), graph)
+        parts.append(jnp.maximum(loops, 1).astype(jnp.float32))
+      logits += jnp.log(jnp.concatenate(parts))[:, None]
     alpha = graphs.receiver_softmax(
       logits, receivers, mask[:, 0], graph, num_receivers
     )

@@ -217,12 +217,52 @@ def test_a_damaged_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'text, reason', [('0,1\n2\n', 'two integers'), ('0,1\n1,a\n', 'no integers')]
+  'text',
+  [
+    '0,1\n2\n',
+    '0 1 5\n2\n',
+    '0,1\n1,a\n',
+    '0,1\nabc 7\n',
+    '0 1_0\n',
+    '0 99999999999999999999\n',
+  ],
 )
-def test_other_text_is_refused(tmp_path, text, reason):
+def test_other_text_is_refused(tmp_path, text):
   path = tmp_path / 'edges.csv'
   path.write_text(text)
-  with pytest.raises(DataError, match=reason):
+  with pytest.raises(DataError, match='edges.csv: lines 0 and following are'):
     list(stored.edge_list(path)())
   with pytest.raises(DataError, match='no such file'):
     stored.edge_list(tmp_path / 'none.csv')
+
+
+def test_a_damaged_archive_of_text_is_named(tmp_path):
+  path = tmp_path / 'edges.csv.gz'
+  whole = gzip.compress(b'0,1\n' * 100_000)
+  for content in (whole[: len(whole) // 2], b'0,1\n', b'\xff\xfe'):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match='edges.csv.gz: lines'):
+      list(stored.edge_list(path)())
+
+
+def test_names_and_comments_are_left_out(tmp_path):
+  path = tmp_path / 'edges.csv'
+  text = '\ufeff# list\r\n"source","target"\r\n\r\n0,1\r\n# more\r\n2,3\r\n'
+  path.write_bytes(text.encode())
+  (edges,) = stored.edge_list(path)()
+  np.testing.assert_array_equal(edges, [[0, 2], [1, 3]])
+
+
+def test_an_indptr_of_other_edges_is_refused(tmp_path):
+  write(tmp_path / 'big')
+  ends = np.load(tmp_path / 'big' / 'indptr.npy')
+  ends[-1] += 1
+  np.save(tmp_path / 'big' / 'indptr.npy', ends)
+  with pytest.raises(DataError, match='indptr goes from 0 to 401 for 400'):
+    stored.open_folder(tmp_path / 'big')
+
+
+def test_a_folder_is_made_or_checked(tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    convert.main([str(tmp_path / 'big'), '--nodes', 'nodes.npy', '--check'])
+  assert '--edges, --labels, --splits missing' in capsys.readouterr().err
