@@ -166,7 +166,7 @@ def by_degree(points: Sequence[dict[str, Any]], *, title: str) -> figure.Figure:
   if title:
     fig.suptitle(title, fontsize='medium')
   if not kinds:
-    fig.text(0.5, 0.5, 'no node features are quantized', ha='center')
+    fig.text(0.5, 0.5, 'no quantized node features by in-degree', ha='center')
     return fig
   shown = [point for part in kinds.values() for point in part]
   known = [

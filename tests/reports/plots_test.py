@@ -120,7 +120,9 @@ def test_legends_are_off_the_panels(make):
 
 def test_nothing_quantized_is_said():
   fig = drawn(plots.by_degree([point('conv_0/features', 32.0)], title='t'))
-  assert 'no node features are quantized' in [t.get_text() for t in fig.texts]
+  assert 'no quantized node features by in-degree' in [
+    t.get_text() for t in fig.texts
+  ]
 
 
 def test_svg_is_the_same_again_and_asks_for_nothing():
