@@ -36,7 +36,7 @@ def aggregate(
     graph: its senders and receivers are used; duplicate edges count twice.
     layout: of the same graph, from `make_layout`; None for segment_sum.
     factor: multiplies each row of x before the sum; None for 1.
-    grid: that x is on; between devices its codes travel.
+    grid: that x is on; between devices its codes travel, with a layout.
 
   Returns:
     s [n, f]; 0 for nodes that receive no edge. Of a sampled graph [m, f], the
@@ -50,7 +50,7 @@ def aggregate(
   if partition.of(graph) is not None:
     still = jax.lax.stop_gradient
     if layout is None:
-      # Codes have no gradient, which here is that of the program.
+      # Differentiated as it stands, which codes can't be: values travel.
       return partition.segment_sum(partition.pack(scaled), graph, s)
     rows = partition.pack(*jax.tree.map(still, (x, factor, grid)))
     return partition.gather_sum(

@@ -5,30 +5,10 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from hub_graph import N, dataset
 
 from lorap_jax.data import sampling
 from lorap_jax.data.files.store import DataError
-from lorap_jax.data.sets import custom
-
-N = 60
-
-
-def dataset(seed=0, *, num_edges=300):
-  rng = np.random.default_rng(seed)
-  senders = rng.integers(0, N, num_edges)
-  receivers = rng.integers(0, N - 5, num_edges)  # Some receive no edge.
-  receivers[:30] = 3  # One receives many.
-  senders[-9:] = receivers[-9:]
-  part = np.arange(N) % 3
-  return custom.node_dataset(
-    rng.normal(size=(N, 6)),
-    senders,
-    receivers,
-    labels=rng.integers(0, 4, N),
-    train_mask=part == 0,
-    valid_mask=part == 1,
-    test_mask=part == 2,
-  )
 
 
 def test_in_edges_are_the_edges():

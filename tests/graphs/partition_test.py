@@ -9,36 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hub_graph import E, N, dataset
 
 from lorap_jax import graphs
 from lorap_jax.data import pipeline
-from lorap_jax.data.sets import custom
 from lorap_jax.graphs import batching, partition, shards
 from lorap_jax.models import backbones, network
 from lorap_jax.nn import methods, prompts
 from lorap_jax.nn.quantized import Rows
 from lorap_jax.training import passes
 
-N, E, SHARDS = 61, 300, 4
+SHARDS = 4
 
 
-@functools.cache
-def data():
-  rng = np.random.default_rng(0)
-  senders = rng.integers(0, N, E)
-  receivers = rng.integers(0, N - 5, E)  # Some receive no edge.
-  receivers[:30] = 3  # One receives many.
-  senders[-9:] = receivers[-9:]
-  part = np.arange(N) % 3
-  return custom.node_dataset(
-    rng.normal(size=(N, 6)),
-    senders,
-    receivers,
-    labels=rng.integers(0, 4, N),
-    train_mask=part == 0,
-    valid_mask=part == 1,
-    test_mask=part == 2,
-  )
+data = functools.cache(dataset)
 
 
 @functools.cache
