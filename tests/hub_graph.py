@@ -7,8 +7,13 @@ from lorap_jax.data.sets import custom
 N, E = 60, 300
 
 
-def dataset(seed=0):
-  """Random features and four classes; a third of the nodes to each split."""
+def dataset(seed=0, **more):
+  """Random features and four classes; a third of the nodes to each split.
+
+  Args:
+    seed: of the draws.
+    **more: arguments of `custom.node_dataset`.
+  """
   rng = np.random.default_rng(seed)
   senders = rng.integers(0, N, E)
   receivers = rng.integers(0, N - 5, E)  # Some receive no edge.
@@ -23,4 +28,5 @@ def dataset(seed=0):
     train_mask=part == 0,
     valid_mask=part == 1,
     test_mask=part == 2,
+    **more,
   )

@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hub_graph import E, N, dataset
 
 from lorap_jax import graphs
 from lorap_jax.data import pipeline, sampling
-from lorap_jax.data.sets import custom
 from lorap_jax.graphs import neighborhood
 from lorap_jax.models import backbones, network
 from lorap_jax.nn import conv, methods, prompts, protection
 from lorap_jax.nn.quantized import Rows
 from lorap_jax.training import layerwise, passes, steps
 
-N = 60
 SCHEMES = {
   'fp32': methods.FP32(),
   'qat': methods.QAT(bits=4),
@@ -44,22 +43,7 @@ RELATIONS = 3
 
 @functools.cache
 def data(kinds=False):
-  rng = np.random.default_rng(0)
-  senders = rng.integers(0, N, 300)
-  receivers = rng.integers(0, N - 5, 300)  # Some receive no edge.
-  receivers[:30] = 3  # One receives many.
-  senders[-9:] = receivers[-9:]
-  part = np.arange(N) % 3
-  return custom.node_dataset(
-    rng.normal(size=(N, 6)),
-    senders,
-    receivers,
-    labels=rng.integers(0, 4, N),
-    relations=np.arange(300) * 7 % RELATIONS if kinds else None,
-    train_mask=part == 0,
-    valid_mask=part == 1,
-    test_mask=part == 2,
-  )
+  return dataset(relations=np.arange(E) * 7 % RELATIONS if kinds else None)
 
 
 @functools.cache
