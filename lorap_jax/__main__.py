@@ -8,6 +8,7 @@ COMMANDS = {
   'sweep': 'trains many, and goes on where it was stopped',
   'export': 'writes a run as integers that run elsewhere',
   'convert': 'makes a folder of one large graph that need not fit into memory',
+  'prepare': 'makes superpixels and edge lists in shards, on many machines',
   'report': 'collects finished runs into a table',
   'doctor': 'says whether this machine is ready, and what to do if not',
 }

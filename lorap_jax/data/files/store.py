@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import secrets
 import urllib.request
 import zipfile
 import zlib
@@ -325,14 +326,22 @@ def lock(path: PathLike) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: PathLike) -> Generator[pathlib.Path]:
+def atomic_file(
+  path: PathLike, *, locked: bool = True
+) -> Generator[pathlib.Path]:
   """Yields a path to write to, moved to `path` only if the block succeeds.
 
   Processes that may write the same file do it under `lock(path)`; what a killed
-  one left is then overwritten by the next.
+  one left is then overwritten by the next. Without a lock, as on machines that
+  share a disk, each writes to a name of its own, which a killed one leaves.
+
+  Args:
+    path: of the file.
+    locked: this process has the lock of `path`, or is the only one.
   """
   path = pathlib.Path(path)
-  part = path.with_name(f'{path.name}.part')
+  own = '' if locked else f'.{secrets.token_hex(8)}'
+  part = path.with_name(f'{path.name}{own}.part')
   with naming_full_disk(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -412,11 +421,21 @@ def save_arrays(
   path: PathLike,
   arrays: Mapping[str, np.ndarray],
   meta: Mapping[str, Any],
+  *,
+  locked: bool = True,
 ) -> None:
-  """Writes arrays and a JSON-able record to one self-verifying npz file."""
+  """Writes arrays and a JSON-able record to one self-verifying npz file.
+
+  Args:
+    path: of the file.
+    arrays: by name.
+    meta: the record.
+    locked: as of `atomic_file`.
+  """
   meta_text = json.dumps(meta, sort_keys=True)
   digest = arrays_digest(arrays, meta_text)
-  with atomic_file(path) as part, open(part, 'wb') as file:
+  whole = atomic_file(path, locked=locked)
+  with whole as part, open(part, 'wb') as file:
     np.savez(
       file,
       allow_pickle=False,
@@ -436,6 +455,13 @@ def load_arrays(
   Raises:
     DataError: the file is missing, is not such a file, or was changed.
   """
+  return load_verified(path)[:2]
+
+
+def load_verified(
+  path: PathLike,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
+  """As `load_arrays`, with the digest that was found as third."""
   arrays = read_npz(path)
   if not {_META, _DIGEST} <= arrays.keys():
     raise DataError(f'{path}: not a cache file of this library.')
@@ -444,7 +470,7 @@ def load_arrays(
     raise DataError(
       f'{path}: damaged cache file, expected digest {expected}, found {found}.'
     )
-  return arrays, json.loads(meta_text)
+  return arrays, json.loads(meta_text), found
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray], meta_text: str = '') -> str:

@@ -13,9 +13,8 @@ from lorap_jax.data.containers import images, limits, normalization, splits
 from lorap_jax.data.containers.dataset import DataSplits
 from lorap_jax.data.containers.images import ImageSplits
 from lorap_jax.data.containers.normalization import Normalize
-from lorap_jax.data.files import sources, store
+from lorap_jax.data.files import parallel, sources, store
 from lorap_jax.data.files.store import PathLike
-from lorap_jax.data.images import parallel
 from lorap_jax.data.images.slic_graphs import CIFAR10_RECIPE
 from lorap_jax.data.sets import cifar10_files, superpixels
 
@@ -67,7 +66,7 @@ def load_cifar10_superpixels(
   return superpixels.image_graphs(
     whole,
     CIFAR10_RECIPE,
-    cache / 'superpixels',
+    cache,
     num_classes=NUM_CLASSES,
     published_nodes=117.6,
     workers=workers,

@@ -20,13 +20,11 @@ in memory is 16 bytes for each node and a piece of the list.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,7 +33,7 @@ from numpy.typing import ArrayLike
 
 from lorap_jax.data.containers.node_dataset import NodeDataset
 from lorap_jax.data.containers.splits import SPLITS
-from lorap_jax.data.files import store
+from lorap_jax.data.files import edge_text, prepared, store
 from lorap_jax.data.files.store import DataError, PathLike
 from lorap_jax.data.sets import own_arrays
 
@@ -43,7 +41,6 @@ MANIFEST = 'manifest.json'
 _VERSION = 1
 _PIECE = 1 << 22  # Edges, or numbers of features, at a time.
 _MOST_RELATIONS = 1 << 16
-_TEXT = 1 << 25  # Characters at a time.
 _ARRAYS = (
   'nodes',
   'senders',
@@ -388,14 +385,18 @@ def edge_list(path: PathLike) -> EdgeList:
   """The edges of a file, in pieces.
 
   Args:
-    path: npy file, integers [2, e] or [e, 2]; or text, two integers in each
-      line, by comma or white space; names in the first line, and lines that
-      begin with #, are left out. Also .gz.
+    path: npy file, integers [2, e] or [e, 2]; or text, as of `edge_text`; or a
+      folder of its shards, see `lorap_jax.prepare`.
 
   Raises:
     DataError: no such file; or, when it is read, another content.
   """
   path = pathlib.Path(path).expanduser()
+  if path.is_dir():
+    record = prepared.read_manifest(path)['record']
+    if record.get('kind') != edge_text.KIND:
+      raise DataError(f'{path} is no folder of edges, but of {record}.')
+    return lambda: (part['edges'].T for part in prepared.shards(path, record))
   if not path.is_file():
     raise DataError(f'{path}: no such file.')
   if path.suffix == '.npy':
@@ -412,31 +413,7 @@ def edge_list(path: PathLike) -> EdgeList:
       np.array(both[:, start : start + _PIECE])
       for start in range(0, both.shape[1], _PIECE)
     )
-  return lambda: _read_text(path)
-
-
-def _read_text(path: pathlib.Path) -> Iterator[np.ndarray]:
-  opened = gzip.open if path.suffix == '.gz' else open
-  done, header = 0, True
-  try:
-    with opened(path, 'rt', encoding='utf-8-sig') as file:
-      while lines := file.readlines(_TEXT):
-        rows = [n for n in lines if n.strip() and n.lstrip()[0] != '#']
-        if header and rows:
-          names = rows[0].lstrip(' \t"\'')[:1].isalpha()
-          rows, header = rows[names:], False
-        if rows:
-          text = (row.replace(',', ' ') for row in rows)
-          values = np.loadtxt(text, np.int64, ndmin=2)
-          if values.shape[1] != 2:
-            raise ValueError(f'{values.shape[1]} numbers in each line')
-          yield values.T
-        done += len(lines)
-  except (ValueError, EOFError, OSError, zlib.error) as error:
-    raise DataError(
-      f'{path}: lines {done} and following are not two integers each: '
-      f'{error!s:.200}'
-    ) from error
+  return lambda: edge_text.pieces(path)
 
 
 def open_folder(folder: PathLike) -> NodeDataset:

@@ -1,4 +1,4 @@
-"""Images as superpixel graphs: built in parallel, cached, loaded.
+"""Images as superpixel graphs: built in shards, cached, loaded.
 
 The recipe is that of `slic_graphs`.
 """
@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from lorap_jax.data.containers import normalization
 from lorap_jax.data.containers.dataset import DataSplits, GraphDataset
 from lorap_jax.data.containers.images import Images, ImageSplits
 from lorap_jax.data.containers.normalization import Normalize
 from lorap_jax.data.containers.splits import SPLITS
-from lorap_jax.data.files import idx, progress, store
-from lorap_jax.data.files.store import DataError, PathLike
-from lorap_jax.data.images import parallel, slic_graphs
+from lorap_jax.data.files import idx, parallel, prepared, store
+from lorap_jax.data.files.prepared import Job
+from lorap_jax.data.files.store import PathLike
+from lorap_jax.data.images import slic_graphs
 from lorap_jax.data.images.slic_graphs import MNIST_RECIPE, Recipe
 from lorap_jax.data.sets import mnist
 
 _SCIKIT_IMAGE = importlib.metadata.version('scikit-image')
 _CODE_VERSION = 1  # Raise it when the same image gives other arrays.
-_CHUNK = 500  # Images per task: about a second of work.
+_PER_SHARD = 500  # Images: about a second of work.
 
 
 class Graphs(NamedTuple):
@@ -91,7 +90,7 @@ def load_mnist_superpixels(
   return image_graphs(
     digits,
     MNIST_RECIPE,
-    cache / 'superpixels',
+    cache,
     num_classes=mnist.NUM_CLASSES,
     published_nodes=70.57,
     workers=workers,
@@ -102,7 +101,7 @@ def load_mnist_superpixels(
 def image_graphs(
   images: ImageSplits,
   recipe: Recipe,
-  folder: PathLike,
+  cache: PathLike,
   *,
   num_classes: int,
   published_nodes: float,
@@ -114,7 +113,7 @@ def image_graphs(
   Args:
     images: the splits.
     recipe: settings.
-    folder: where the cache files are.
+    cache: folder of the cache.
     num_classes: number of classes.
     published_nodes: mean number of nodes of the published graphs, for the
       record.
@@ -127,7 +126,7 @@ def image_graphs(
   parts = {}
   for name in SPLITS:
     part: Images = getattr(images, name)
-    graphs = cached_graphs(part.images, recipe, folder, workers=workers)
+    graphs = cached_graphs(part.images, recipe, cache, workers=workers)
     parts[name] = to_dataset(graphs, part.labels, recipe)
     parts[name].check(f'{images.source["name"]} superpixels, {name}')
   record = {
@@ -155,59 +154,50 @@ def image_graphs(
 
 
 def cached_graphs(
-  images: np.ndarray, recipe: Recipe, folder: PathLike, *, workers: int
+  images: np.ndarray, recipe: Recipe, cache: PathLike, *, workers: int
 ) -> Graphs:
   """Returns the graphs of `images`, from the cache or built and then cached.
 
-  The cache file is keyed by the images, the recipe and the versions of this
-  code and of scikit-image. A damaged one is built again, with a warning.
+  The cache has a folder of shards, named by the images, the recipe and the
+  versions of this code and of scikit-image. Shards that are damaged are built
+  again, with a warning; those that a killed process left are taken.
 
   Args:
     images: u8[g, height, width] or u8[g, height, width, 3].
     recipe: settings.
-    folder: where the cache files are.
+    cache: folder of the cache.
     workers: processes to use.
   """
-  settings = _settings(recipe)
-  key = store.content_digest(
-    json.dumps(settings, sort_keys=True).encode() + idx.serialize(images)
-  )
-  path = pathlib.Path(folder) / f'{key[:32]}.npz'
-  if (graphs := _read_cache(path)) is not None:
-    return graphs
-  parallel.refuse_in_worker()
-  with store.lock(path):
-    if (graphs := _read_cache(path)) is not None:  # Another process built it.
-      return graphs
-    if path.exists():
-      logging.warning('%s is damaged and is built again.', path)
-    graphs = build_graphs(images, recipe, workers=workers)
-    try:
-      store.save_arrays(path, graphs._asdict(), settings)
-    except OSError as error:
-      logging.warning('The graphs could not be cached: %s', error)
-  return graphs
-
-
-def _read_cache(path: pathlib.Path) -> Graphs | None:
-  try:
-    return Graphs(**store.load_arrays(path)[0])
-  except DataError:
-    return None
-
-
-def build_graphs(images: np.ndarray, recipe: Recipe, *, workers: int) -> Graphs:
-  """Builds the graphs of images in parallel."""
-  chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-  task = functools.partial(chunk_graphs, recipe=recipe)
-  parts: list[Graphs] = []
-  with progress.track('Building superpixel graphs', len(images)) as advance:
-    for part in parallel.ordered_map(task, chunks, workers=workers):
-      parts.append(part)
-      advance(len(part.n_node))
+  job = graph_job(images, recipe)
+  title = 'Building superpixel graphs, shards of 500'
   return Graphs(
-    *(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    **prepared.cached(
+      folder_of(job, cache), job, workers=workers, description=title
+    )
   )
+
+
+def folder_of(job: Job, cache: PathLike) -> pathlib.Path:
+  """Where the shards of a job of `graph_job` are."""
+  return pathlib.Path(cache) / 'superpixels' / job.name
+
+
+def graph_job(images: np.ndarray, recipe: Recipe) -> Job:
+  """The graphs of images in shards of 500 images."""
+  record = {
+    **_settings(recipe),
+    'images': store.content_digest(idx.serialize(images)),
+    'images_per_shard': _PER_SHARD,
+  }
+  build = functools.partial(_shard, images, recipe, _PER_SHARD)
+  return Job(record, -(-len(images) // _PER_SHARD), build)
+
+
+def _shard(
+  images: np.ndarray, recipe: Recipe, size: int, index: int
+) -> dict[str, np.ndarray]:
+  part = images[index * size : (index + 1) * size]
+  return chunk_graphs(part, recipe)._asdict()
 
 
 def chunk_graphs(images: np.ndarray, recipe: Recipe) -> Graphs:

@@ -9,6 +9,7 @@ import pytest
 
 from lorap_jax import convert
 from lorap_jax.data import sampling
+from lorap_jax.data.files import edge_text
 from lorap_jax.data.files.store import DataError
 from lorap_jax.data.sets import custom, stored
 
@@ -126,7 +127,7 @@ def test_is_the_data_set_of_the_arrays(tmp_path, undirected):
 
 @pytest.mark.parametrize('shape', ['2 e', 'e 2', 'csv', 'txt.gz'])
 def test_command_reads_edges_of_any_form(tmp_path, shape, monkeypatch, capsys):
-  monkeypatch.setattr(stored, '_TEXT', 100)
+  monkeypatch.setattr(edge_text, '_BLOCK', 100)
   edges = ends()
   path = tmp_path / f'edges.{shape.replace(" ", "")}'
   if shape in ('2 e', 'e 2'):

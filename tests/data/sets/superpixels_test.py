@@ -28,6 +28,10 @@ def splits(tmp_path_factory):
   )
 
 
+def shards_of(cache):
+  return sorted(cache.glob('superpixels/*/*.npz'))
+
+
 def equal(left, right):
   return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
@@ -67,12 +71,20 @@ def test_source_is_a_json_record(splits):
   assert record['mean_edges'] == pytest.approx(8 * record['mean_nodes'])
 
 
-def test_two_workers_build_what_one_builds(images, monkeypatch):
-  monkeypatch.setattr(superpixels, '_CHUNK', 7)
-  one = superpixels.build_graphs(images, MNIST_RECIPE, workers=1)
-  two = superpixels.build_graphs(images, MNIST_RECIPE, workers=2)
+def test_two_workers_build_what_one_builds(images, tmp_path, monkeypatch):
+  monkeypatch.setattr(superpixels, '_PER_SHARD', 7)
+  one, two = (
+    superpixels.cached_graphs(
+      images, MNIST_RECIPE, tmp_path / str(workers), workers=workers
+    )
+    for workers in (1, 2)
+  )
   whole = superpixels.chunk_graphs(images, MNIST_RECIPE)
   assert equal(one, two) and equal(one, whole)
+  files = [shards_of(tmp_path / str(workers)) for workers in (1, 2)]
+  assert len(files[0]) == len(files[1]) == 6
+  for left, right in zip(*files, strict=True):
+    assert left.read_bytes() == right.read_bytes()
 
 
 @pytest.fixture
@@ -80,27 +92,29 @@ def cached(images, tmp_path):
   graphs = superpixels.cached_graphs(
     images[:5], MNIST_RECIPE, tmp_path, workers=1
   )
-  (path,) = made_in(tmp_path)
+  (path,) = shards_of(tmp_path)
   return graphs, path
 
 
-def test_cache_is_used(cached, images, monkeypatch):
-  graphs, path = cached
-  monkeypatch.setattr(superpixels, 'build_graphs', None)
+def test_cache_is_used(cached, images, tmp_path, monkeypatch):
+  graphs, _ = cached
+  monkeypatch.setattr(superpixels, 'chunk_graphs', None)
   again = superpixels.cached_graphs(
-    images[:5], MNIST_RECIPE, path.parent, workers=1
+    images[:5], MNIST_RECIPE, tmp_path, workers=1
   )
   assert equal(graphs, again)
 
 
-def test_damaged_cache_is_built_again_with_a_warning(cached, images, caplog):
+def test_damaged_cache_is_built_again_with_a_warning(
+  cached, images, tmp_path, caplog
+):
   graphs, path = cached
   sound = path.read_bytes()
   damaged = bytearray(sound)
   damaged[len(damaged) // 2] ^= 1
   path.write_bytes(damaged)
   again = superpixels.cached_graphs(
-    images[:5], MNIST_RECIPE, path.parent, workers=1
+    images[:5], MNIST_RECIPE, tmp_path, workers=1
   )
   assert equal(graphs, again)
   assert f'{path} is damaged and is built again' in caplog.text
@@ -108,8 +122,8 @@ def test_damaged_cache_is_built_again_with_a_warning(cached, images, caplog):
 
 
 @pytest.mark.parametrize('change', ['images', 'recipe', 'version'])
-def test_cache_key_knows_what_matters(cached, images, monkeypatch, change):
-  _, path = cached
+@pytest.mark.usefixtures('cached')
+def test_cache_key_knows_what_matters(images, tmp_path, monkeypatch, change):
   use, recipe = images[:5], MNIST_RECIPE
   if change == 'images':
     use = use[::-1]
@@ -117,8 +131,8 @@ def test_cache_key_knows_what_matters(cached, images, monkeypatch, change):
     recipe = recipe._replace(neighbors=4)
   else:
     monkeypatch.setattr(superpixels, '_CODE_VERSION', -1)
-  superpixels.cached_graphs(use, recipe, path.parent, workers=1)
-  assert len(made_in(path.parent)) == 2
+  superpixels.cached_graphs(use, recipe, tmp_path, workers=1)
+  assert len(shards_of(tmp_path)) == 2
 
 
 def test_interrupted_build_leaves_nothing(images, tmp_path, monkeypatch):
@@ -128,7 +142,8 @@ def test_interrupted_build_leaves_nothing(images, tmp_path, monkeypatch):
   monkeypatch.setattr(superpixels, 'chunk_graphs', interrupt)
   with pytest.raises(KeyboardInterrupt):
     superpixels.cached_graphs(images, MNIST_RECIPE, tmp_path, workers=1)
-  assert not made_in(tmp_path)
+  (place,) = (tmp_path / 'superpixels').iterdir()
+  assert not made_in(place)
 
 
 def test_workers_must_be_positive():

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -25,6 +25,9 @@ _WORKER_ENVIRONMENT = {
   'OPENBLAS_NUM_THREADS': '1',
   'MKL_NUM_THREADS': '1',
 }
+
+# Of a worker: a task may hold a whole data set, and comes only once.
+_task: Callable[[Any], Any]
 
 
 def check_workers(workers: int | None) -> int:
@@ -95,21 +98,28 @@ def _pool_map(
     workers,
     mp_context=multiprocessing.get_context('spawn'),
     initializer=_start_worker,
+    initargs=(task,),
   )
   try:
     with _environment(_WORKER_ENVIRONMENT):
-      pending = [pool.submit(task, item) for item in items]
+      pending = [pool.submit(_run, item) for item in items]
     for future in pending:
       yield future.result()
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(task: Callable[[Any], Any]) -> None:
+  global _task
+  _task = task
   # Ctrl-C reaches the whole process group; the parent alone decides.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   # A parent that is killed tells nobody, so each worker watches it.
   threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _run(item: Any) -> Any:
+  return _task(item)
 
 
 def _follow_parent() -> None:

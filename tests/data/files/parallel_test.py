@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from lorap_jax.data.images import parallel
+from lorap_jax.data.files import parallel
 
 PATH = os.pathsep.join(filter(None, sys.path))
 
 GUARDED = """
 import functools, os, signal, time
-from lorap_jax.data.images import parallel
+from lorap_jax.data.files import parallel
 
 def task(i):
   {body}
@@ -74,7 +74,7 @@ def test_unguarded_script_still_gets_its_graphs(tmp_path):
   code = f"""
 from lorap_jax.data.images import slic_graphs
 from lorap_jax.data.sets import mnist, superpixels
-superpixels._CHUNK = 2
+superpixels._PER_SHARD = 2
 images = mnist.load_mnist(source='embedded').valid.images[:4]
 graphs = superpixels.cached_graphs(
   images, slic_graphs.MNIST_RECIPE, {str(tmp_path / 'graphs')!r}, workers=2
