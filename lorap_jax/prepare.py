@@ -104,7 +104,8 @@ def prepare(
   for folder, job in jobs:
     mine = [i for i in range(job.num_shards) if next(number) % tasks == task]
     prepared.write_all(folder, job, workers=workers, indices=mine)
-    print(f'{folder}: {len(mine)} of {job.num_shards} shards are there')
+    if mine and tasks > 1:
+      print(f'{folder}: {len(mine)} of {job.num_shards} shards, task {task}')
   if tasks == 1:
     join(jobs)
 

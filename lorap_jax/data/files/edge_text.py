@@ -93,9 +93,10 @@ def _block(path: str, size: int, index: int) -> dict[str, np.ndarray]:
 
 def _lines(file: io.BufferedIOBase, end: int) -> bytes | None:
   """Lines from here on that begin before `end`; None if the text has ended."""
-  wanted = max(end - file.tell(), 0)
-  text = file.read(wanted)
-  if wanted and not text:
+  if file.tell() >= end:  # A longer line than a block was before.
+    return b''
+  text = file.read(end - file.tell())
+  if not text:
     return None
   return text if text.endswith(b'\n') else text + file.readline()
 

@@ -33,9 +33,13 @@ _task: Callable[[Any], Any]
 def check_workers(workers: int | None) -> int:
   """Returns the number of worker processes; None means one per processor.
 
+  Of a machine that is shared, the processors that this process may use count.
+
   Raises:
     ValueError: `workers` is not positive.
   """
+  if workers is None and hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
   if workers is None:
     return os.cpu_count() or 1
   if workers < 1:
