@@ -672,6 +672,28 @@ _RELATIONS = (
   ),
 )
 
+_PREPARED = (
+  Defect(
+    'a_shard_of_another_job_is_taken',
+    'data in shards',
+    'data/files/prepared.py',
+    "_check_same(name, meta, {**record, 'shard': index, 'shards': count})",
+    '_check_same(name, meta, meta)',
+    (
+      'data/files/prepared_test.py'
+      '::test_a_shard_of_another_job_is_refused_and_kept',
+    ),
+  ),
+  Defect(
+    'a_block_of_text_loses_its_first_line',
+    'data in shards',
+    'data/files/edge_text.py',
+    'file.seek(start - 1)',
+    'file.seek(start)',
+    ('data/files/edge_text_test.py::test_each_edge_is_in_one_block',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -690,4 +712,5 @@ DEFECTS = (
   *_RECIPE,
   *_LARGE_GRAPHS,
   *_RELATIONS,
+  *_PREPARED,
 )
