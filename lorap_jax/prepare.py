@@ -21,6 +21,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
+from lorap_jax import _logging
+from lorap_jax._stopping import interrupt_on_termination
 from lorap_jax.data.containers.splits import SPLITS
 from lorap_jax.data.files import edge_text, parallel, prepared, store
 from lorap_jax.data.files.prepared import Job
@@ -206,6 +210,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run() -> None:
   """Entry point of the console script."""
+  interrupt_on_termination()
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.setFormatter(_logging.FirstLine('%(message)s'))
+  handler.addFilter(_logging.is_told)
   sys.exit(main())
 
 
