@@ -19,10 +19,11 @@ bytes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,14 +83,11 @@ def write(folder: PathLike, job: Job, index: int) -> pathlib.Path:
   if _is_whole(folder, job, index):
     return path
   arrays = job.build(index)
-  try:
-    store.save_arrays(path, arrays, _meta(job, index), locked=False)
-  except FileNotFoundError:  # All were whole, and `join` swept.
-    _read(folder, job.record, job.num_shards, index)
-  except OSError as error:
-    raise DataError(
-      f'{path}: cannot be written ({error.strerror}); choose a folder that can.'
-    ) from error
+  with _naming_unwritable(path):
+    try:
+      store.save_arrays(path, arrays, _meta(job, index), locked=False)
+    except FileNotFoundError:  # All were whole, and `join` swept.
+      _read(folder, job.record, job.num_shards, index)
   return path
 
 
@@ -130,7 +128,8 @@ def join(folder: PathLike, job: Job) -> None:
 
   Raises:
     DataError: a shard is missing, damaged or of another job, or its arrays are
-      not like those of the others; names it and says what to do.
+      not like those of the others; names it and says what to do. Or the
+      manifest cannot be written.
   """
   digests: list[str] = []
   sizes: dict[str, int] = {}
@@ -155,7 +154,10 @@ def join(folder: PathLike, job: Job) -> None:
     },
   }
   path = pathlib.Path(folder) / MANIFEST
-  with store.atomic_file(path, locked=False) as part:
+  with (
+    _naming_unwritable(path),
+    store.atomic_file(path, locked=False) as part,
+  ):
     part.write_text(f'{json.dumps(manifest, indent=2, sort_keys=True)}\n')
   for left in path.parent.glob('*.part'):  # By writers that were killed.
     left.unlink(missing_ok=True)
@@ -262,6 +264,16 @@ def read_manifest(
   if record is not None:
     _check_same(f'{path}: this', found, record)
   return manifest
+
+
+@contextlib.contextmanager
+def _naming_unwritable(path: pathlib.Path) -> Generator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise DataError(
+      f'{path}: cannot be written ({error.strerror}); choose a folder that can.'
+    ) from error
 
 
 def _is_whole(folder: PathLike, job: Job, index: int) -> bool:

@@ -173,22 +173,46 @@ def test_manifest_holds_digests_and_sizes(folder):
   assert manifest['record'] == job().record
 
 
-def together(place, seed, index):
-  """Returns once two processes are here."""
-  (pathlib.Path(place) / f'{os.getpid()}').touch()
+def wait_for(path):
   deadline = time.monotonic() + 60
-  while len(os.listdir(place)) < 2 and time.monotonic() < deadline:
+  while not path.exists():
+    assert time.monotonic() < deadline, path
     time.sleep(0.01)
+
+
+def together(here, seed, index):
+  """Has one process begin to write where the other has not yet renamed."""
+  here, save = pathlib.Path(here), np.savez
+
+  def meet(file, **arrays):
+    try:
+      (here / 'first').touch(exist_ok=False)
+    except FileExistsError:
+      wait_for(here / 'saved')
+      file.write(b'half')
+      file.flush()
+      (here / 'begun').touch()
+      path = here / 'shards' / f'{index:06d}.npz'
+      wait_for(path)
+      store.load_arrays(path)  # Whole at every moment.
+      file.seek(0)
+      save(file, **arrays)
+    else:
+      save(file, **arrays)
+      file.flush()
+      (here / 'saved').touch()
+      wait_for(here / 'begun')
+
+  np.savez = meet  # Of a process of its own.
   return build(seed, index)
 
 
 def test_two_processes_write_the_same_shard_at_once(folder, tmp_path):
-  place, here = tmp_path / 'other', tmp_path / 'here'
-  here.mkdir()
-  both = job(make=functools.partial(together, str(here)))
+  place = tmp_path / 'shards'
+  both = job(make=functools.partial(together, str(tmp_path)))
   write = functools.partial(prepared.write, place, both)
   assert len(set(parallel.ordered_map(write, [2, 2], workers=2))) == 1
-  assert len(os.listdir(here)) == 2
+  assert (tmp_path / 'begun').exists()
   name = '000002.npz'
   assert files(place) == {name: files(folder)[name]}
 
@@ -247,6 +271,12 @@ def test_shards_of_different_widths_are_not_joined(tmp_path):
   with pytest.raises(DataError, match='shard 4 holds .* one type and width'):
     prepared.join(tmp_path, ragged)
   assert not (tmp_path / prepared.MANIFEST).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(DataError, match='000000.npz: cannot be written'):
+    prepared.write(tmp_path / 'file' / 'folder', job(), 0)
 
 
 @pytest.mark.parametrize('index', [-1, COUNT])
