@@ -1,7 +1,7 @@
 """Where the values of an integer program lie in the arena of its C code."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lorap_jax.integers.program import Node
 
@@ -55,12 +55,24 @@ class _Span:
 def arrange(
   nodes: Sequence[Node],
   values: Mapping[str, Value],
-  most: Mapping[str, int],
+  rows: Callable[[str], int],
+  needed: Callable[[str, int], tuple[int, int]],
   result: Value,
 ) -> int:
-  """Gives each value its place; returns the bytes of all."""
+  """Gives each value its place; returns the bytes of all.
+
+  Args:
+    nodes: the operations.
+    values: their results by name.
+    rows: how many rows of a value are there at a time.
+    needed: the first and the last operation that runs while the rows that are
+      there of a value, which an operation uses, are to stay.
+    result: the value that has its own place.
+  """
   # A result in the place of a wider one holds all of that: better or worse.
-  tries = [_spans(nodes, values, most, result, some) for some in (False, True)]
+  tries = [
+    _spans(nodes, values, rows, needed, result, some) for some in (False, True)
+  ]
   sizes = [_place(list({id(s): s for s in t.values()}.values())) for t in tries]
   total = min(sizes)
   for name, span in tries[sizes.index(total)].items():
@@ -69,7 +81,7 @@ def arrange(
   return total
 
 
-def _spans(nodes, values, most, result, narrower) -> dict[str, _Span]:
+def _spans(nodes, values, rows, needed, result, narrower) -> dict[str, _Span]:
   """How long each value is needed; those in one place share a span.
 
   With `narrower` a result of fewer bytes may take the place of an argument.
@@ -80,20 +92,21 @@ def _spans(nodes, values, most, result, narrower) -> dict[str, _Span]:
     value = values[node.output]
     if value is result:
       continue
-    end = last[node.output]
+    start, _ = needed(node.output, i)
+    _, end = needed(node.output, last[node.output])
     for old in node.inputs.values() if node.op in _IN_PLACE else ():
       was = values[old]
-      fits = (was.rows, was.width) == (value.rows, value.width) and (
+      fits = (rows(old), was.width) == (rows(node.output), value.width) and (
         was.size == value.size or (narrower and was.size > value.size)
       )
       if old in spans and last[old] == i and fits:
         spans[node.output] = spans[old]
-        spans[old].last = end
+        spans[old].last = max(spans[old].last, end)
         break
     else:
-      numbers = most[value.rows] * value.width
+      numbers = rows(node.output) * value.width
       size = -(-numbers * value.size // 4) * 4
-      spans[node.output] = _Span(size, i, end)
+      spans[node.output] = _Span(size, start, end)
   return spans
 
 

@@ -23,7 +23,7 @@ def _fix(w, node, given):
     f'{node.output!r} has limits that float32 does not hold',
   )
   scaling = _scaling(w, node, x.width, low, high)
-  call = f'lorap_fix({x.rows}, {x.name}, RESULT, {scaling});'
+  call = f'lorap_fix(ROWS, {x.name}, RESULT, {scaling});'
   return x.rows, x.width, False, call
 
 
@@ -40,11 +40,7 @@ def _scale(w, node, given):
   scaling = _scaling(
     w, node, a.width, node.options['low'], node.options['high'], row
   )
-  to = (
-    f'_to({a.rows}, {a.name}, {limit.name}'
-    if limit
-    else (f'({a.rows}, {a.name}')
-  )
+  to = f'_to(ROWS, {a.name}, {limit.name}' if limit else (f'(ROWS, {a.name}')
   return a.rows, a.width, False, f'lorap_scale{to}, RESULT, {scaling});'
 
 
@@ -94,7 +90,7 @@ def _product(w, node, given):
   require(most <= INT32, f'{node.output!r} could reach {most}')
   blocks, bits = weight_blocks(weight)
   call = (
-    f'lorap_product({a.rows}, {a.name}, RESULT, '
+    f'lorap_product(ROWS, {a.name}, RESULT, '
     f'{w.tables.add_bytes(blocks, bits)}, {bits}, '
     f'{_bias(w, node, weight.shape[1])});'
   )
@@ -130,7 +126,7 @@ def _weigh(w, node, given):
     a.width % row.width == 0 and a.bound * row.bound <= INT32,
     f'{node.output!r} could reach {a.bound * row.bound}',
   )
-  call = f'lorap_weigh({a.rows}, {a.name}, {row.name}, RESULT);'
+  call = f'lorap_weigh(ROWS, {a.name}, {row.name}, RESULT);'
   return a.rows, a.width, False, call
 
 
@@ -205,19 +201,19 @@ def _at_receivers(node, a, b) -> tuple[str, int]:
 def _add(w, node, given):
   a, b = given['a'], given['b']
   _same_rows(node, a, b, width=a.width)
-  call = f'lorap_add({a.rows}, {a.name}, {b.name}, RESULT);'
+  call = f'lorap_add(ROWS, {a.name}, {b.name}, RESULT);'
   return a.rows, a.width, False, call
 
 
 def _each(w, node, given):
   a = given['a']
   width = a.width if node.op == 'relu' else 1
-  return a.rows, width, False, f'lorap_{node.op}({a.rows}, {a.name}, RESULT);'
+  return a.rows, width, False, f'lorap_{node.op}(ROWS, {a.name}, RESULT);'
 
 
 def _row_index(w, node, given):
   rows = given['a'].rows
-  return rows, 1, False, f'lorap_row_index({rows}, RESULT);'
+  return rows, 1, False, 'lorap_row_index(FIRST, ROWS, RESULT);'
 
 
 def _search(w, node, given):
@@ -235,7 +231,7 @@ def _search(w, node, given):
     node.op == 'search' or 2 * max(a.bound, largest(table)) <= INT32,
     f'{node.output!r} doubles numbers that are too large',
   )
-  call = f'lorap_{node.op}({a.rows}, {a.name}, {name}, RESULT);'
+  call = f'lorap_{node.op}(ROWS, {a.name}, {name}, RESULT);'
   return a.rows, 1, False, call
 
 
@@ -270,14 +266,14 @@ def _lookup(w, node, given):
   if table.dtype.kind == 'f':
     require(width == 1, f'{node.output!r} looks up rows of float32')
     table = w.tables.add(table)
-    call = f'lorap_lookup_f32({a.rows}, {a.name}, {table}, RESULT);'
+    call = f'lorap_lookup_f32(ROWS, {a.name}, {table}, RESULT);'
     return a.rows, 1, True, call
   table = w.tables.add(table)
   return (
     a.rows,
     width,
     False,
-    f'lorap_lookup({a.rows}, {a.name}, {table}, RESULT);',
+    f'lorap_lookup(ROWS, {a.name}, {table}, RESULT);',
   )
 
 
@@ -288,7 +284,7 @@ def _pool(w, node, given):
   if not of_most:
     most = w.program.bounds[node.output] // max(a.bound, 1)
     w.together = min(w.together, most)
-  call = f'lorap_pool(&graph, {a.name}, RESULT, {int(of_most)});'
+  call = f'lorap_pool(&graph, FIRST, ROWS, {a.name}, RESULT, {int(of_most)});'
   return 'g', a.width, False, call
 
 
@@ -318,7 +314,7 @@ def _edge_norm(w, node, given):
 def _loop_norm(w, node, given):
   a, row = given['a'], given['row']
   _same_rows(node, a, row, width=a.width)
-  call = f'lorap_loop_norm({a.rows}, {row.name}, {a.name}, RESULT);'
+  call = f'lorap_loop_norm(ROWS, {row.name}, {a.name}, RESULT);'
   return a.rows, 1, True, call
 
 
@@ -331,7 +327,7 @@ def _quotient(w, node, given):
     maker.op == 'lookup' and int(np.min(maker.constants['table'])) > 0,
     f'{node.output!r} may divide by 0',
   )
-  call = f'lorap_quotient({a.rows}, {a.name}, {b.name}, RESULT);'
+  call = f'lorap_quotient(ROWS, {a.name}, {b.name}, RESULT);'
   return a.rows, 1, True, call
 
 
@@ -348,7 +344,7 @@ def _soften(w, node, given):
     f'{node.output!r} has powers or logits that overflow',
   )
   call = (
-    f'lorap_soften({a.rows}, {a.name}, {w.tables.add(table)}, RESULT, {share});'
+    f'lorap_soften(ROWS, {a.name}, {w.tables.add(table)}, RESULT, {share});'
   )
   return a.rows, a.width, False, call
 

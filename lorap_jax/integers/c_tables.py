@@ -127,7 +127,7 @@ def weight_blocks(weight: np.ndarray) -> tuple[list[np.ndarray], int]:
   rows, columns = constant('LORAP_BLOCK'), constant('LORAP_COLUMNS')
   blocks = [
     weight[k : k + rows, c : c + columns].T.reshape(-1) + 2 ** (bits - 1)
-    for c in range(0, weight.shape[1], columns)
     for k in range(0, weight.shape[0], rows)
+    for c in range(0, weight.shape[1], columns)
   ]
   return blocks or [np.zeros(0, np.int64)], bits

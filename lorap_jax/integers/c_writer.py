@@ -19,10 +19,11 @@ import re
 
 import numpy as np
 
-from lorap_jax.integers import c_arena, c_ops
+from lorap_jax.integers import c_arena, c_ops, c_strips
 from lorap_jax.integers.c_tables import (
   ENGINE,
   Tables,
+  constant,
   number,
   require,
   size,
@@ -115,6 +116,8 @@ class _Writer:
     self._calls: list[str] = []
     for i, node in enumerate(self.nodes):
       self._call(i, node)
+    self._loops = c_strips.loops(self.nodes, self._values)
+    self._passing = c_strips.passing(self.nodes, self._loops, program.output)
     result = self._values.get(program.output)
     if result is None or result.bound is None or result.maker == 'nodes':
       raise ValueError(f'the result {program.output!r} is no whole numbers')
@@ -143,14 +146,26 @@ class _Writer:
     self._values[node.output] = c_arena.Value(
       name, rows, width, bytes_each, bound, node.op
     )
-    self._calls += [
-      f'  /* {re.sub("[^A-Za-z0-9_/ -]", "_", node.output)} */',
-      f'  {call.replace("RESULT", name)}',
-    ]
+    self._calls.append(call.replace('RESULT', name))
 
   def _arrange(self) -> int:
     """Gives each value its place; returns the size of the arena."""
-    total = c_arena.arrange(self.nodes, self._values, self.most, self._result)
+    strip = constant('LORAP_STRIP')
+    loop_of = {
+      i: loop for loop in self._loops for i in range(loop.first, loop.last + 1)
+    }
+
+    def rows(name: str) -> int:
+      most = self.most[self._values[name].rows]
+      return min(most, strip) if name in self._passing else most
+
+    def needed(name: str, i: int) -> tuple[int, int]:
+      loop = loop_of[i]
+      return (i, i) if name in self._passing else (loop.first, loop.last)
+
+    total = c_arena.arrange(
+      self.nodes, self._values, rows, needed, self._result
+    )
     if self.degree < self.most['e']:
       total = max(total, 4 * self.most['n'])  # Degrees are counted there.
     require(total <= INT32, f'an arena of {total} bytes takes too much')
@@ -227,11 +242,47 @@ class _Writer:
       '{',
       f'  static const lorap_limits limits = {{{limits}}};',
       '  const lorap_graph graph = {senders, receivers, graph_of, n, e, g};',
+      *(['  int first, rows;'] if any(x.rows for x in self._loops) else []),
       *(f'  {self._values[node.output].declaration()}' for node in self.nodes),
       '  const int error = lorap_check(&limits, nodes, &graph, arena,',
       '                                arena_bytes);',
       '  if (error) return error;',
-      *self._calls,
+      *(line for loop in self._loops for line in self._loop(loop)),
       '  return LORAP_OK;',
       '}',
     ]
+
+  def _loop(self, loop: c_strips.Loop) -> list[str]:
+    """The calls of a loop, for a strip of rows at a time."""
+    lines = []
+    for i in range(loop.first, loop.last + 1):
+      name = re.sub('[^A-Za-z0-9_/ -]', '_', self.nodes[i].output)
+      call = self._calls[i]
+      if loop.rows is not None:
+        call = re.sub(r'\b\w+\b', lambda m: self._strip(loop, m[0]), call)
+        call = call.replace('FIRST', 'first').replace('ROWS', 'rows')
+      lines += [f'  /* {name} */', f'  {call}']
+    if loop.rows is None:
+      return lines
+    return [
+      '  first = 0;',
+      '  do {',
+      f'    rows = lorap_some((size_t)({loop.rows} - first), LORAP_STRIP);',
+      *(f'  {line}' for line in lines),
+      '    first += rows;',
+      f'  }} while (first < {loop.rows});',
+    ]
+
+  def _strip(self, loop: c_strips.Loop, word: str) -> str:
+    """The rows that a loop is at, if a word of a call is one of more."""
+    name = next((k for k, v in self._values.items() if v.name == word), None)
+    if name is None or name in self._passing:
+      return word
+    value = self._values[name]
+    if value.rows != loop.rows:
+      return word  # Of a pool.
+    if value.maker == 'nodes':
+      return f'{word} + (size_t)first * {value.width}'
+    if value.bound is None:
+      return f'{word} + (size_t)first * {value.width} * sizeof(float)'
+    return f'lorap_from({word}, first)'

@@ -38,6 +38,7 @@ enum {
 };
 
 #define LORAP_BLOCK 128  /* columns that are worked on at a time */
+#define LORAP_STRIP 24  /* rows that go through a loop at a time */
 #define LORAP_KNOWN 512  /* numbers of a table at hand, of whole blocks */
 #define LORAP_COLUMNS 32 /* of a product, a multiple of 4 */
 #define LORAP_LANES 32 /* steps of a loop that becomes vectors, at -O2 too */
@@ -163,7 +164,7 @@ static inline void lorap_load(lorap_value v, size_t first, int count,
   else if (v.size == 2)
     LORAP_EACH(int16_t, from, int32_t, to, count, 0);
   else
-    memcpy(to, from, (size_t)count * sizeof *to);
+    LORAP_EACH(int32_t, from, int32_t, to, count, 0);
 }
 
 static inline void lorap_load16(lorap_value v, size_t first, int count,
@@ -183,7 +184,7 @@ static inline void lorap_store(lorap_value v, size_t first, int count,
   else if (v.size == 2)
     LORAP_EACH(int32_t, from, int16_t, to, count, 0);
   else
-    memcpy(to, from, (size_t)count * sizeof *from);
+    LORAP_EACH(int32_t, from, int32_t, to, count, 0);
 }
 
 static inline int32_t lorap_get(lorap_value v, size_t index) {
@@ -204,6 +205,13 @@ static inline float lorap_get_f32(const void *v, size_t index) {
 
 static inline void lorap_put_f32(void *v, size_t index, float x) {
   memcpy((char *)v + index * sizeof x, &x, sizeof x);
+}
+
+/* The rows of a value from `first` on. */
+static inline lorap_value lorap_from(lorap_value v, int first) {
+  size_t row = (size_t)v.width * (size_t)v.size;
+  v.at = (unsigned char *)v.at + (size_t)first * row;
+  return v;
 }
 
 static inline void lorap_zero(lorap_value v, int rows) {
@@ -375,73 +383,135 @@ static inline int lorap_check(const lorap_limits *limits, const float *nodes,
   return LORAP_OK;
 }
 
-/* What a block of results is made with: a product is cut to whole numbers
- * `least` and `most`, rounded, and moved by `shift`. */
+/* rint(x), |x| <= 2**24. By an instruction where all chips of the target have
+ * it. Else what is left of x beside an even number is rounded, halves to even,
+ * by a sum whose last bit is 1. `none` is 0, which no compiler knows: so none
+ * can contract a product that x is with the difference. */
+#if defined __GNUC__ && (defined __SSE4_1__ || defined __aarch64__)
+#define LORAP_NEAREST(x, none) ((void)(none), (int32_t)__builtin_rintf(x))
+#else
+#define LORAP_NEAREST(x, none) lorap_near(x, none)
+#endif
+
+static inline int32_t lorap_near(float x, int32_t none) {
+  int32_t bits, even;
+  memcpy(&bits, &x, sizeof bits);
+  bits ^= none;
+  memcpy(&x, &bits, sizeof bits);
+  even = (int32_t)x & ~1;
+  x = LORAP_F32(x - (float)even);
+  x = LORAP_F32(x + 12582912.0f);
+  memcpy(&bits, &x, sizeof bits);
+  return bits - 0x4b400000 + even;
+}
+
+/* What results are made with: rint of products of up to `end`, then a sum, then
+ * limits. */
 typedef struct {
-  float factor[LORAP_BLOCK], least[LORAP_BLOCK], most[LORAP_BLOCK];
-  int32_t bias[LORAP_BLOCK], shift[LORAP_BLOCK], low, high;
-  float end; /* of a rint */
+  float factor[LORAP_BLOCK], end;
+  int32_t bias[LORAP_BLOCK], low, high, none;
 } lorap_rounding;
 
-/* Bounds of the first `count` results, and of all others as of the last of
- * them; where only one can be reached, that one. */
-static inline void lorap_bound(lorap_rounding *r, int32_t low, int32_t high,
-                               int count) {
-  const int64_t end = (int64_t)r->end;
-  int j;
-  r->low = low;
-  r->high = high;
-  for (j = 0; j < count; j++) {
-    int64_t least = (int64_t)low - r->bias[j];
-    int64_t most = (int64_t)high - r->bias[j];
-    r->shift[j] = r->bias[j];
-    if (most < -end || least > end) {
-      r->shift[j] = most < -end ? high : low;
-      least = most = 0;
-    }
-    r->least[j] = (float)(least < -end ? -end : least);
-    r->most[j] = (float)(most > end ? end : most);
-  }
-  for (; j < LORAP_BLOCK; j++) {
-    r->shift[j] = r->shift[count - 1];
-    r->least[j] = r->least[count - 1];
-    r->most[j] = r->most[count - 1];
+/* LORAP_LANES results, from column j of a block on. */
+static inline void lorap_round(const float *restrict f, float row,
+                               const lorap_rounding *restrict r, int j,
+                               int32_t *restrict q) {
+  const float *factor = r->factor + j, end = r->end;
+  const int32_t *bias = r->bias + j, low = r->low, high = r->high;
+  const int32_t none = r->none;
+  int lane;
+  (void)none;
+  for (lane = 0; lane < LORAP_LANES; lane++) {
+    float x = LORAP_F32(f[lane] * row); /* of no row: of 1, exact */
+    int32_t t;
+    x = LORAP_F32(x * factor[lane]);
+    x = x > -end ? x : -end;
+    x = x < end ? x : end;
+    t = LORAP_NEAREST(x, none) + bias[lane];
+    t = t > low ? t : low;
+    q[lane] = t < high ? t : high;
   }
 }
 
-/* clip(rint(f row factor) + bias), LORAP_LANES at a time, f being float32(q) if
- * there is none. What is left of x beside an even number is rounded, halves to
- * even, by a sum whose last bit is 1. `none` is 0, which no compiler knows: so
- * none can contract the product and the difference. */
-static inline void lorap_round(const float *f, float row,
-                               const lorap_rounding *r, int32_t none,
-                               int count, int32_t *q) {
-  int i, j;
-  for (i = 0; i < count; i += LORAP_LANES)
-    for (j = i; j < i + LORAP_LANES; j++) {
-      float x = LORAP_F32(f ? f[j] : (float)q[j]);
-      int32_t bits, even;
-      x = LORAP_F32(x * row); /* of no row: of 1, exact */
-      x = LORAP_F32(x * r->factor[j]);
-      x = x > r->least[j] ? x : r->least[j];
-      x = x < r->most[j] ? x : r->most[j];
-      memcpy(&bits, &x, sizeof bits);
-      bits ^= none;
-      memcpy(&x, &bits, sizeof bits);
-      even = (int32_t)x & ~1;
-      x = LORAP_F32(x - (float)even);
-      x = LORAP_F32(x + 12582912.0f);
-      memcpy(&bits, &x, sizeof bits);
-      q[j] = bits - 0x4b400000 + even + r->shift[j];
-    }
+/* LORAP_LANES numbers of a type as those of another. */
+#define LORAP_LANES_AS(FROM, from, TO, to)                    \
+  do {                                                        \
+    FROM in[LORAP_LANES];                                     \
+    TO out[LORAP_LANES];                                      \
+    int lane;                                                 \
+    memcpy(in, from, sizeof in);                              \
+    for (lane = 0; lane < LORAP_LANES; lane++)                \
+      out[lane] = (TO)in[lane];                               \
+    memcpy(to, out, sizeof out);                              \
+  } while (0)
+
+/* Numbers of a value, or of floats x, as float32. */
+static inline void lorap_floats(lorap_value a, const void *x, size_t first,
+                                float *f) {
+  const int8_t *from = (const int8_t *)a.at + first * (size_t)a.size;
+  if (x)
+    memcpy(f, (const float *)x + first, LORAP_LANES * sizeof *f);
+  else if (a.size == 1)
+    LORAP_LANES_AS(int8_t, from, float, f);
+  else if (a.size == 2)
+    LORAP_LANES_AS(int16_t, from, float, f);
+  else
+    LORAP_LANES_AS(int32_t, from, float, f);
+}
+
+static inline void lorap_keep(lorap_value y, size_t first, const int32_t *q) {
+  int8_t *to = (int8_t *)y.at + first * (size_t)y.size;
+  if (y.size == 1)
+    LORAP_LANES_AS(int32_t, q, int8_t, to);
+  else if (y.size == 2)
+    LORAP_LANES_AS(int32_t, q, int16_t, to);
+  else
+    memcpy(to, q, LORAP_LANES * sizeof *q);
+}
+
+/* A few results, one by one. */
+static inline void lorap_round_few(lorap_value a, const void *x, size_t first,
+                                   int count, float row,
+                                   const lorap_rounding *r, lorap_value y) {
+  int32_t q[LORAP_LANES] = {0};
+  float f[LORAP_LANES];
+  int j;
+  memset(f, 0, sizeof f);
+  for (j = 0; j < count; j++)
+    f[j] = x ? lorap_get_f32(x, first + (size_t)j)
+             : LORAP_F32((float)lorap_get(a, first + (size_t)j));
+  lorap_round(f, row, r, 0, q);
+  lorap_store(y, first, count, q);
+}
+
+/* A block of a row. What does not fill LORAP_LANES at its end is read, with some
+ * that is before it, first of all and written last: y may lie where a lies. */
+static inline void lorap_round_block(lorap_value a, const void *x, size_t first,
+                                     int count, float row,
+                                     const lorap_rounding *r, lorap_value y) {
+  float f[LORAP_LANES];
+  int32_t q[LORAP_LANES], last[LORAP_LANES];
+  int j, end = count - LORAP_LANES;
+  if (end < 0) {
+    lorap_round_few(a, x, first, count, row, r, y);
+    return;
+  }
+  if (end % LORAP_LANES) {
+    lorap_floats(a, x, first + (size_t)end, f);
+    lorap_round(f, row, r, end, last);
+  }
+  for (j = 0; j <= end; j += LORAP_LANES) {
+    lorap_floats(a, x, first + (size_t)j, f);
+    lorap_round(f, row, r, j, q);
+    lorap_keep(y, first + (size_t)j, q);
+  }
+  if (end % LORAP_LANES) lorap_keep(y, first + (size_t)end, last);
 }
 
 /* clip(rint(f32(a) row factor) + bias), or of floats x instead of a. */
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
-  int32_t q[LORAP_BLOCK], none;
-  float f[LORAP_BLOCK];
   volatile int32_t unknown = 0;
   lorap_rounding r;
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
@@ -450,38 +520,24 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
     width *= count; /* rows are all alike: one long row */
     count = count > 0;
   }
-  memset(f, 0, sizeof f); /* what lies behind a row is worked on too */
-  memset(q, 0, sizeof q);
   memset(&r, 0, sizeof r);
-  none = unknown;
+  r.none = unknown;
   r.end = x ? LORAP_LARGEST : LORAP_EXACT;
   lorap_reals(s->factor, 0, r.factor);
-  for (j = 0; j < LORAP_BLOCK; j++) r.factor[j] = r.factor[0];
+  for (j = 1; j < LORAP_BLOCK && s->factor.count == 1; j++)
+    r.factor[j] = r.factor[0];
   for (i = 0; i < count; i++) {
     float row = s->row ? lorap_get_f32(s->row, i) : 1.0f;
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
-    int32_t low = lorap_clip(s->low, -most, most);
-    int32_t high = lorap_clip(s->high, -most, most);
+    r.low = lorap_clip(s->low, -most, most);
+    r.high = lorap_clip(s->high, -most, most);
     for (c = 0; c < width; c += LORAP_BLOCK) {
-      size_t first = i * width + c;
       int block = lorap_some(width - c, LORAP_BLOCK);
-      int fresh = i == 0 || width > LORAP_BLOCK;
-      if (fresh) {
+      if (i == 0 || width > LORAP_BLOCK) {
         if (s->factor.count > 1) lorap_reals(s->factor, c, r.factor);
         if (s->bias.count) lorap_wholes(s->bias, c, r.bias);
       }
-      if ((fresh && (c == 0 || s->bias.count)) || low != r.low ||
-          high != r.high)
-        lorap_bound(&r, low, high, s->bias.count ? block : 1);
-      if (x) {
-        memcpy(f, (const char *)x + first * sizeof *f,
-               (size_t)block * sizeof *f);
-        lorap_round(f, row, &r, none, block, q);
-      } else {
-        lorap_load(a, first, block, q);
-        lorap_round(NULL, row, &r, none, block, q);
-      }
-      lorap_store(y, first, block, q);
+      lorap_round_block(a, x, i * width + c, block, row, &r, y);
     }
   }
 }
@@ -501,24 +557,11 @@ static inline void lorap_scale_to(int rows, lorap_value a, lorap_value limit,
   lorap_affine(rows, a, NULL, y, &s, &limit);
 }
 
-/* Codes as weights of `bits` bits: columns of `depth` numbers, which are moved
- * apart, to LORAP_BLOCK, with zeros behind them. */
-static inline void lorap_spread(int16_t *w, int bits, int depth, int columns) {
-  int j, count = depth * columns;
-  for (j = 0; j < count; j++) w[j] = (int16_t)(w[j] - (1 << (bits - 1)));
-  for (j = LORAP_COLUMNS - 1; j >= 0; j--) {
-    int used = j < columns ? depth : 0;
-    memmove(w + j * LORAP_BLOCK, w + j * used, (size_t)used * sizeof *w);
-    memset(w + j * LORAP_BLOCK + used, 0,
-           (size_t)(LORAP_BLOCK - used) * sizeof *w);
-  }
-}
-
-/* Four sums of products: compilers make vectors of this. */
-static inline void lorap_dot(const int16_t *x, const int16_t *w, int depth,
-                             int32_t *to) {
-  const int16_t *w1 = w + LORAP_BLOCK, *w2 = w1 + LORAP_BLOCK;
-  const int16_t *w3 = w2 + LORAP_BLOCK;
+/* Four sums of products of `depth` numbers with columns that lie `apart`:
+ * compilers make vectors of this. */
+static inline void lorap_dot(const int16_t *x, const int16_t *w, int apart,
+                             int depth, int32_t *to) {
+  const int16_t *w1 = w + apart, *w2 = w1 + apart, *w3 = w2 + apart;
   int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
   int j;
   for (j = 0; j < depth; j++) {
@@ -538,47 +581,56 @@ static inline void lorap_dot(const int16_t *x, const int16_t *w, int depth,
 static inline void lorap_dot_wide(const int32_t *x, const int16_t *w,
                                   int depth, int32_t *to) {
   int c, j;
-  for (c = 0; c < 4; c++, w += LORAP_BLOCK) {
+  for (c = 0; c < 4; c++, w += depth) {
     to[c] = 0;
     for (j = 0; j < depth; j++) to[c] += x[j] * w[j];
   }
 }
 
-/* a W + bias. A few columns of W at a time are unpacked for all rows. */
+/* a W + bias, of LORAP_STRIP rows or fewer. Some columns of W at a time are
+ * unpacked for all of them. A sum goes on behind its column, to whole vectors,
+ * where x is 0. */
 static inline void lorap_product(int rows, lorap_value a, lorap_value y,
                                  const uint8_t *weight, int bits,
                                  lorap_table bias) {
-  int16_t w[LORAP_COLUMNS * LORAP_BLOCK], x[LORAP_BLOCK];
+  int16_t w[(LORAP_COLUMNS + 1) * LORAP_BLOCK];
+  int16_t x[LORAP_STRIP * LORAP_BLOCK];
   int32_t wide[LORAP_BLOCK], sum[LORAP_COLUMNS], total[LORAP_COLUMNS];
-  int32_t first[LORAP_COLUMNS];
+  int32_t first[LORAP_BLOCK];
   int c, k, i, j;
-  for (c = 0; c < y.width; c += LORAP_COLUMNS) {
-    int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
-    for (j = 0; j < columns; j++)
-      first[j] = bias.count ? lorap_whole(bias, (size_t)(c + j)) : 0;
-    for (k = 0; k < a.width; k += LORAP_BLOCK) {
-      int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
-      int whole = (depth + 15) / 16 * 16; /* of vectors, with zeros behind */
-      memset(x, 0, sizeof x);
-      weight = lorap_unpack16(weight, bits, depth * columns, w);
-      lorap_spread(w, bits, depth, columns);
+  memset(w, 0, sizeof w);
+  memset(first, 0, sizeof first);
+  for (k = 0; k < a.width; k += LORAP_BLOCK) {
+    int depth = lorap_some((size_t)(a.width - k), LORAP_BLOCK);
+    int whole = (depth + 15) / 16 * 16;
+    for (i = 0; i < rows && a.size < 4; i++) {
+      int16_t *one = x + i * LORAP_BLOCK;
+      lorap_load16(a, (size_t)i * (size_t)a.width + (size_t)k, depth, one);
+      for (j = depth; j < whole; j++) one[j] = 0;
+    }
+    for (c = 0; c < y.width; c += LORAP_COLUMNS) {
+      int columns = lorap_some((size_t)(y.width - c), LORAP_COLUMNS);
+      int count = depth * columns;
+      const int32_t *start = first + c % LORAP_BLOCK;
+      if (k == 0 && c % LORAP_BLOCK == 0 && bias.count)
+        lorap_wholes(bias, (size_t)c, first);
+      weight = lorap_unpack16(weight, bits, count, w);
+      for (j = 0; j < count; j++) w[j] = (int16_t)(w[j] - (1 << (bits - 1)));
       for (i = 0; i < rows; i++) {
-        size_t from = (size_t)i * (size_t)a.width + (size_t)k;
         size_t to = (size_t)i * (size_t)y.width + (size_t)c;
         if (a.size == 4) {
-          lorap_load(a, from, depth, wide);
+          lorap_load(a, (size_t)i * (size_t)a.width + (size_t)k, depth, wide);
           for (j = 0; j < columns; j += 4)
-            lorap_dot_wide(wide, w + j * LORAP_BLOCK, depth, sum + j);
+            lorap_dot_wide(wide, w + j * depth, depth, sum + j);
         } else {
-          lorap_load16(a, from, depth, x);
           for (j = 0; j < columns; j += 4)
-            lorap_dot(x, w + j * LORAP_BLOCK, whole, sum + j);
+            lorap_dot(x + i * LORAP_BLOCK, w + j * depth, depth, whole, sum + j);
         }
         if (k > 0) {
           lorap_load(y, to, columns, total);
           for (j = 0; j < columns; j++) sum[j] += total[j];
         } else {
-          for (j = 0; j < columns; j++) sum[j] += first[j];
+          for (j = 0; j < columns; j++) sum[j] += start[j];
         }
         lorap_store(y, to, columns, sum);
       }
@@ -851,27 +903,28 @@ static inline int lorap_end(const lorap_graph *graph, int k, int start) {
   return start;
 }
 
-/* The sum, or the largest, of the nodes of each graph; 0 for none. */
-static inline void lorap_pool(const lorap_graph *graph, lorap_value a,
-                              lorap_value y, int largest) {
+/* The sum, or the largest, of the nodes of each graph; 0 for none. `a` are the
+ * nodes from `first` on, behind all before them. */
+static inline void lorap_pool(const lorap_graph *graph, int first, int rows,
+                              lorap_value a, lorap_value y, int largest) {
   int32_t q[LORAP_BLOCK], total[LORAP_BLOCK];
-  int k, i, c, j, start = 0, end;
-  for (k = 0; k < graph->g; k++, start = end) {
-    end = lorap_end(graph, k, start);
+  int i, c, j;
+  if (first == 0) lorap_zero(y, graph->g);
+  for (i = 0; i < rows; i++) {
+    const int32_t *own = graph->graph_of + first + i;
+    int fresh = first + i == 0 || own[-1] != own[0];
     for (c = 0; c < a.width; c += LORAP_BLOCK) {
       int block = lorap_some((size_t)(a.width - c), LORAP_BLOCK);
-      for (j = 0; j < block; j++) total[j] = largest ? -INT32_MAX : 0;
-      for (i = start; i < end; i++) {
-        lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);
+      size_t to = (size_t)own[0] * (size_t)a.width + (size_t)c;
+      lorap_load(a, (size_t)i * (size_t)a.width + (size_t)c, block, q);
+      if (!fresh) {
+        lorap_load(y, to, block, total);
         if (largest)
-          for (j = 0; j < block; j++)
-            total[j] = total[j] < q[j] ? q[j] : total[j];
+          for (j = 0; j < block; j++) q[j] = q[j] < total[j] ? total[j] : q[j];
         else
-          for (j = 0; j < block; j++) total[j] += q[j];
+          for (j = 0; j < block; j++) q[j] += total[j];
       }
-      for (j = 0; largest && j < block; j++)
-        if (total[j] == -INT32_MAX) total[j] = 0;
-      lorap_store(y, (size_t)k * (size_t)a.width + (size_t)c, block, total);
+      lorap_store(y, to, block, q);
     }
   }
 }
@@ -886,9 +939,9 @@ static inline void lorap_pool_share(const lorap_graph *graph, void *y) {
   }
 }
 
-static inline void lorap_row_index(int rows, lorap_value y) {
+static inline void lorap_row_index(int first, int rows, lorap_value y) {
   int i;
-  for (i = 0; i < rows; i++) lorap_put(y, (size_t)i, i);
+  for (i = 0; i < rows; i++) lorap_put(y, (size_t)i, first + i);
 }
 
 static inline void lorap_degrees(const lorap_graph *graph, lorap_value y) {

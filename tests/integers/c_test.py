@@ -230,14 +230,17 @@ ROUND_ALL = """
                  int32_t *q) {
     volatile int32_t none = 0;
     lorap_rounding r;
-    int i;
+    int i, j;
     r.end = LORAP_EXACT;
+    r.low = low;
+    r.high = high;
+    r.none = none;
     memcpy(r.factor, factor, sizeof r.factor);
     memcpy(r.bias, bias, sizeof r.bias);
-    lorap_bound(&r, low, high, LORAP_BLOCK);
     for (i = 0; i < blocks; i++)
-      lorap_round(f + i * LORAP_BLOCK, row, &r, none, LORAP_BLOCK,
-                  q + i * LORAP_BLOCK);
+      for (j = 0; j < LORAP_BLOCK; j += LORAP_LANES)
+        lorap_round(f + i * LORAP_BLOCK + j, row, &r, j,
+                    q + i * LORAP_BLOCK + j);
   }"""
 
 
@@ -713,13 +716,14 @@ BROKEN = {
   'half_up': ('((rest == 0.5f) & t)', '(rest == 0.5f)'),
   'half_down': (' | ((rest == 0.5f) & t)', ''),
   'order_of_factors': (
-    'x = LORAP_F32(x * row); /* of no row: of 1, exact */\n'
-    '      x = LORAP_F32(x * r->factor[j]);',
-    'x = LORAP_F32(x * LORAP_F32(row * r->factor[j]));',
+    'float x = LORAP_F32(f[lane] * row); /* of no row: of 1, exact */\n'
+    '    int32_t t;\n'
+    '    x = LORAP_F32(x * factor[lane]);',
+    'int32_t t;\nfloat x = LORAP_F32(f[lane] * LORAP_F32(row * factor[lane]));',
   ),
-  'cut': ('x = x < r->most[j] ? x : r->most[j];', ''),
+  'cut': ('q[lane] = t < high ? t : high;', 'q[lane] = t;'),
   'sum': ('x + 12582912.0f', 'x + 12582911.0f'),
-  'bias': (' + even + r->shift[j]', ' + even'),
+  'bias': ('none) + bias[lane]', 'none)'),
   'loops': ('if (drop_loops && from == to) continue;', ''),
   'ties_of_search': ('if (least <= x)', 'if (least < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
@@ -729,7 +733,16 @@ BROKEN = {
   'known': ('known[index] : lorap_whole(t, index)', 'known[index] : 0'),
   'shift': ('x * ((int32_t)1 << shift)', 'x'),
   'padding': ('(depth + 15) / 16', 'depth / 16'),
-  'largest': ('largest ? -INT32_MAX : 0', '0'),
+  'first_of_graph': ('|| own[-1] != own[0]', ''),
+  'strip': ('(size_t)first * row', '0 * row'),
+  'index': ('lorap_put(y, (size_t)i, first + i)', 'lorap_put(y, (size_t)i, i)'),
+  'end_of_row': ('lorap_keep(y, first + (size_t)end, last);', ';'),
+  'in_place': (
+    'lorap_keep(y, first + (size_t)end, last);',
+    '{ lorap_floats(a, x, first + (size_t)end, f);'
+    ' lorap_round(f, row, r, end, last);'
+    ' lorap_keep(y, first + (size_t)end, last); }',
+  ),
   'kept_loops': ('if (keep) return;', ''),
   'share': ('count = end - start > 1', 'count = end - start > 2'),
   'weight': ('weight ? lorap_get(*weight, (size_t)i * heads + k) : 1', '1'),
