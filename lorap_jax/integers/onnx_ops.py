@@ -22,19 +22,21 @@ def _fix(w, x, factor, *, low, high):
 
 def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
   value, reach = w.as_float(a), INT32
+  more = 0 if bias is None else largest(w.all_of(bias))
   if row is not None:
     value = w.emit('Mul', value, row)
   else:
-    reach = np.float32(w.bound[a]) * np.float32(np.max(np.abs(factor)))
+    top = np.float32(np.max(np.abs(w.all_of(factor))))
+    reach = np.float32(w.bound[a]) * top
     reach = int(min(np.rint(reach), np.float32(INT32)))
   if w.limit < min(high, -low):
-    reach = min(reach, w.limit + (0 if bias is None else largest(bias)))
+    reach = min(reach, w.limit + more)
   if row is None and a in w.products:
     # Else engines put the factor into the product, and round its parts.
     value = w.emit('Round', value)
-  if np.any(np.asarray(factor) != 1):
+  if np.any(w.all_of(factor) != 1):
     value = w.emit('Mul', value, w.columns(factor, w.width[a]))
-  if row is not None or np.any(np.asarray(factor) % 1):
+  if row is not None or np.any(w.all_of(factor) % 1):
     value = w.emit('Round', value)
   if bias is None:
     if limit is None or w.bound[limit] > min(high, -low, EXACT):
@@ -42,7 +44,7 @@ def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
     value = w.from_whole(value)
   else:
     value = w.from_whole(w.clipped(value, -EXACT, EXACT, reach))
-    reach = min(reach, EXACT) + largest(bias)
+    reach = min(reach, EXACT) + more
     bias = w.columns(bias, w.width[a])
     value = w.exact('Add', value, bias, limit=reach)
     if w.limit >= min(high, -low):
@@ -68,7 +70,8 @@ def _clip(w, value, low, high, reach):
 
 
 def _product(w, a, weight, bias=None):
-  size = int(np.abs(np.asarray(weight, np.int64)).sum(0).max(initial=0))
+  size = np.abs(w.all_of(weight).astype(np.int64)).sum(-2)
+  size = int(size.max(initial=0))
   total = _exact_product(w, a, w.bound[a], weight, max(size, 1))
   if bias is None:
     return total
@@ -242,7 +245,7 @@ def _quotient(w, a, b):
 
 
 def _lookup(w, a, table):
-  table = np.asarray(table)
+  given = table = np.asarray(table)
   if a in w.from_end:
     table, a = table[::-1], w.from_end[a]
   elif table.ndim > 1:  # A row for each number of the first column.
@@ -253,7 +256,7 @@ def _lookup(w, a, table):
   if largest(table) > FLOAT32_WHOLE:
     return w.emit('Gather', name, a)
   found = w.from_whole(w.emit('Gather', w.as_float(name), a))
-  if np.all(np.frexp(table)[0] == 0.5):
+  if np.all(np.frexp(w.all_of(given))[0] == 0.5):
     w.powers.add(found)
   return found
 

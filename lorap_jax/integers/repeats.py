@@ -1,0 +1,145 @@
+"""Layers of a program that are alike: their operations, not their constants."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from lorap_jax.integers.program import Node, Program
+
+_TABLES = ('nearest', 'lookup')  # May be padded by their last entry.
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+  """Blocks of nodes that follow each other and do the same.
+
+  Attributes:
+    start: number of the first node.
+    blocks: the nodes of each; tables of one place are equally long.
+    given: the value that the first block reads; the others read the result of
+      the block before.
+    result: number of a block's node that has it.
+  """
+
+  start: int
+  blocks: tuple[tuple[Node, ...], ...]
+  given: str
+  result: int
+
+  @property
+  def stop(self) -> int:
+    """Number of the node behind them."""
+    return self.start + len(self.blocks) * len(self.blocks[0])
+
+
+def find(program: Program) -> Repeat | None:
+  """The repetition that has most nodes behind its first block.
+
+  Blocks are alike in their operations, options and shapes of constants. Each
+  reads of the others one value of the block before, and what follows reads that
+  of the last block alone. Tables may differ in length.
+
+  Args:
+    program: any.
+
+  Returns:
+    It, or None.
+  """
+  found = [
+    (count * period - period, -start, period, count)
+    for start, period, count in _alike([_kind(node) for node in program.nodes])
+  ]
+  for _, start, period, count in sorted(found, reverse=True):
+    repeat = _wired(program, -start, period, count)
+    if repeat is not None:
+      return repeat
+  return None
+
+
+def _kind(node: Node) -> object:
+  shape = lambda array: (
+    array.ndim
+    if array.ndim == 1 and node.op in _TABLES
+    else array.shape
+  )
+  constants = {k: np.asarray(v) for k, v in node.constants.items()}
+  return (
+    node.op,
+    tuple(node.inputs),
+    tuple(sorted(node.options.items())),
+    tuple((k, shape(v), v.dtype.kind) for k, v in constants.items()),
+  )
+
+
+def _alike(kinds: list[object]) -> Iterator[tuple[int, int, int]]:
+  """Start, length and number of the blocks of runs that repeat."""
+  for period in range(1, len(kinds) // 2 + 1):
+    run = 0
+    for i in range(len(kinds) - period, -1, -1):
+      same = i < len(kinds) - period and kinds[i] == kinds[i + period]
+      run = run + 1 if same else 0
+      if run >= period:
+        yield i, period, run // period + 1
+
+
+def _wired(
+  program: Program, start: int, period: int, count: int
+) -> Repeat | None:
+  """The repetition, if its values go from block to block as they have to."""
+  stop = start + period * count
+  place = {
+    node.output: divmod(i, period)
+    for i, node in enumerate(program.nodes[start:stop])
+  }
+  nodes = program.nodes[start:stop]
+  blocks = [nodes[k * period :][:period] for k in range(count)]
+  carried = set()
+  for alike in zip(*blocks, strict=True):
+    for key in alike[0].inputs:
+      names = [node.inputs[key] for node in alike]
+      at = [place.get(name) for name in names]
+      if all(name == names[0] for name in names) and at[0] is None:
+        continue
+      steps = {None if p is None else (k - p[0], p[1]) for k, p in enumerate(at)}
+      if len(steps) == 1 and None not in steps and next(iter(steps))[0] == 0:
+        continue
+      later = steps - {None}
+      if at[0] is not None or len(later) != 1 or None in at[1:]:
+        return None
+      back, result = later.pop()
+      if back != 1:
+        return None
+      carried.add((names[0], result))
+  if len(carried) != 1:
+    return None
+  given, result = carried.pop()
+  after = {program.output}.union(
+    *(node.inputs.values() for node in program.nodes[stop:])
+  )
+  if any(place[x] != (count - 1, result) for x in after if x in place):
+    return None
+  return Repeat(start, _padded(blocks), given, result)
+
+
+def _padded(blocks: list[tuple[Node, ...]]) -> tuple[tuple[Node, ...], ...]:
+  """Blocks whose tables are as long as the longest of their place."""
+  places = []
+  for alike in zip(*blocks, strict=True):
+    given = [
+      {k: np.asarray(v) for k, v in node.constants.items()} for node in alike
+    ]
+    if alike[0].op in _TABLES:
+      for key, array in given[0].items():
+        if array.ndim == 1:
+          length = max(len(constants[key]) for constants in given)
+          for constants in given:
+            more = length - len(constants[key])
+            constants[key] = np.pad(constants[key], (0, more), mode='edge')
+    places.append(
+      [
+        dataclasses.replace(node, constants=constants)
+        for node, constants in zip(alike, given, strict=True)
+      ]
+    )
+  return tuple(zip(*places, strict=True))
