@@ -23,13 +23,19 @@ from lorap_jax.integers.program import INT32, Program
 
 OPSET, IR = 21, 10
 FLOAT32_WHOLE = 2**24  # float32 holds all whole numbers up to here.
-FLOAT32, UINT8, INT32_TYPE, INT64, BOOL = 1, 2, 6, 7, 9  # Of TensorProto.
+# Of TensorProto.
+FLOAT32, UINT8, INT8, INT32_TYPE, INT64, BOOL, UINT4, INT4 = (
+  *(1, 2, 3, 6, 7, 9),
+  *(21, 22),
+)
 INPUTS = ('nodes', 'senders', 'receivers', 'graph_of', 'num_graphs')
 _TYPES = {'float32': 1, 'uint8': 2, 'int32': 6, 'int64': 7, 'bool': 9}
 _SPLIT_BITS = 12
 _SMALL = 16  # Numbers that are not worth packing.
-_FEW = 2000  # Numbers that are not worth a store of their own,
-_BITS = (4, 8, 10, 16, 24)  # but share one of these.
+# What operators and names take: of a field of so many bits, and of a store.
+_FIELD_BYTES = {8: 40, 4: 50, 2: 130, 1: 150}
+_STORE_BYTES = 150
+_PERIODS = (32, 64)  # Of tables of powers.
 
 
 def largest(array: Any) -> int:
@@ -120,13 +126,73 @@ def _form(arrays: Sequence[np.ndarray]) -> Form | None:
     offsets = np.broadcast_to(low, (len(forms), *low.shape[1:]))
   shared = bool(offsets[0].size == 1 and offsets.flat[0] == -(2 ** (bits - 1)))
   shared = shared and not rows
-  if codes.size < _FEW:  # A store less takes less than these bits.
-    few, bits = bits, next(b for b in _BITS if b >= bits)
-    codes = codes + shared * (2 ** (bits - 1) - 2 ** (few - 1))
   if rows:
     offsets = offsets.reshape(-1)
   kind = Kind(bits, first.fraction, width, shared, rows)
   return Form(kind, codes, offsets, exponents)
+
+
+def _halved(table: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+  """A table of powers as factors and a period: rint(f[:, None] p).
+
+  Each row of it is half of the row before, and rounded; or it is 0.
+  """
+  if table.ndim != 1 or table.dtype != np.int32:
+    return None
+  for period in _PERIODS:
+    rows = -(-len(table) // period)
+    if rows < 3:
+      continue
+    most = np.full(rows * period, np.nan)
+    most[: len(table)] = table
+    grid = most.reshape(rows, period)
+    factor = np.where(np.nanmax(np.abs(grid), 1) > 0, 0.5 ** np.arange(rows), 0)
+    live = grid[factor > 0] / factor[factor > 0, None]
+    room = 0.5 / factor[factor > 0, None]
+    if not live.size:
+      continue
+    low, high = np.nanmax(live - room, 0), np.nanmin(live + room, 0)
+    found = factor.astype(np.float32)[:, None], np.float32((low + high) / 2)
+    if np.array_equal(np.rint(found[0] * found[1]).reshape(-1)[: len(table)], table):
+      return found
+  return None
+
+
+def _merged(
+  stores: Mapping[Kind, list[Entry]],
+) -> Iterator[tuple[Kind, list[Entry]]]:
+  """Stores of which some have more bits than they need, where that is less."""
+  groups: dict[Kind, list[tuple[Kind, list[Entry]]]] = {}
+  for kind, used in sorted(stores.items(), key=lambda item: item[0].bits):
+    if used:
+      groups.setdefault(kind._replace(bits=0), []).append((kind, used))
+  for group in groups.values():
+    # The least bytes of the first k stores, and where the last of them starts.
+    least: list[tuple[float, int]] = [(0, 0)]
+    for stop in range(1, len(group) + 1):
+      bits = group[stop - 1][0].bits
+      options = [
+        (least[start][0] + _store_bytes(bits, group[start:stop]), start)
+        for start in range(stop)
+      ]
+      least.append(min(options))
+    stop = len(group)
+    while stop:
+      start, kind = least[stop][1], group[stop - 1][0]
+      yield kind, [
+        entry._replace(codes=entry.codes + more)
+        for narrow, used in group[start:stop]
+        for more in [kind.shared * (2**kind.bits - 2**narrow.bits) // 2]
+        for entry in used
+      ]
+      stop = start
+
+
+def _store_bytes(bits: int, parts: list[tuple[Kind, list[Entry]]]) -> float:
+  """What a store takes that has so many bits of all of these."""
+  count = sum(entry.codes.size for _, used in parts for entry in used)
+  fields = sum(_FIELD_BYTES[width] for width in packing.widths(bits))
+  return count * bits / 8 + fields + _STORE_BYTES
 
 
 class Model:
@@ -185,9 +251,6 @@ class Model:
       return self._emitted[key]
     output = output or self.name()
     self._emitted[key] = output
-    if 'value' in options:  # One int32, of ConstantOfShape.
-      value = np.array([options['value']], np.int32)
-      options['value'] = self._tensor('', value)
     # Of TopK the indices.
     outputs = (self.name(), output) if op == 'TopK' else (output,)
     self._append(Operator(op, inputs, outputs, options))
@@ -288,6 +351,12 @@ class Model:
     if all(np.array_equal(array, other) for other in arrays):
       arrays = (array,)
     form = None
+    halved = _halved(array) if len(arrays) == 1 else None
+    if halved is not None:
+      value = self.emit('Mul', *(self._plain(part) for part in halved))
+      value = self.emit('Round', value)
+      flat = self._plain(np.array([-1], np.int64))
+      return self.from_whole(self.emit('Reshape', value, flat))
     if array.size > _SMALL and array.dtype != np.int64:
       form = _form(arrays)
     if form is not None:
@@ -434,7 +503,13 @@ class Model:
   def full(self, rows: str, width: int, value: int) -> str:
     """The same number everywhere, int32 [rows, width]."""
     shape = self.emit('Concat', rows, self.whole(width), axis=0)
-    return self.emit('ConstantOfShape', shape, value=value)
+    return self.emit('Expand', self.number(value), shape)
+
+  def counts(self, of: str, rows: str) -> str:
+    """How often each row is named in `of`, int32 [rows]."""
+    ones = self.emit('Expand', self.number(1), self.emit('Shape', of))
+    start = self.emit('Expand', self.number(0), rows)
+    return self.emit('ScatterElements', start, of, ones, reduction='add')
 
   def segments(
     self, values: str, of: str, rows: str, width: int, *, reduction: str = 'add'
@@ -449,48 +524,63 @@ class Model:
       index = self.emit('Mul', index, self.number(width))
       columns = self.constant(np.arange(width, dtype=np.int32)[None])
       index = self.emit('Reshape', self.emit('Add', index, columns), flat)
-    start = self.full(rows, width, -INT32 if reduction == 'max' else 0)
+      rows = self.emit('Mul', rows, self.whole(width))
+    start = self.number(-INT32 if reduction == 'max' else 0)
     total = self.emit(
       'ScatterElements',
-      self.emit('Reshape', start, flat),
+      self.emit('Expand', start, rows),
       index,
       self.emit('Reshape', values, flat),
       reduction=reduction,
     )
     return self.emit('Reshape', total, self.whole(-1, width))
 
-  def edge_sums(self, a: str, weight: str | None) -> str:
-    """Sums over the edges into each node, of weight times a of the sender.
+  def run_sums(self, values: str, counts: str) -> str:
+    """Sums of runs of rows, so many rows each.
 
-    Differences of the running sum over all edges, in the order of their
-    receivers; it may wrap, which the differences undo. For several columns
-    this takes a third of the time of `segments`.
+    Differences of the running sum over all rows, which may wrap: differences
+    undo it. For several columns this takes a third of the time of `segments`.
+
+    Args:
+      values: int32 [k + 1, columns]; the first row is 0.
+      counts: int32 [rows].
     """
-    # A first edge, of weight 0 into the node -1.
-    join = lambda first, then: self.emit('Concat', first, then, axis=0)
-    zeros = lambda width: self.full(self.whole(1), width, 0)
-    ends = join(self.constant(np.array([-1], np.int32)), 'receivers')
-    none = self.constant(np.array([0], np.int32))
-    after = self.emit('Add', 'senders', self.number(1))
-    count = self.emit('Shape', ends)
-    order = self.emit('TopK', ends, count, axis=0, largest=0)
-    senders = self.emit('Gather', join(none, after), order)
-    sent = self.emit('Gather', join(zeros(self.width[a]), a), senders)
-    if weight is not None:
-      # onnx before 1.23 takes no rows as no columns either.
-      heads = self.width[weight]
-      weight = self.emit('Reshape', weight, self.whole(-1, heads))
-      weight = self.emit('Gather', join(zeros(heads), weight), order)
-      sent = self.emit('Mul', sent, self.heads(weight, heads, self.width[a]))
-    running = self.emit('CumSum', sent, self.number(0))
-    degrees = self.emit('Reshape', self.degrees(), self.whole(-1))
-    last = self.emit('CumSum', degrees, self.number(0))
-    first = self.emit('Sub', last, degrees)
+    running = self.emit('CumSum', values, self.number(0))
+    last = self.emit('CumSum', counts, self.number(0))
+    first = self.emit('Sub', last, counts)
     return self.emit(
       'Sub',
       self.emit('Gather', running, last),
       self.emit('Gather', running, first),
     )
+
+  def behind_zeros(self, values: str, width: int) -> str:
+    """Rows behind a first one of zeros."""
+    zeros = self.emit('Expand', self.number(0), self.whole(1, width))
+    return self.emit('Concat', zeros, values, axis=0)
+
+  def edge_sums(self, a: str, weight: str | None) -> str:
+    """Sums over the edges into each node, of weight times a of the sender.
+
+    In the order of the receivers, behind a first edge of weight 0.
+    """
+    join = lambda first, then: self.emit('Concat', first, then, axis=0)
+    # A first edge, of weight 0 into the node -1.
+    ends = join(self.constant(np.array([-1], np.int32)), 'receivers')
+    none = self.constant(np.array([0], np.int32))
+    after = self.emit('Add', 'senders', self.number(1))
+    order = self.emit('TopK', ends, self.emit('Shape', ends), largest=0)
+    senders = self.emit('Gather', join(none, after), order)
+    sent = self.behind_zeros(a, self.width[a])
+    sent = self.emit('Gather', sent, senders)
+    if weight is not None:
+      # onnx before 1.23 takes no rows as no columns either.
+      heads = self.width[weight]
+      weight = self.emit('Reshape', weight, self.whole(-1, heads))
+      weight = self.emit('Gather', self.behind_zeros(weight, heads), order)
+      sent = self.emit('Mul', sent, self.heads(weight, heads, self.width[a]))
+    counts = self.counts('receivers', self.num_nodes())
+    return self.run_sums(sent, counts)
 
   def heads(self, weight: str, heads: int, width: int) -> str:
     """Weights of heads [k, heads], repeated for the columns of each."""
@@ -501,8 +591,8 @@ class Model:
 
   def degrees(self) -> str:
     """The number of edges into each node, int32 [n, 1]."""
-    ones = self.full(self.emit('Shape', 'receivers'), 1, 1)
-    return self.segments(ones, 'receivers', self.num_nodes(), 1)
+    counts = self.counts('receivers', self.num_nodes())
+    return self.emit('Unsqueeze', counts, self.whole(1))
 
   def loops(self) -> str:
     """Which edges are self loops, bool [e, 1]."""
@@ -660,10 +750,12 @@ class Model:
       Those of the model, and those of the body, which take the layer's own.
     """
     rest, self._nodes, inside = self._nodes, [], []
-    for kind, store in self._stores.items():
-      used = [entry for entry in store.values() if entry.name in read]
-      if used:
-        inside += self._take_apart(used, kind)
+    stores = {
+      kind: [entry for entry in store.values() if entry.name in read]
+      for kind, store in self._stores.items()
+    }
+    for kind, used in _merged(stores):
+      inside += self._take_apart(used, kind)
     small = [entry for entry in self._small.values() if entry[0] in read]
     for _, alike in itertools.groupby(
       sorted(small, key=lambda entry: entry[1].shape),
@@ -717,8 +809,9 @@ class Model:
     stack = self.name()
     if deep:
       names, sizes = [*names, stack], [*sizes, layers * sum(own)]
-    # All fields are full, and so equally long.
-    parts = 8 // packing.widths(kind.bits)[-1]
+    # Fields are full, and so equally long; those of 4 bits have any length.
+    least = packing.widths(kind.bits)[-1]
+    parts = 8 // least if least < 4 else 1
     fill = next(
       k for k in range(parts) if (sum(sizes) + k) * columns % parts == 0
     )
@@ -728,8 +821,9 @@ class Model:
     if len(names) == 1 and deep:
       shape = (layers, *shape)
     codes = np.pad(rows(lambda entry: entry.codes), (0, fill * columns))
-    value = self._joined(codes, kind.bits, shape)
-    if kind.shared:
+    signed = kind.shared and kind.bits in (4, 8)  # In types that have signs.
+    value = self._joined(codes, kind.bits, shape, signed=signed)
+    if kind.shared and not signed:
       value = self.emit('Sub', value, self._number(2.0 ** (kind.bits - 1)))
     if kind.fraction is not None:
       grid = self._grid(kind.fraction)
@@ -764,12 +858,16 @@ class Model:
       values = values.reshape(-1)[0]
     return self._plain(np.asarray(values, np.float32))
 
-  def _joined(self, codes: np.ndarray, bits: int, shape: Any) -> str:
+  def _joined(
+    self, codes: np.ndarray, bits: int, shape: tuple[int, ...], *, signed: bool
+  ) -> str:
     """Codes float32 of a shape, from their fields."""
+    size = codes.size // -int(np.prod(shape))  # Where the shape has -1.
+    exact = tuple(size if n < 0 else n for n in shape)
     total, shift = '', 0
     for width, content in packing.fields(codes, bits):
-      if width == 8:
-        value = self._plain(content.reshape(shape))
+      if width >= 4:
+        value = self._bytes(codes >> shift, width, exact, signed=signed)
         value = self.emit('Cast', value, to=FLOAT32)
         if shift:
           value = self.emit('Mul', value, self._number(2.0**shift))
@@ -780,6 +878,23 @@ class Model:
       total = self.emit('Add', total, value) if total else value
       shift += width
     return total
+
+  def _bytes(
+    self, codes: np.ndarray, width: int, shape: tuple[int, ...], *, signed: bool
+  ) -> str:
+    """A constant of the lowest 4 or 8 bits of codes, in a type of so many."""
+    codes = codes - 2 ** (width - 1) if signed else codes
+    content = (codes & (2**width - 1)).astype(np.uint8)
+    if width == 8:
+      kind = INT8 if signed else UINT8
+    else:
+      kind = INT4 if signed else UINT4
+      content = np.pad(content, (0, content.size % 2))
+      content = content[::2] | content[1::2] << 4
+    name, helper = self.name(), self._onnx.helper
+    tensor = helper.make_tensor(name, kind, shape, content.tobytes(), raw=True)
+    self._stored[name] = name, tensor
+    return name
 
   def _parts(self, content: np.ndarray, width: int, unit: float) -> str:
     """The parts of bytes, float32 [8 / width, bytes]."""

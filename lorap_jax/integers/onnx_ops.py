@@ -51,7 +51,8 @@ def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
       value = _clip(w, value, low, high, reach)
   if limit is not None:
     value = w.exact('Min', value, limit)
-    value = w.exact('Max', value, w.exact('Neg', limit))
+    if not (bias is None and {a, row} <= w.non_negative and np.all(factor > 0)):
+      value = w.exact('Max', value, w.exact('Neg', limit))
   return value
 
 
@@ -161,9 +162,9 @@ def _power(w, below, table, limit):
 
 
 def _shares(w, a, b, *, share, loops=0):
-  inverse = _inverse(w, w.edges_at(b, 'receivers', loops=loops))
+  # A power of two: where it enters changes no bit.
+  inverse = _inverse(w, w.edges_at(b, 'receivers', loops=loops), share)
   part = w.emit('Mul', w.as_float(a), inverse)
-  part = w.emit('Mul', part, w.real(share))
   return w.from_whole(w.emit('Round', part))
 
 
@@ -240,8 +241,11 @@ def _nearest(w, a, reach):
 
 def _quotient(w, a, b):
   if a in w.powers or b in w.powers:  # These round once in any order.
-    return w.emit('Div', w.as_float(a), w.as_float(b))
-  return w.emit('Mul', w.as_float(a), _inverse(w, b))
+    result = w.emit('Div', w.as_float(a), w.as_float(b))
+  else:
+    result = w.emit('Mul', w.as_float(a), _inverse(w, b))
+  w.non_negative.add(result)  # Scales and ranges.
+  return result
 
 
 def _lookup(w, a, table):
@@ -262,7 +266,11 @@ def _lookup(w, a, table):
 
 
 def _pool_sum(w, a):
-  return w.segments(a, 'graph_of', w.num_graphs(), w.width[a])
+  width = w.width[a]
+  if width == 1:
+    return w.segments(a, 'graph_of', w.num_graphs(), width)
+  counts = w.counts('graph_of', w.num_graphs())
+  return w.run_sums(w.behind_zeros(a, width), counts)
 
 
 def _pool_max(w, a):
@@ -278,15 +286,15 @@ def _pool_max(w, a):
   return w.emit('Mul', found, filled)  # Where is in float32 in OpenVINO.
 
 
-def _inverse(w, a):
-  """f32(1) / f32(a) for a > 0."""
+def _inverse(w, a, unit=1):
+  """f32(unit) / f32(a) for a > 0; the unit is a power of two."""
   # Without Abs a product with it becomes a quotient, which rounds once.
-  return w.emit('Abs', w.emit('Div', w.real(1), w.as_float(a)))
+  return w.emit('Abs', w.emit('Div', w.real(unit), w.as_float(a)))
 
 
 def _pool_share(w):
-  ones = w.full(w.num_nodes(), 1, 1)
-  count = w.segments(ones, 'graph_of', w.num_graphs(), 1)
+  count = w.counts('graph_of', w.num_graphs())
+  count = w.emit('Unsqueeze', count, w.whole(1))
   return _inverse(w, w.emit('Max', count, w.number(1)))
 
 
@@ -324,9 +332,8 @@ def _soften(w, a, table, *, share):
   below = w.exact('Sub', w.row_max(a, w.bound[a]), a, limit=bound)
   power = w.as_float(_power(w, below, table, bound))
   total = w.emit('ReduceSum', power, w.whole(1))
-  # It rounds as an int32 product that becomes a float32 does.
-  part = w.emit('Mul', power, w.real(share))
-  part = w.emit('Mul', part, _inverse(w, w.from_whole(total)))
+  # A power of two: where it enters changes no bit.
+  part = w.emit('Mul', power, _inverse(w, w.from_whole(total), share))
   return w.from_whole(w.emit('Round', part))
 
 

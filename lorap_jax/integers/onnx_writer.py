@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from lorap_jax.integers import onnx_graph, onnx_ops, repeats
+from lorap_jax.integers.onnx_graph import INT32_TYPE
 from lorap_jax.integers.program import INT32, Graph, Program, execute
 
 
@@ -50,18 +51,28 @@ def write(program: Program, *, names: bool = False) -> Any:
     ImportError: onnx is not installed.
     ValueError: a number that some engine would round.
   """
-  onnx = _import_onnx()
+  onnx, repeat = _import_onnx(), repeats.find(program)
+  written = [_written(onnx, program, None, names=names)]
+  if repeat is not None:
+    written.append(_written(onnx, program, repeat, names=names))
+  return min(written, key=lambda model: model.ByteSize())
+
+
+def _written(onnx, program, repeat, *, names) -> Any:
+  """The model; a repetition is a Loop, if its layers are alike."""
   model, widths = onnx_graph.Model(onnx), _widths(program)
   of = {'nodes': 'nodes'}
   model.width['nodes'] = program.num_features
-  repeat = repeats.find(program)
   start, stop = (repeat.start, repeat.stop) if repeat else (0, 0)
   _add(model, program.nodes[:start], of, program.bounds, widths)
   if repeat and not _add_layers(model, repeat, of, program.bounds, widths):
     stop = start
   _add(model, program.nodes[stop:], of, program.bounds, widths)
   result = of[program.output]
-  model.emit('Identity', result, output='codes')
+  if model.in_float(result):
+    model.emit('Cast', model.as_float(result), to=INT32_TYPE, output='codes')
+  else:
+    model.emit('Identity', result, output='codes')
   scale = model.real(program.output_scale)
   model.emit('Mul', model.as_float(result), scale, output='values')
   written = model.finish(program, widths[program.output])
