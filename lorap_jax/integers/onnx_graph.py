@@ -133,28 +133,29 @@ def _form(arrays: Sequence[np.ndarray]) -> Form | None:
 
 
 def _halved(table: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-  """A table of powers as factors and a period: rint(f[:, None] p).
+  """A table of powers as factors [k, 1] and a period [p]: rint(f p).
 
   Each row of it is half of the row before, and rounded; or it is 0.
   """
-  if table.ndim != 1 or table.dtype != np.int32:
+  if table.ndim != 1 or table.dtype != np.int32 or largest(table) > 2**16:
     return None
   for period in _PERIODS:
     rows = -(-len(table) // period)
-    if rows < 3:
+    if not 3 <= rows <= 24:
       continue
-    most = np.full(rows * period, np.nan)
-    most[: len(table)] = table
-    grid = most.reshape(rows, period)
-    factor = np.where(np.nanmax(np.abs(grid), 1) > 0, 0.5 ** np.arange(rows), 0)
-    live = grid[factor > 0] / factor[factor > 0, None]
-    room = 0.5 / factor[factor > 0, None]
-    if not live.size:
+    grid = np.full((rows, period), np.nan)
+    grid.flat[: len(table)] = table
+    factor = 0.5 ** np.arange(rows)[:, None]
+    factor[np.nanmax(np.abs(grid), 1) == 0] = 0
+    live = factor[:, 0] > 0
+    if not live[0]:
       continue
-    low, high = np.nanmax(live - room, 0), np.nanmin(live + room, 0)
-    found = factor.astype(np.float32)[:, None], np.float32((low + high) / 2)
-    if np.array_equal(np.rint(found[0] * found[1]).reshape(-1)[: len(table)], table):
-      return found
+    # What the period may be, so that each row is rounded as it has to be.
+    ends = [(grid[live] + half) / factor[live] for half in (-0.5, 0.5)]
+    middle = (np.nanmax(ends[0], 0) + np.nanmin(ends[1], 0)) / 2
+    factor, middle = factor.astype(np.float32), middle.astype(np.float32)
+    if np.array_equal(np.rint(factor * middle).flat[: len(table)], table):
+      return factor, middle
   return None
 
 

@@ -1,13 +1,14 @@
 """Layers of a program that are alike: their operations, not their constants."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from lorap_jax.integers.program import Node, Program
 
 _TABLES = ('nearest', 'lookup')  # May be padded by their last entry.
+_LIMITS = ('low', 'high')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,8 @@ def find(program: Program) -> Repeat | None:
 
   Blocks are alike in their operations, options and shapes of constants. Each
   reads of the others one value of the block before, and what follows reads that
-  of the last block alone. Tables may differ in length.
+  of the last block alone. Tables may differ in length, and so may limits that
+  no value reaches.
 
   Args:
     program: any.
@@ -48,7 +50,7 @@ def find(program: Program) -> Repeat | None:
   """
   found = [
     (count * period - period, -start, period, count)
-    for start, period, count in _alike([_kind(node) for node in program.nodes])
+    for start, period, count in _alike([_kind(n) for n in program.nodes])
   ]
   for _, start, period, count in sorted(found, reverse=True):
     repeat = _wired(program, -start, period, count)
@@ -58,18 +60,33 @@ def find(program: Program) -> Repeat | None:
 
 
 def _kind(node: Node) -> object:
-  shape = lambda array: (
-    array.ndim
-    if array.ndim == 1 and node.op in _TABLES
-    else array.shape
-  )
+  """What blocks have in common, but for the limits of a rounding."""
+  table = node.op in _TABLES
+  shape = lambda array: 'table' if table and array.ndim == 1 else array.shape
   constants = {k: np.asarray(v) for k, v in node.constants.items()}
   return (
     node.op,
     tuple(node.inputs),
-    tuple(sorted(node.options.items())),
+    tuple(sorted(item for item in node.options.items() if item[0] not in _LIMITS)),
     tuple((k, shape(v), v.dtype.kind) for k, v in constants.items()),
   )
+
+
+def _is_free(node: Node, bounds: Mapping[str, int]) -> bool:
+  """Whether wider limits of a rounding would change nothing."""
+  if node.op != 'scale':
+    return False
+  limit = min(node.options['high'], -node.options['low'])
+  if 'limit' in node.inputs:  # It cuts off at the row's own.
+    return bounds[node.inputs['limit']] <= limit
+  if bounds[node.output] < limit:
+    return True
+  if 'row' in node.inputs:
+    return False
+  largest = lambda name: np.max(np.abs(node.constants.get(name, 0)))
+  factor = np.float32(largest('factor'))
+  reach = np.rint(np.float32(bounds[node.inputs['a']]) * factor)
+  return bool(reach + largest('bias') <= limit)
 
 
 def _alike(kinds: list[object]) -> Iterator[tuple[int, int, int]]:
@@ -79,8 +96,8 @@ def _alike(kinds: list[object]) -> Iterator[tuple[int, int, int]]:
     for i in range(len(kinds) - period, -1, -1):
       same = i < len(kinds) - period and kinds[i] == kinds[i + period]
       run = run + 1 if same else 0
-      if run >= period:
-        yield i, period, run // period + 1
+      for count in range(2, run // period + 2):
+        yield i, period, count
 
 
 def _wired(
@@ -119,11 +136,17 @@ def _wired(
   )
   if any(place[x] != (count - 1, result) for x in after if x in place):
     return None
-  return Repeat(start, _padded(blocks), given, result)
+  levelled = _levelled(blocks, program.bounds)
+  return levelled and Repeat(start, levelled, given, result)
 
 
-def _padded(blocks: list[tuple[Node, ...]]) -> tuple[tuple[Node, ...], ...]:
-  """Blocks whose tables are as long as the longest of their place."""
+def _levelled(
+  blocks: list[tuple[Node, ...]], bounds: Mapping[str, int]
+) -> tuple[tuple[Node, ...], ...] | None:
+  """Blocks with the longest tables and the widest limits of their place.
+
+  None where limits that some value reaches are not the widest.
+  """
   places = []
   for alike in zip(*blocks, strict=True):
     given = [
@@ -136,9 +159,16 @@ def _padded(blocks: list[tuple[Node, ...]]) -> tuple[tuple[Node, ...], ...]:
           for constants in given:
             more = length - len(constants[key])
             constants[key] = np.pad(constants[key], (0, more), mode='edge')
+    options = dict(alike[0].options)
+    if 'low' in options:
+      options['low'] = min(node.options['low'] for node in alike)
+      options['high'] = max(node.options['high'] for node in alike)
+    for node in alike:
+      if dict(node.options) != options and not _is_free(node, bounds):
+        return None
     places.append(
       [
-        dataclasses.replace(node, constants=constants)
+        dataclasses.replace(node, constants=constants, options=options)
         for node, constants in zip(alike, given, strict=True)
       ]
     )
