@@ -13,12 +13,13 @@ import collections
 import copy
 import itertools
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorap_jax.integers import packing
+from lorap_jax.integers import onnx_stores, packing
+from lorap_jax.integers.onnx_stores import Entry, Form, Kind, largest
 from lorap_jax.integers.program import INT32, Program
 
 OPSET, IR = 21, 10
@@ -32,15 +33,6 @@ INPUTS = ('nodes', 'senders', 'receivers', 'graph_of', 'num_graphs')
 _TYPES = {'float32': 1, 'uint8': 2, 'int32': 6, 'int64': 7, 'bool': 9}
 _SPLIT_BITS = 12
 _SMALL = 16  # Numbers that are not worth packing.
-# What operators and names take: of a field of so many bits, and of a store.
-_FIELD_BYTES = {8: 40, 4: 50, 2: 130, 1: 150}
-_STORE_BYTES = 150
-_PERIODS = (32, 64)  # Of tables of powers.
-
-
-def largest(array: Any) -> int:
-  """The largest magnitude of whole numbers; 0 for none."""
-  return int(np.max(np.abs(np.asarray(array, np.int64)), initial=0))
 
 
 class Operator(NamedTuple):
@@ -51,26 +43,6 @@ class Operator(NamedTuple):
   outputs: tuple[str, ...]
   options: Mapping[str, Any]
   body: tuple['Operator', ...] = ()
-
-
-class Kind(NamedTuple):
-  """What the packed constants of one store have in common."""
-
-  bits: int
-  fraction: int | None
-  width: int  # Columns; 0 of arrays of one dimension.
-  shared: bool  # The offset is that of numbers of both signs.
-  rows: bool  # Each is a row, and has an offset and an exponent of its own.
-
-
-class Entry(NamedTuple):
-  """A constant of a store: one, or one for each layer."""
-
-  name: str
-  codes: np.ndarray  # [layers, rows, columns]
-  offsets: np.ndarray  # [layers]
-  exponents: np.ndarray
-  stacked: bool
 
 
 class Loop(NamedTuple):
@@ -85,115 +57,8 @@ class Loop(NamedTuple):
   result: str = ''
 
 
-class Form(NamedTuple):
-  """Arrays as (f(codes) + offset) 2**exponent, of one kind."""
-
-  kind: Kind
-  codes: np.ndarray  # [layers, rows, columns]
-  offsets: np.ndarray  # [layers], of a matrix the same for all.
-  exponents: np.ndarray  # [layers]
-
-
-def _form(arrays: Sequence[np.ndarray]) -> Form | None:
-  """The packed form of an array, or of those of layers, if they have one."""
-  forms = [packing.pack(array) for array in arrays]
-  first = forms[0]
-  if any(f is None or f.fraction != first.fraction for f in forms):
-    return None
-  shape = arrays[0].shape
-  width = shape[-1] if len(shape) > 1 else 0
-  exponents = np.array([form.exponent for form in forms])
-  codes = np.stack([form.codes for form in forms])
-  rows = width > 1 and shape[0] == 1
-  if first.fraction is not None:
-    offsets, bits = np.zeros((len(forms), 1)), first.bits
-  elif len(forms) == 1 and not rows:
-    offsets, bits = first.offset[None], first.bits
-  else:
-    codes += np.stack([np.broadcast_to(f.offset, shape) for f in forms])
-    axes = tuple(range(1, codes.ndim))
-    if not rows:  # All have one offset, and one power of two.
-      more = exponents - exponents.min()
-      codes <<= more.reshape(-1, *(1 for _ in shape))
-      exponents -= more
-      axes = None
-    low = codes.min(axes, keepdims=True)
-    bits = max(int((codes - low).max()).bit_length(), 1)
-    if not rows and -(2 ** (bits - 1)) <= low.min() < 0:
-      if codes.max() < 2 ** (bits - 1):
-        low[:] = -(2 ** (bits - 1))
-    codes -= low
-    offsets = np.broadcast_to(low, (len(forms), *low.shape[1:]))
-  shared = bool(offsets[0].size == 1 and offsets.flat[0] == -(2 ** (bits - 1)))
-  shared = shared and not rows
-  if rows:
-    offsets = offsets.reshape(-1)
-  kind = Kind(bits, first.fraction, width, shared, rows)
-  return Form(kind, codes, offsets, exponents)
-
-
-def _halved(table: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-  """A table of powers as factors [k, 1] and a period [p]: rint(f p).
-
-  Each row of it is half of the row before, and rounded; or it is 0.
-  """
-  if table.ndim != 1 or table.dtype != np.int32 or largest(table) > 2**16:
-    return None
-  for period in _PERIODS:
-    rows = -(-len(table) // period)
-    if not 3 <= rows <= 24:
-      continue
-    grid = np.full((rows, period), np.nan)
-    grid.flat[: len(table)] = table
-    factor = 0.5 ** np.arange(rows)[:, None]
-    factor[np.nanmax(np.abs(grid), 1) == 0] = 0
-    live = factor[:, 0] > 0
-    if not live[0]:
-      continue
-    # What the period may be, so that each row is rounded as it has to be.
-    ends = [(grid[live] + half) / factor[live] for half in (-0.5, 0.5)]
-    middle = (np.nanmax(ends[0], 0) + np.nanmin(ends[1], 0)) / 2
-    factor, middle = factor.astype(np.float32), middle.astype(np.float32)
-    if np.array_equal(np.rint(factor * middle).flat[: len(table)], table):
-      return factor, middle
-  return None
-
-
-def _merged(
-  stores: Mapping[Kind, list[Entry]],
-) -> Iterator[tuple[Kind, list[Entry]]]:
-  """Stores of which some have more bits than they need, where that is less."""
-  groups: dict[Kind, list[tuple[Kind, list[Entry]]]] = {}
-  for kind, used in sorted(stores.items(), key=lambda item: item[0].bits):
-    if used:
-      groups.setdefault(kind._replace(bits=0), []).append((kind, used))
-  for group in groups.values():
-    # The least bytes of the first k stores, and where the last of them starts.
-    least: list[tuple[float, int]] = [(0, 0)]
-    for stop in range(1, len(group) + 1):
-      bits = group[stop - 1][0].bits
-      options = [
-        (least[start][0] + _store_bytes(bits, group[start:stop]), start)
-        for start in range(stop)
-      ]
-      least.append(min(options))
-    stop = len(group)
-    while stop:
-      start, kind = least[stop][1], group[stop - 1][0]
-      yield kind, [
-        entry._replace(codes=entry.codes + more)
-        for narrow, used in group[start:stop]
-        for more in [kind.shared * (2**kind.bits - 2**narrow.bits) // 2]
-        for entry in used
-      ]
-      stop = start
-
-
-def _store_bytes(bits: int, parts: list[tuple[Kind, list[Entry]]]) -> float:
-  """What a store takes that has so many bits of all of these."""
-  count = sum(entry.codes.size for _, used in parts for entry in used)
-  fields = sum(_FIELD_BYTES[width] for width in packing.widths(bits))
-  return count * bits / 8 + fields + _STORE_BYTES
+def _equal(arrays: Sequence[np.ndarray]) -> bool:
+  return all(np.array_equal(arrays[0], other) for other in arrays)
 
 
 class Model:
@@ -224,7 +89,9 @@ class Model:
     self._loop: Loop | None = None
     self._body: list[Operator] | None = None  # While it is written.
     self._inner: set[str] = set()  # Tensors of the body.
-    self._alike: dict[int, np.ndarray] = {}  # Constants of all layers.
+    self._alike: dict[int, np.ndarray] = {}  # Constants of all layers,
+    self._kept: Any = None  # which live as long as their ids are used.
+    self._given = ''  # To the Loop.
     self._recorded: list[np.ndarray] | None = None
     self._replayed: Iterator[tuple[np.ndarray, ...]] | None = None
     self._read: set[str] = set()  # What the finished model has,
@@ -306,27 +173,37 @@ class Model:
     other = copy.copy(self)
     for key, value in vars(self).items():
       if isinstance(value, dict | set | list):
-        setattr(other, key, value.copy())
+        setattr(other, key, copy.copy(value))
     other._recorded = []
     return other
 
   def trace(self) -> tuple[Any, list[np.ndarray]]:
     """What tells whether two layers are alike, and a trial's constants."""
     assert self._recorded is not None
-    kinds = [
-      # Shapes and axes are no numbers that a stack may hold.
-      a.tobytes() if a.dtype == np.int64 else (str(a.dtype), a.shape)
-      for a in self._recorded
-    ]
+    kinds = [(str(a.dtype), a.shape) for a in self._recorded]
     return (self._nodes, kinds, self._loop), self._recorded
 
-  def replay(self, recorded: list[list[np.ndarray]] | None) -> None:
-    """Has `constant` take, in turn, what the trials of layers recorded."""
+  def replay(self, recorded: Sequence[Sequence[np.ndarray]]) -> bool:
+    """Has `constant` take, in turn, what the trials of layers recorded.
+
+    Args:
+      recorded: constants of each layer; none to end it.
+
+    Returns:
+      False if they differ in numbers that a stack, in float32, does not hold,
+      or in shapes.
+    """
     self._replayed = zip(*recorded, strict=True) if recorded else None
+    return all(
+      _equal(arrays)
+      or arrays[0].dtype.kind == 'f'
+      or (arrays[0].dtype == np.int32 and largest(arrays) <= FLOAT32_WHOLE)
+      for arrays in zip(*recorded, strict=True)
+    )
 
   def compare(self, alike: list[list[np.ndarray]]) -> None:
     """Says which constants are at the same place of each layer."""
-    self._kept = alike  # As long as these live, their ids are their own.
+    self._kept = alike
     for arrays in alike:
       stack = np.stack(arrays)
       self._alike.update((id(array), stack) for array in arrays)
@@ -349,17 +226,17 @@ class Model:
         self._real[name] = self.name()
       return name
     arrays = (array,) if self._replayed is None else next(self._replayed)
-    if all(np.array_equal(array, other) for other in arrays):
+    if _equal(arrays):
       arrays = (array,)
     form = None
-    halved = _halved(array) if len(arrays) == 1 else None
+    halved = onnx_stores.halved(array) if len(arrays) == 1 else None
     if halved is not None:
       value = self.emit('Mul', *(self._plain(part) for part in halved))
       value = self.emit('Round', value)
       flat = self._plain(np.array([-1], np.int64))
       return self.from_whole(self.emit('Reshape', value, flat))
     if array.size > _SMALL and array.dtype != np.int64:
-      form = _form(arrays)
+      form = onnx_stores.form(arrays)
     if form is not None:
       real = self._unpacked(form, len(arrays) > 1)
     elif len(arrays) > 1:
@@ -373,8 +250,6 @@ class Model:
 
   def _of_layers(self, array: np.ndarray) -> str:
     """The layer's own of few numbers [layers, ...], in float32."""
-    if largest(array) > FLOAT32_WHOLE and array.dtype.kind != 'f':
-      raise ValueError('layers differ in numbers that float32 does not hold')
     flat = array.astype(np.float32).reshape(len(array), -1)
     key = flat.shape, flat.tobytes()
     name, _ = self._small.setdefault(key, (self.name(), flat))
@@ -391,7 +266,7 @@ class Model:
       self._stored[key] = name, self._tensor(name, array)
     return self._stored[key][0]
 
-  def _unpacked(self, form: 'Form', stacked: bool) -> str:
+  def _unpacked(self, form: Form, stacked: bool) -> str:
     """The float32 numbers of packed arrays: of one, or of each layer."""
     kind, codes, offsets, exponents = form
     offset, exponent = offsets[0], exponents
@@ -541,6 +416,7 @@ class Model:
 
     Differences of the running sum over all rows, which may wrap: differences
     undo it. For several columns this takes a third of the time of `segments`.
+    The rows have to be in the order of their runs.
 
     Args:
       values: int32 [k + 1, columns]; the first row is 0.
@@ -685,12 +561,12 @@ class Model:
       ir_version=IR,
     )
 
-  def _live(self, nodes: Iterable[Operator]) -> list[Operator]:
+  def _live(self, nodes: Sequence[Operator]) -> list[Operator]:
     """Operators whose results are read, and what they read."""
     found = []
-    for node in reversed(tuple(nodes)):
+    for node in reversed(nodes):
       if self._read.intersection(node.outputs):
-        if node.op == 'Loop':
+        if node.op == 'Loop' and self._loop is not None:
           self._read.add(self._loop.result)
           node = node._replace(body=tuple(self._live(node.body)))
         found.append(node)
@@ -700,8 +576,7 @@ class Model:
   def _proto(self, node: Operator) -> Any:
     helper, final = self._onnx.helper, self._new_name
     options = dict(node.options)
-    if node.op == 'Loop':
-      loop = self._loop
+    if node.op == 'Loop' and (loop := self._loop) is not None:
       tensor = lambda name, *kind: helper.make_tensor_value_info(
         final(name), *kind
       )
@@ -711,6 +586,7 @@ class Model:
         [
           tensor(loop.step, INT64, ()),
           tensor(loop.go_on, BOOL, ()),
+          # ONNX Runtime and OpenVINO have to know that it is a matrix.
           tensor(loop.given, loop.type, (None, loop.width)),
         ],
         [tensor(loop.go_on, BOOL, ()), tensor(loop.result, loop.type, None)],
@@ -755,7 +631,7 @@ class Model:
       kind: [entry for entry in store.values() if entry.name in read]
       for kind, store in self._stores.items()
     }
-    for kind, used in _merged(stores):
+    for kind, used in onnx_stores.merged(stores):
       inside += self._take_apart(used, kind)
     small = [entry for entry in self._small.values() if entry[0] in read]
     for _, alike in itertools.groupby(

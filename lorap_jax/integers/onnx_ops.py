@@ -269,8 +269,11 @@ def _pool_sum(w, a):
   width = w.width[a]
   if width == 1:
     return w.segments(a, 'graph_of', w.num_graphs(), width)
-  counts = w.counts('graph_of', w.num_graphs())
-  return w.run_sums(w.behind_zeros(a, width), counts)
+  # In the order of graphs, whatever that of the nodes is.
+  count = w.emit('Shape', 'graph_of')
+  order = w.emit('TopK', 'graph_of', count, largest=0)
+  rows = w.behind_zeros(w.emit('Gather', a, order), width)
+  return w.run_sums(rows, w.counts('graph_of', w.num_graphs()))
 
 
 def _pool_max(w, a):

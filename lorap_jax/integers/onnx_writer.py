@@ -39,10 +39,13 @@ def write(program: Program, *, names: bool = False) -> Any:
   float32, the codes times the output scale. A value may have 2**31 numbers at
   most.
 
+  Layers that are alike are the body of a Loop where that makes a smaller file.
+
   Args:
     program: what to write.
     names: store the program's names of values as the metadata `names`, a JSON
-      object with the model's short ones as keys.
+      object with the model's short ones as keys; of layers that are a Loop, the
+      names of the first.
 
   Returns:
     An `onnx.ModelProto`.
@@ -136,9 +139,11 @@ def _add_layers(model, repeat, of, bounds, widths) -> bool:
     trials.append(trial.trace())
   if any(trace != trials[0][0] for trace, _ in trials):
     return False
-  model.replay([constants for _, constants in trials])
+  if not model.replay([constants for _, constants in trials]):
+    model.replay(())
+    return False
   name, inside = body(model, first)
-  model.replay(None)
+  model.replay(())
   of.update(inside | of)
   of[last[repeat.result].output] = name
   model.width[name], model.bound[name] = widths[result], top

@@ -67,7 +67,9 @@ def _kind(node: Node) -> object:
   return (
     node.op,
     tuple(node.inputs),
-    tuple(sorted(item for item in node.options.items() if item[0] not in _LIMITS)),
+    tuple(
+      sorted(item for item in node.options.items() if item[0] not in _LIMITS)
+    ),
     tuple((k, shape(v), v.dtype.kind) for k, v in constants.items()),
   )
 
@@ -116,18 +118,17 @@ def _wired(
     for key in alike[0].inputs:
       names = [node.inputs[key] for node in alike]
       at = [place.get(name) for name in names]
-      if all(name == names[0] for name in names) and at[0] is None:
-        continue
-      steps = {None if p is None else (k - p[0], p[1]) for k, p in enumerate(at)}
-      if len(steps) == 1 and None not in steps and next(iter(steps))[0] == 0:
-        continue
-      later = steps - {None}
-      if at[0] is not None or len(later) != 1 or None in at[1:]:
-        return None
-      back, result = later.pop()
-      if back != 1:
-        return None
-      carried.add((names[0], result))
+      second = at[1]
+      if second is None:  # Of no block: the same for all.
+        if set(names) != {names[0]}:
+          return None
+      elif second[0]:  # Of the block itself.
+        if at != [(k, second[1]) for k in range(count)]:
+          return None
+      else:  # Of the block before.
+        if at != [None, *((k, second[1]) for k in range(count - 1))]:
+          return None
+        carried.add((names[0], second[1]))
   if len(carried) != 1:
     return None
   given, result = carried.pop()
@@ -137,7 +138,9 @@ def _wired(
   if any(place[x] != (count - 1, result) for x in after if x in place):
     return None
   levelled = _levelled(blocks, program.bounds)
-  return levelled and Repeat(start, levelled, given, result)
+  if levelled is None:
+    return None
+  return Repeat(start, levelled, given, result)
 
 
 def _levelled(
@@ -150,7 +153,9 @@ def _levelled(
   places = []
   for alike in zip(*blocks, strict=True):
     given = [
-      {k: np.asarray(v) for k, v in node.constants.items()} for node in alike
+      # Copies, that no place has the array of another.
+      {k: np.array(v) for k, v in node.constants.items()}
+      for node in alike
     ]
     if alike[0].op in _TABLES:
       for key, array in given[0].items():

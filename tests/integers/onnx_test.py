@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lorap_jax.integers import (
-  onnx_graph,
   onnx_ops,
+  onnx_stores,
   onnx_writer,
   repeats,
   sizes,
@@ -931,6 +931,19 @@ def test_scales_of_rows(engine):
   check(engine, program, [graph])
 
 
+def test_pools_take_nodes_in_any_order(engine):
+  """Those of a graph need not be side by side."""
+  rng = np.random.default_rng(17)
+  graph = make_graph(rng, [5, 0, 9, 3], 40)
+  mixed = graph._replace(graph_of=rng.permutation(graph.graph_of))
+  assert np.any(np.diff(mixed.graph_of) < 0)
+  for pool in ('sum', 'mean', 'max'):
+    b = start()
+    value = b.pool(pool, Wide(narrow(b, 10), 1.0, 2**10, FEATURES))
+    program = finish(b, value.name, value.bound, per_graph=True)
+    check(engine, program, [mixed])
+
+
 def test_means_near_a_half(engine):
   """With sum / 14 in place of sum (1 / 14) some would differ."""
   b = start()
@@ -1033,14 +1046,14 @@ def test_product_of_one_output(engine):
 def test_table_of_powers_is_a_period():
   table = np.rint(2.0 ** (13 - np.arange(385) / 32)).astype(np.int32)
   table[-1] = 0
-  factors, period = onnx_graph._halved(table)
+  factors, period = onnx_stores.halved(table)
   assert factors.shape == (13, 1) and period.shape == (32,)
   again = np.rint(factors * period).reshape(-1)[:385]
   np.testing.assert_array_equal(again, table)
   for place in (5, 200, 384):
     other = table.copy()
     other[place] += 40
-    assert onnx_graph._halved(other) is None
+    assert onnx_stores.halved(other) is None
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -1050,11 +1063,11 @@ def test_stores_are_merged_for_the_fewest_bytes(seed):
   stores = {}
   for bits in rng.choice(np.arange(1, 13), 5, replace=False).tolist():
     codes = rng.integers(0, 2**bits, (1, int(rng.integers(1, 3000)), 1))
-    kind = onnx_graph.Kind(bits, None, 1, shared=False, rows=False)
+    kind = onnx_stores.Kind(bits, None, 1, shared=False, rows=False)
     zeros = np.zeros(1)
-    stores[kind] = [onnx_graph.Entry(f'{bits}', codes, zeros, zeros, False)]
+    stores[kind] = [onnx_stores.Entry(f'{bits}', codes, zeros, zeros, False)]
   taken = lambda groups: sum(
-    onnx_graph._store_bytes(group[-1][0].bits, group) for group in groups
+    onnx_stores.store_bytes(group[-1][0].bits, group) for group in groups
   )
   parts = sorted(stores.items(), key=lambda item: item[0].bits)
   ways = []
@@ -1062,7 +1075,7 @@ def test_stores_are_merged_for_the_fewest_bytes(seed):
     ends = [k + 1 for k, cut in enumerate(cuts) if cut]
     bounds = list(zip([0, *ends], [*ends, len(parts)], strict=True))
     ways.append(taken([parts[i:j] for i, j in bounds]))
-  found = list(onnx_graph._merged(stores))
+  found = list(onnx_stores.merged(stores))
   assert sorted(e.name for _, used in found for e in used) == sorted(
     k for kind in stores for k in [f'{kind.bits}']
   )

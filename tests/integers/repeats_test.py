@@ -101,13 +101,31 @@ def test_what_follows_may_read_the_first_value_and_the_last():
   assert repeats.find(layered(read='layer_2')) is not None
 
 
-@pytest.mark.parametrize('name', ['layer_1', 'group_2', 'total_0'])
-def test_a_value_inside_is_read_elsewhere(name):
-  """Then those layers are no body of a loop."""
-  found = repeats.find(layered(count=3, read=name))
-  inside = {node.output for block in found.blocks for node in block} if found else set()
-  last = found.blocks[-1][found.result].output if found else None
-  assert name not in inside - {last}
+@pytest.mark.parametrize(
+  'name, layers',
+  [('layer_1', 2), ('total_0', 2), ('group_2', 2), ('range_1', 0)],
+)
+def test_a_value_inside_is_read_elsewhere(name, layers):
+  """Then its layer is not among them, or the last."""
+  found = repeats.find(layered(read=name))
+  assert (len(found.blocks) if found else 0) == layers
+
+
+def test_limits_that_no_value_reaches_may_differ():
+  free = layered(high=900_000)
+  found = repeats.find(free)
+  assert len(found.blocks) == 2  # The others reach theirs.
+  nodes = [
+    dataclasses.replace(node, options={'low': -10_000 - k, 'high': 9_000 + k})
+    if node.op == 'scale'
+    else node
+    for k, node in enumerate(free.nodes)
+  ]
+  found = repeats.find(dataclasses.replace(free, nodes=tuple(nodes)))
+  assert len(found.blocks) == 3
+  assert {block[found.result].options['high'] for block in found.blocks} == {
+    9_000 + 15
+  }
 
 
 def test_layers_of_other_options_are_left_out():
