@@ -55,6 +55,7 @@ class Loop(NamedTuple):
   type: int  # Of what goes from layer to layer,
   width: int  # and its columns.
   result: str = ''
+  again: str = ''  # As `go_on`: true.
 
 
 def _equal(arrays: Sequence[np.ndarray]) -> bool:
@@ -160,7 +161,9 @@ class Model:
     """Ends it; the result of the last layer."""
     assert self._loop is not None and self._body is not None
     inside = self.as_float(result) if real else result
-    self._loop = self._loop._replace(result=inside)
+    # OpenVINO reads no file whose body returns what it is given.
+    again = self.emit('Identity', self._loop.go_on)
+    self._loop = self._loop._replace(result=inside, again=again)
     body, self._body = tuple(self._body), None
     count = self._plain(np.asarray(self._loop.layers, np.int64))
     inputs = count, self._plain(np.asarray(True)), self._given
@@ -567,7 +570,7 @@ class Model:
     for node in reversed(nodes):
       if self._read.intersection(node.outputs):
         if node.op == 'Loop' and self._loop is not None:
-          self._read.add(self._loop.result)
+          self._read.update((self._loop.result, self._loop.again))
           node = node._replace(body=tuple(self._live(node.body)))
         found.append(node)
         self._read.update(node.inputs)
@@ -589,7 +592,7 @@ class Model:
           # ONNX Runtime and OpenVINO have to know that it is a matrix.
           tensor(loop.given, loop.type, (None, loop.width)),
         ],
-        [tensor(loop.go_on, BOOL, ()), tensor(loop.result, loop.type, None)],
+        [tensor(loop.again, BOOL, ()), tensor(loop.result, loop.type, None)],
       )
     inputs, outputs = map(final, node.inputs), map(final, node.outputs)
     return helper.make_node(node.op, [*inputs], [*outputs], **options)
@@ -605,7 +608,8 @@ class Model:
         uses.update((*inner.inputs, *inner.outputs))
     if self._loop is not None:
       loop = self._loop
-      uses.update((loop.step, loop.go_on, loop.go_on, loop.given, loop.result))
+      uses.update((loop.step, loop.go_on, loop.given))
+      uses.update((loop.again, loop.result))
     fixed = {'codes', 'values', *INPUTS}
     names = [name for name, _ in uses.most_common() if name not in fixed]
     letters = string.ascii_letters + string.digits
