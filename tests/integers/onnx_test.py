@@ -1041,6 +1041,42 @@ def test_layers_of_other_bounds_share_the_widest():
   check(onnxruntime, program, small_graphs())
 
 
+def test_layers_of_which_the_last_exceed_float32():
+  """A bound of the first alone would have it round their largest numbers."""
+  b = start()
+  x = whole(b, 10)
+  for k in range(6):
+    bias = np.arange(1, 11, 2)[None] + (k > 1) * (2**24 - 30)
+    top = int(bias.max()) + 2**12
+    y = b.add(
+      'scale',
+      f'y_{k}',
+      {'a': x},
+      {'factor': np.float32(1), 'bias': bias.astype(np.int32)},
+      bound=top,
+      low=-INT32,
+      high=INT32,
+    )
+    size = b.add('row_max', f'size_{k}', {'a': y}, bound=top)
+    ones = {'weight': np.ones((1, FEATURES), np.int8)}
+    size = b.add('product', f'largest_{k}', {'a': size}, ones, bound=top)
+    minus = {'weight': -np.eye(FEATURES, dtype=np.int8)}
+    y = b.add('product', f'minus_{k}', {'a': y}, minus, bound=top)
+    gap = b.add('add', f'gap_{k}', {'a': y, 'b': size}, bound=2 * top)
+    x = b.add(
+      'scale',
+      f'x_{k}',
+      {'a': gap},
+      {'factor': np.float32(1)},
+      bound=2**10,
+      low=-(2**10),
+      high=2**10,
+    )
+  program = finish(b, x, 2**10)
+  assert loops(onnx_writer.write(program))
+  check(onnxruntime, program, small_graphs())
+
+
 def test_product_of_one_output(engine):
   """Its weights are a column, not a row of numbers."""
   rng = np.random.default_rng(16)
