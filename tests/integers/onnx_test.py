@@ -862,7 +862,32 @@ def layers(count, *, norms=False, width=20, unlike=False, start=3.0):
   return b.program(x, per_graph=True, num_features=FEATURES)
 
 
+def attentive_layers(count):
+  """Layers of attention that are alike; 12 columns of three heads."""
+  rng = np.random.default_rng(18)
+  b = Builder(max_degree=5001, max_nodes=60)
+  x = b.fix('nodes', 50.0, FEATURES)
+  with b.inside('embedding'):
+    x = dense(b, rng, x, uniform(8), 12)
+  for k in range(count):
+    with b.inside(f'conv_{k}'):
+      h = dense(b, rng, x, uniform(8, scale=1.0 + k), 12, bits=8)
+      message = b.quantize('message', h, uniform(8, scale=0.3, width=12))
+      operand = b.operand('operand', b.widen('message_values', message))
+      weight = rng.integers(-127, 128, (12, 6))
+      scores = b.product('product', operand, weight, np.full(6, 1e-3))
+      scores = b.widen('scores', scores, factor=0.3)
+      grid = grids.UniformGrid(np.asarray(0.1), np.asarray(3.0), -128, 127)
+      rows = []
+      for kind in range(2):
+        codes = b.quantize('logits', b.meet('met', scores, loops=kind), grid)
+        rows.append(b.leaky_logits('leaky', codes, 0.2))
+      x = b.widen('sum', b.attend('attended', message, *rows))
+  return b.program(x, per_graph=False, num_features=FEATURES)
+
+
 NETWORKS = {
+  'attentive_layers': lambda: attentive_layers(3),
   'layers': lambda: layers(3),
   'layers_with_norms': lambda: layers(4, norms=True),
   'layers_unlike': lambda: layers(3, unlike=True),
@@ -1017,6 +1042,12 @@ def test_openvino_takes_a_loop_from_memory():
   model = onnx_writer.write(layers(3))
   assert loops(model)
   core.read_model(model.SerializeToString())
+
+
+def test_layers_of_attention_are_no_loop():
+  """OpenVINO keeps what a ScatterElements of the pass before has added."""
+  assert repeats.find(attentive_layers(3)) is not None
+  assert not loops(onnx_writer.write(attentive_layers(3)))
 
 
 def test_layers_that_differ_are_not():
