@@ -22,19 +22,21 @@ def _fix(w, x, factor, *, low, high):
 
 def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
   value, reach = w.as_float(a), INT32
+  more = 0 if bias is None else largest(w.all_of(bias))
   if row is not None:
     value = w.emit('Mul', value, row)
   else:
-    reach = np.float32(w.bound[a]) * np.float32(np.max(np.abs(factor)))
+    top = np.float32(np.max(np.abs(w.all_of(factor))))
+    reach = np.float32(w.bound[a]) * top
     reach = int(min(np.rint(reach), np.float32(INT32)))
   if w.limit < min(high, -low):
-    reach = min(reach, w.limit + (0 if bias is None else largest(bias)))
+    reach = min(reach, w.limit + more)
   if row is None and a in w.products:
     # Else engines put the factor into the product, and round its parts.
     value = w.emit('Round', value)
-  if np.any(np.asarray(factor) != 1):
+  if np.any(w.all_of(factor) != 1):
     value = w.emit('Mul', value, w.columns(factor, w.width[a]))
-  if row is not None or np.any(np.asarray(factor) % 1):
+  if row is not None or np.any(w.all_of(factor) % 1):
     value = w.emit('Round', value)
   if bias is None:
     if limit is None or w.bound[limit] > min(high, -low, EXACT):
@@ -42,14 +44,15 @@ def _scale(w, a, factor, row=None, limit=None, bias=None, *, low, high):
     value = w.from_whole(value)
   else:
     value = w.from_whole(w.clipped(value, -EXACT, EXACT, reach))
-    reach = min(reach, EXACT) + largest(bias)
+    reach = min(reach, EXACT) + more
     bias = w.columns(bias, w.width[a])
     value = w.exact('Add', value, bias, limit=reach)
     if w.limit >= min(high, -low):
       value = _clip(w, value, low, high, reach)
   if limit is not None:
     value = w.exact('Min', value, limit)
-    value = w.exact('Max', value, w.exact('Neg', limit))
+    if not (bias is None and {a, row} <= w.non_negative and np.all(factor > 0)):
+      value = w.exact('Max', value, w.exact('Neg', limit))
   return value
 
 
@@ -68,7 +71,8 @@ def _clip(w, value, low, high, reach):
 
 
 def _product(w, a, weight, bias=None):
-  size = int(np.abs(np.asarray(weight, np.int64)).sum(0).max(initial=0))
+  size = np.abs(w.all_of(weight).astype(np.int64)).sum(-2)
+  size = int(size.max(initial=0))
   total = _exact_product(w, a, w.bound[a], weight, max(size, 1))
   if bias is None:
     return total
@@ -158,9 +162,9 @@ def _power(w, below, table, limit):
 
 
 def _shares(w, a, b, *, share, loops=0):
-  inverse = _inverse(w, w.edges_at(b, 'receivers', loops=loops))
+  # A power of two: where it enters changes no bit.
+  inverse = _inverse(w, w.edges_at(b, 'receivers', loops=loops), share)
   part = w.emit('Mul', w.as_float(a), inverse)
-  part = w.emit('Mul', part, w.real(share))
   return w.from_whole(w.emit('Round', part))
 
 
@@ -237,12 +241,15 @@ def _nearest(w, a, reach):
 
 def _quotient(w, a, b):
   if a in w.powers or b in w.powers:  # These round once in any order.
-    return w.emit('Div', w.as_float(a), w.as_float(b))
-  return w.emit('Mul', w.as_float(a), _inverse(w, b))
+    result = w.emit('Div', w.as_float(a), w.as_float(b))
+  else:
+    result = w.emit('Mul', w.as_float(a), _inverse(w, b))
+  w.non_negative.add(result)  # Scales and ranges.
+  return result
 
 
 def _lookup(w, a, table):
-  table = np.asarray(table)
+  given = table = np.asarray(table)
   if a in w.from_end:
     table, a = table[::-1], w.from_end[a]
   elif table.ndim > 1:  # A row for each number of the first column.
@@ -253,13 +260,20 @@ def _lookup(w, a, table):
   if largest(table) > FLOAT32_WHOLE:
     return w.emit('Gather', name, a)
   found = w.from_whole(w.emit('Gather', w.as_float(name), a))
-  if np.all(np.frexp(table)[0] == 0.5):
+  if np.all(np.frexp(w.all_of(given))[0] == 0.5):
     w.powers.add(found)
   return found
 
 
 def _pool_sum(w, a):
-  return w.segments(a, 'graph_of', w.num_graphs(), w.width[a])
+  width = w.width[a]
+  if width == 1:
+    return w.segments(a, 'graph_of', w.num_graphs(), width)
+  # In the order of graphs, whatever that of the nodes is.
+  count = w.emit('Shape', 'graph_of')
+  order = w.emit('TopK', 'graph_of', count, largest=0)
+  rows = w.behind_zeros(w.emit('Gather', a, order), width)
+  return w.run_sums(rows, w.counts('graph_of', w.num_graphs()))
 
 
 def _pool_max(w, a):
@@ -275,15 +289,15 @@ def _pool_max(w, a):
   return w.emit('Mul', found, filled)  # Where is in float32 in OpenVINO.
 
 
-def _inverse(w, a):
-  """f32(1) / f32(a) for a > 0."""
+def _inverse(w, a, unit=1):
+  """f32(unit) / f32(a) for a > 0; the unit is a power of two."""
   # Without Abs a product with it becomes a quotient, which rounds once.
-  return w.emit('Abs', w.emit('Div', w.real(1), w.as_float(a)))
+  return w.emit('Abs', w.emit('Div', w.real(unit), w.as_float(a)))
 
 
 def _pool_share(w):
-  ones = w.full(w.num_nodes(), 1, 1)
-  count = w.segments(ones, 'graph_of', w.num_graphs(), 1)
+  count = w.counts('graph_of', w.num_graphs())
+  count = w.emit('Unsqueeze', count, w.whole(1))
   return _inverse(w, w.emit('Max', count, w.number(1)))
 
 
@@ -321,9 +335,8 @@ def _soften(w, a, table, *, share):
   below = w.exact('Sub', w.row_max(a, w.bound[a]), a, limit=bound)
   power = w.as_float(_power(w, below, table, bound))
   total = w.emit('ReduceSum', power, w.whole(1))
-  # It rounds as an int32 product that becomes a float32 does.
-  part = w.emit('Mul', power, w.real(share))
-  part = w.emit('Mul', part, _inverse(w, w.from_whole(total)))
+  # A power of two: where it enters changes no bit.
+  part = w.emit('Mul', power, _inverse(w, w.from_whole(total), share))
   return w.from_whole(w.emit('Round', part))
 
 

@@ -18,12 +18,14 @@ OpenVINO computes float32 numbers in 16 bits on processors that are faster at
 it. Compile the model with `{'INFERENCE_PRECISION_HINT': 'f32'}`.
 """
 
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 
-from lorap_jax.integers import onnx_graph, onnx_ops
+from lorap_jax.integers import onnx_graph, onnx_ops, repeats
+from lorap_jax.integers.onnx_graph import INT32_TYPE
 from lorap_jax.integers.program import INT32, Graph, Program, execute
 
 
@@ -37,10 +39,13 @@ def write(program: Program, *, names: bool = False) -> Any:
   float32, the codes times the output scale. A value may have 2**31 numbers at
   most.
 
+  Layers that are alike are the body of a Loop where that makes a smaller file.
+
   Args:
     program: what to write.
     names: store the program's names of values as the metadata `names`, a JSON
-      object with the model's short ones as keys.
+      object with the model's short ones as keys; of layers that are a Loop, the
+      names of the first.
 
   Returns:
     An `onnx.ModelProto`.
@@ -49,20 +54,28 @@ def write(program: Program, *, names: bool = False) -> Any:
     ImportError: onnx is not installed.
     ValueError: a number that some engine would round.
   """
-  onnx = _import_onnx()
+  onnx, repeat = _import_onnx(), repeats.find(program)
+  written = [_written(onnx, program, None, names=names)]
+  if repeat is not None:
+    written.append(_written(onnx, program, repeat, names=names))
+  return min(written, key=lambda model: model.ByteSize())
+
+
+def _written(onnx, program, repeat, *, names) -> Any:
+  """The model; a repetition is a Loop, if its layers are alike."""
   model, widths = onnx_graph.Model(onnx), _widths(program)
   of = {'nodes': 'nodes'}
   model.width['nodes'] = program.num_features
-  for node in program.nodes:
-    given = {name: of[value] for name, value in node.inputs.items()}
-    model.limit = program.bounds.get(node.output, INT32)
-    function = onnx_ops.OPERATIONS[node.op]
-    result = function(model, **given, **node.constants, **node.options)
-    of[node.output] = result
-    model.width[result] = widths[node.output]
-    model.bound[result] = model.limit
+  start, stop = (repeat.start, repeat.stop) if repeat else (0, 0)
+  _add(model, program.nodes[:start], of, program.bounds, widths)
+  if repeat and not _add_layers(model, repeat, of, program.bounds, widths):
+    stop = start
+  _add(model, program.nodes[stop:], of, program.bounds, widths)
   result = of[program.output]
-  model.emit('Identity', result, output='codes')
+  if model.in_float(result):
+    model.emit('Cast', model.as_float(result), to=INT32_TYPE, output='codes')
+  else:
+    model.emit('Identity', result, output='codes')
   scale = model.real(program.output_scale)
   model.emit('Mul', model.as_float(result), scale, output='values')
   written = model.finish(program, widths[program.output])
@@ -70,6 +83,75 @@ def write(program: Program, *, names: bool = False) -> Any:
     short = {model.kept(value): name for name, value in of.items()}
     onnx.helper.set_model_props(written, {'names': json.dumps(short)})
   return written
+
+
+def _add(model, nodes, of, bounds, widths) -> None:
+  """Adds operations to a model; `of` has the names of values there."""
+  for node in nodes:
+    given = {name: of[value] for name, value in node.inputs.items()}
+    model.limit = bounds.get(node.output, INT32)
+    function = onnx_ops.OPERATIONS[node.op]
+    result = function(model, **given, **node.constants, **node.options)
+    of[node.output] = result
+    model.width[result] = widths[node.output]
+    model.bound[result] = model.limit
+
+
+def _add_layers(model, repeat, of, bounds, widths) -> bool:
+  """Adds layers that are alike as one Loop; False if they are not enough so.
+
+  The bounds of a value are the widest of all layers. Each layer is tried by
+  itself: all have to make the same operators.
+  """
+  first, last = repeat.blocks[0], repeat.blocks[-1]
+  names = [[node.output for node in block] for block in repeat.blocks]
+  widest = dict(bounds)
+  for alike in zip(*names, strict=True):
+    widest[alike[0]] = max(bounds.get(name, INT32) for name in alike)
+  result = first[repeat.result].output
+  top = max(bounds.get(repeat.given, INT32), widest[result])
+  real = top <= onnx_graph.FLOAT32_WHOLE
+  if widths[result] != widths[repeat.given]:
+    return False
+  alike = [
+    [node.constants[key] for node in place]
+    for place in zip(*repeat.blocks, strict=True)
+    for key in place[0].constants
+  ]
+
+  def body(other, block):
+    other.compare(alike)
+    inside = dict(of)
+    name = other.begin(of[repeat.given], len(repeat.blocks), real=real)
+    inside[repeat.given] = name
+    other.bound[name] = top
+    nodes = [
+      dataclasses.replace(node, inputs=like.inputs, output=like.output)
+      for node, like in zip(block, first, strict=True)
+    ]
+    _add(other, nodes, inside, widest, widths)
+    return other.end(inside[result], real=real), inside
+
+  trials = []
+  for block in repeat.blocks:
+    trial = model.trial()
+    body(trial, block)
+    trials.append(trial.trace())
+  if any(trace != trials[0][0] for trace, _ in trials):
+    return False
+  # OpenVINO adds into the data of the pass before.
+  nodes, *_ = trials[0][0]
+  if 'ScatterElements' in {inner.op for node in nodes for inner in node.body}:
+    return False
+  if not model.replay([constants for _, constants in trials]):
+    model.replay(())
+    return False
+  name, inside = body(model, first)
+  model.replay(())
+  of.update(inside | of)
+  of[last[repeat.result].output] = name
+  model.width[name], model.bound[name] = widths[result], top
+  return True
 
 
 def _import_onnx() -> Any:

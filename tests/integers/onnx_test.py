@@ -2,14 +2,23 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
+import pathlib
 import sys
+import tempfile
 
 import c_programs
 import numpy as np
 import pytest
 
-from lorap_jax.integers import onnx_ops, onnx_writer
+from lorap_jax.integers import (
+  onnx_ops,
+  onnx_stores,
+  onnx_writer,
+  repeats,
+  sizes,
+)
 from lorap_jax.integers import program as program_lib
 from lorap_jax.integers.builder import Builder, Codes, Wide
 from lorap_jax.integers.program import EXACT, INT32, Graph
@@ -45,11 +54,13 @@ def openvino(model):
   import openvino
 
   core = openvino.Core()
-  compiled = core.compile_model(
-    core.read_model(model.SerializeToString()),
-    'CPU',
-    {'INFERENCE_PRECISION_HINT': 'f32'},
-  )
+  # From a file: content in memory goes through another reader.
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / 'model.onnx'
+    file.write_bytes(model.SerializeToString())
+    compiled = core.compile_model(
+      core.read_model(file), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}
+    )
 
   def run(feed):
     result = compiled(feed)
@@ -813,7 +824,73 @@ def gcn(*, self_loops, keep, message, weights=None, pool=None):
   return b.program(x, per_graph=pool is not None, num_features=FEATURES)
 
 
+def layers(count, *, norms=False, width=20, unlike=False, start=3.0):
+  """Layers of GIN with a prompt, or of GCN, that are alike."""
+  rng = np.random.default_rng(15)
+  b = Builder(max_degree=5001, max_nodes=60)
+  x = b.fix('nodes', 50.0, FEATURES)
+  norm, loops = b.norms(self_loops=True, keep=False) if norms else (None, None)
+  with b.inside('embedding'):
+    x = dense(b, rng, x, uniform(8), width)
+  for k in range(count):
+    # Scales of unlike sizes, so that layers differ in units and bounds.
+    grid = uniform(4, scale=start / (1 + k), width=width)
+    with b.inside(f'conv_{k}'):
+      codes = b.quantize('message', x, grid)
+      if norms:
+        total = b.normed_sum('neighbors', codes, norm, loops)
+        s = b.widen('sum', total)
+      else:
+        total = b.widen('sum', b.neighbor_sum('neighbors', codes))
+        s = b.plus('with_own', total, b.widen('own', codes, factor=1 + k / 7))
+      if unlike and k == 1:
+        s = b.shifted('shifted', s, rng.normal(size=width))
+      q = b.quantize('logits', s, None)
+      scores = b.product(
+        'scores', q, rng.integers(-127, 128, (width, 9)), np.full(9, 1e-4)
+      )
+      shares = b.soften('shares', scores, rng.normal(size=9))
+      basis = rng.integers(-127, 128, (9, width))
+      mixed = b.product('mixed', shares, basis, np.ones(width))
+      s = b.plus('prompted', s, b.widen('prompt', mixed, factor=0.01))
+      with b.inside('dense_0'):
+        s = b.relu('relu', dense(b, rng, s, groups(40 + k), width))
+      with b.inside('dense_1'):
+        x = b.relu('relu', dense(b, rng, s, groups(30 - k), width, bits=5))
+  with b.inside('pool'):
+    x = b.pool('mean', x)
+  return b.program(x, per_graph=True, num_features=FEATURES)
+
+
+def attentive_layers(count):
+  """Layers of attention that are alike; 12 columns of three heads."""
+  rng = np.random.default_rng(18)
+  b = Builder(max_degree=5001, max_nodes=60)
+  x = b.fix('nodes', 50.0, FEATURES)
+  with b.inside('embedding'):
+    x = dense(b, rng, x, uniform(8), 12)
+  for k in range(count):
+    with b.inside(f'conv_{k}'):
+      h = dense(b, rng, x, uniform(8, scale=1.0 + k), 12, bits=8)
+      message = b.quantize('message', h, uniform(8, scale=0.3, width=12))
+      operand = b.operand('operand', b.widen('message_values', message))
+      weight = rng.integers(-127, 128, (12, 6))
+      scores = b.product('product', operand, weight, np.full(6, 1e-3))
+      scores = b.widen('scores', scores, factor=0.3)
+      grid = grids.UniformGrid(np.asarray(0.1), np.asarray(3.0), -128, 127)
+      rows = []
+      for kind in range(2):
+        codes = b.quantize('logits', b.meet('met', scores, loops=kind), grid)
+        rows.append(b.leaky_logits('leaky', codes, 0.2))
+      x = b.widen('sum', b.attend('attended', message, *rows))
+  return b.program(x, per_graph=False, num_features=FEATURES)
+
+
 NETWORKS = {
+  'attentive_layers': lambda: attentive_layers(3),
+  'layers': lambda: layers(3),
+  'layers_with_norms': lambda: layers(4, norms=True),
+  'layers_unlike': lambda: layers(3, unlike=True),
   'gin': lambda: gin(message=uniform(4), aggregate=uniform(4)),
   'gin_zero_points': lambda: gin(
     message=uniform(4, zero=3.0, width=FEATURES),
@@ -883,6 +960,19 @@ def test_scales_of_rows(engine):
   check(engine, program, [graph])
 
 
+def test_pools_take_nodes_in_any_order(engine):
+  """Those of a graph need not be side by side."""
+  rng = np.random.default_rng(17)
+  graph = make_graph(rng, [5, 0, 9, 3], 40)
+  mixed = graph._replace(graph_of=rng.permutation(graph.graph_of))
+  assert np.any(np.diff(mixed.graph_of) < 0)
+  for pool in ('sum', 'mean', 'max'):
+    b = start()
+    value = b.pool(pool, Wide(narrow(b, 10), 1.0, 2**10, FEATURES))
+    program = finish(b, value.name, value.bound, per_graph=True)
+    check(engine, program, [mixed])
+
+
 def test_means_near_a_half(engine):
   """With sum / 14 in place of sum (1 / 14) some would differ."""
   b = start()
@@ -922,6 +1012,152 @@ def test_many_edges(engine):
 
 
 # The file.
+
+
+def operators(model):
+  """Those of the model, and those of the body of its loop."""
+  for node in model.graph.node:
+    yield node
+    for attribute in node.attribute:
+      yield from attribute.g.node
+
+
+def loops(model):
+  return [node for node in model.graph.node if node.op_type == 'Loop']
+
+
+def test_layers_that_are_alike_are_one_loop():
+  """Another layer is but its constants."""
+  models = [onnx_writer.write(layers(count)) for count in (3, 4)]
+  assert [len(loops(model)) for model in models] == [1, 1]
+  few, more = (len(list(operators(model))) for model in models)
+  assert abs(more - few) < 10  # Stores may be merged otherwise.
+  constants = [sum(sizes.parts(layers(count)).values()) for count in (3, 4)]
+  more = models[1].ByteSize() - models[0].ByteSize()
+  assert more - (constants[1] - constants[0]) < 200
+
+
+def test_openvino_takes_a_loop_from_memory():
+  core = pytest.importorskip('openvino').Core()
+  model = onnx_writer.write(layers(3))
+  assert loops(model)
+  core.read_model(model.SerializeToString())
+
+
+def test_layers_of_attention_are_no_loop():
+  """OpenVINO keeps what a ScatterElements of the pass before has added."""
+  assert repeats.find(attentive_layers(3)) is not None
+  assert not loops(onnx_writer.write(attentive_layers(3)))
+
+
+def test_layers_that_differ_are_not():
+  assert not loops(onnx_writer.write(layers(2, unlike=True)))
+  assert not loops(onnx_writer.write(layers(1)))
+
+
+def test_a_loop_is_taken_where_it_is_smaller(monkeypatch):
+  program = layers(3)
+  looped = onnx_writer.write(program)
+  monkeypatch.setattr(repeats, 'find', lambda program: None)
+  flat = onnx_writer.write(program)
+  assert not loops(flat) and looped.ByteSize() < flat.ByteSize()
+
+
+def test_layers_of_other_bounds_share_the_widest():
+  """A bound of one layer alone would drop a Clip that another needs."""
+  program = layers(3, start=40.0)
+  assert len({program.bounds[f'conv_{k}/prompt'] for k in range(3)}) > 1
+  (loop,) = loops(onnx_writer.write(program))
+  assert 'Clip' in {node.op_type for node in loop.attribute[0].g.node}
+  check(onnxruntime, program, small_graphs())
+
+
+def test_layers_of_which_the_last_exceed_float32():
+  """A bound of the first alone would have it round their largest numbers."""
+  b = start()
+  x = whole(b, 10)
+  for k in range(6):
+    bias = np.arange(1, 11, 2)[None] + (k > 1) * (2**24 - 30)
+    top = int(bias.max()) + 2**12
+    y = b.add(
+      'scale',
+      f'y_{k}',
+      {'a': x},
+      {'factor': np.float32(1), 'bias': bias.astype(np.int32)},
+      bound=top,
+      low=-INT32,
+      high=INT32,
+    )
+    size = b.add('row_max', f'size_{k}', {'a': y}, bound=top)
+    ones = {'weight': np.ones((1, FEATURES), np.int8)}
+    size = b.add('product', f'largest_{k}', {'a': size}, ones, bound=top)
+    minus = {'weight': -np.eye(FEATURES, dtype=np.int8)}
+    y = b.add('product', f'minus_{k}', {'a': y}, minus, bound=top)
+    gap = b.add('add', f'gap_{k}', {'a': y, 'b': size}, bound=2 * top)
+    x = b.add(
+      'scale',
+      f'x_{k}',
+      {'a': gap},
+      {'factor': np.float32(1)},
+      bound=2**10,
+      low=-(2**10),
+      high=2**10,
+    )
+  program = finish(b, x, 2**10)
+  assert loops(onnx_writer.write(program))
+  check(onnxruntime, program, small_graphs())
+
+
+def test_product_of_one_output(engine):
+  """Its weights are a column, not a row of numbers."""
+  rng = np.random.default_rng(16)
+  b = start()
+  x = b.fix('nodes', 8.0, 40)
+  codes = b.quantize('input', x, uniform(6, scale=0.02))
+  weight = rng.integers(-60, 61, (40, 1))
+  total = b.product('product', codes, weight, np.full(1, 1e-3))
+  y = b.widen('result', total)
+  program = b.program(y, per_graph=False, num_features=40)
+  check(engine, program, [make_graph(rng, [9], 0, features=40)])
+
+
+def test_table_of_powers_is_a_period():
+  table = np.rint(2.0 ** (13 - np.arange(385) / 32)).astype(np.int32)
+  table[-1] = 0
+  factors, period = onnx_stores.halved(table)
+  assert factors.shape == (13, 1) and period.shape == (32,)
+  again = np.rint(factors * period).reshape(-1)[:385]
+  np.testing.assert_array_equal(again, table)
+  for place in (5, 200, 384):
+    other = table.copy()
+    other[place] += 40
+    assert onnx_stores.halved(other) is None
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_stores_are_merged_for_the_fewest_bytes(seed):
+  """As all ways to cut them into neighbours say."""
+  rng = np.random.default_rng(seed)
+  stores = {}
+  for bits in rng.choice(np.arange(1, 13), 5, replace=False).tolist():
+    codes = rng.integers(0, 2**bits, (1, int(rng.integers(1, 3000)), 1))
+    kind = onnx_stores.Kind(bits, None, 1, shared=False, rows=False)
+    zeros = np.zeros(1)
+    stores[kind] = [onnx_stores.Entry(f'{bits}', codes, zeros, zeros, False)]
+  taken = lambda groups: sum(
+    onnx_stores.store_bytes(group[-1][0].bits, group) for group in groups
+  )
+  parts = sorted(stores.items(), key=lambda item: item[0].bits)
+  ways = []
+  for cuts in itertools.product((False, True), repeat=len(parts) - 1):
+    ends = [k + 1 for k, cut in enumerate(cuts) if cut]
+    bounds = list(zip([0, *ends], [*ends, len(parts)], strict=True))
+    ways.append(taken([parts[i:j] for i, j in bounds]))
+  found = list(onnx_stores.merged(stores))
+  assert sorted(e.name for _, used in found for e in used) == sorted(
+    k for kind in stores for k in [f'{kind.bits}']
+  )
+  assert taken([[pair] for pair in found]) == pytest.approx(min(ways))
 
 
 def test_operations_are_those_of_programs():
@@ -966,7 +1202,7 @@ def test_equal_constants_are_there_once():
       )
     model = onnx_writer.write(finish(b, a, 2**11))
     names = [t.name for t in model.graph.initializer]
-    read = {name for node in model.graph.node for name in node.input}
+    read = {name for node in operators(model) for name in node.input}
     assert set(names) <= read and len(set(names)) == len(names)
     return model.ByteSize()
 
