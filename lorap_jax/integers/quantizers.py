@@ -6,9 +6,6 @@ from lorap_jax.integers.program import EXACT, INT32
 from lorap_jax.integers.values import Codes, Values, Wide, f32
 from lorap_jax.quantization import grids
 
-_REACH_BITS = 5  # Of the range of a group of A2Q, times a power of two.
-_OCTAVES = 15  # From the smallest range to the largest.
-
 
 class Quantizers(Values):
   """The part of the builder for quantizers."""
@@ -140,13 +137,15 @@ def _groups(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Ranges in whole units, in order and each once, and their largest codes.
 
-  Ranges are whole numbers of `_REACH_BITS` bits times a power of two, so that a
+  Ranges are whole numbers of `RANGE_BITS` bits times a power of two, so that a
   table has some hundred groups in place of a thousand; of those that become
   equal the one of most bits stays.
   """
   reach = np.clip(np.rint(grid.reach / unit), 1, EXACT)
-  reach = np.maximum(reach, 2.0 ** (np.floor(np.log2(reach.max())) - _OCTAVES))
-  power = np.maximum(np.floor(np.log2(reach)) - (_REACH_BITS - 1), 0)
+  reach = np.maximum(
+    reach, 2.0 ** (np.floor(np.log2(reach.max())) - grids.RANGE_OCTAVES)
+  )
+  power = np.maximum(np.floor(np.log2(reach)) - (grids.RANGE_BITS - 1), 0)
   reach = (np.rint(reach / 2**power) * 2**power).astype(np.int64)
   ranges, place = np.unique(reach, return_inverse=True)
   limit = np.zeros(len(ranges), np.int64)

@@ -37,19 +37,22 @@ Declared = dict[Path, str | Mapping[str, str]]
 
 
 @contextlib.contextmanager
-def recording() -> Generator[Declared]:
-  """Notes the declarations of all modules that run inside the block.
+def recording(attribute: str = 'param_groups') -> Generator[dict[Path, Any]]:
+  """Notes what all modules that run inside the block declare.
+
+  Args:
+    attribute: which of their attributes it is.
 
   Yields:
-    Path of the module to its `param_groups`; filled as the modules run, which
-    under jit is while they are traced.
+    Path of the module to it, where there is one and it is not None; filled as
+    the modules run, which under jit is while they are traced.
   """
-  declared: Declared = {}
+  declared: dict[Path, Any] = {}
 
   def note(method, args, kwargs, context):
-    groups = getattr(context.module, 'param_groups', None)
-    if groups is not None:
-      declared[context.module.path] = groups
+    value = getattr(context.module, attribute, None)
+    if value is not None:
+      declared[context.module.path] = value
     return method(*args, **kwargs)
 
   with nn.intercept_methods(note):

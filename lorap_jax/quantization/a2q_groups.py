@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from lorap_jax import ops
 from lorap_jax._typing import Array, Bool, Float, Int
-from lorap_jax.quantization import numerics
+from lorap_jax.quantization import a2q, grids, numerics
 
 _KIB = 8 * 1024  # bits
 
@@ -95,6 +95,39 @@ def _nearest(values: Array, target: Array) -> Array:
   nearer = jnp.where(distance_left < distance_right, left, right)
   tie = jnp.minimum(left, right)
   return jnp.where(distance_left == distance_right, tie, nearer)
+
+
+def snapped_table(
+  scale: Float[Array, 'm'], bits: Float[Array, 'm'], *, rule: a2q.Rule
+) -> tuple[Float[Array, 'm'], Float[Array, 'm']]:
+  """The table with the ranges that files of integers hold.
+
+  The range t = |s| 2**(b^ - 1) of a group becomes the nearest whole number of
+  `grids.RANGE_BITS` bits times a power of two, ties to even, and no less than
+  2**-15 of the power of two below the largest. Groups of equal ranges become
+  equal: all have the most bits that one of them has. A second time nothing
+  changes.
+
+  Args:
+    scale: table of step sizes [m].
+    bits: table of learned bit-widths [m].
+    rule: with the limits of the bits.
+
+  Returns:
+    Step sizes, positive, and whole bits.
+  """
+  used = a2q.round_bits(bits, min_bits=rule.min_bits, max_bits=rule.max_bits)
+  reach = jnp.abs(scale) * range_factor(used)
+  # The power of two below each, without a rounded logarithm.
+  exponent = jnp.frexp(reach)[1] - 1
+  exponent = jnp.maximum(exponent, jnp.max(exponent) - grids.RANGE_OCTAVES)
+  reach = jnp.maximum(reach, jnp.ldexp(jnp.float32(1), exponent))
+  step = exponent - (grids.RANGE_BITS - 1)
+  reach = jnp.ldexp(jnp.round(jnp.ldexp(reach, -step)), step)
+  ranked = jnp.sort(reach)
+  place = jnp.searchsorted(ranked, reach)
+  most = jnp.zeros_like(used).at[place].max(used)[place]
+  return reach / range_factor(most), most
 
 
 def nearest_group_by_degree(

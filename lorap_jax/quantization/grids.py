@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+RANGE_BITS = 5  # Of the range of a group in a file, times a power of two.
+RANGE_OCTAVES = 15  # From the smallest such range to the largest.
+
 
 class UniformGrid(NamedTuple):
   """x^ = s (q - z) with low <= q <= high, for a tensor or for each column.

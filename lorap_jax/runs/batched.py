@@ -13,7 +13,8 @@ from lorap_jax.data import DataSplits, pipeline
 from lorap_jax.data.pipeline import Loader
 from lorap_jax.runs import processes, result, settings, writers
 from lorap_jax.runs.run import Interrupted, Run
-from lorap_jax.training import schedules, steps
+from lorap_jax.training import schedules, snapping, steps
+from lorap_jax.training.optimizer import Rates
 
 
 class BatchedRun(Run):
@@ -51,6 +52,9 @@ class BatchedRun(Run):
     self.epoch_steps = len(plan)
     first = loader.put(loader.batch(plan[0]))
     self.start(first, data.train.nodes.shape[1], budget.num_nodes)
+    self._snap = None
+    if self.selection.integers is not None:
+      self._snap = snapping.of_model(self.model, first)
 
   def make_steps(self) -> None:
     """Makes the programs of training."""
@@ -78,6 +82,8 @@ class BatchedRun(Run):
     try:
       while self.progress.epoch < self.epochs:
         started = time.monotonic()
+        if self._snapped(self.progress.epoch):
+          self.state = self._snap(self.state)  # pyrefly: ignore
         finished = self._train_epoch(display, stopped)
         if finished:
           self._evaluate_epoch(display, time.monotonic() - started)
@@ -88,6 +94,18 @@ class BatchedRun(Run):
           raise Interrupted
     finally:
       display.close()
+
+  def _snapped(self, epoch: float) -> bool:
+    """Whether tables are as files hold them at a position in the run."""
+    first = self.selection.integers
+    return self._snap is not None and first is not None and epoch >= first - 1
+
+  def rates(self, epochs: float | range) -> Rates:
+    """The rates at a position; snapped tables are trained no more."""
+    rates = super().rates(epochs)
+    if not isinstance(epochs, range) and self._snapped(epochs):
+      rates.learning.update(dict.fromkeys(snapping.FROZEN, np.float32(0)))
+    return rates
 
   def _train_epoch(self, display, stopped) -> bool:
     """Steps through the rest of the epoch; False if stopped inside it."""

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -113,6 +114,17 @@ class GroupedQuantizer(_FeatureQuantizer, nn.Module):
       usage=None if self.fixed_bits else usage,
       bounds=_bounds(scale[group][:, None], used_bits[group][:, None]),
     )
+
+  @property
+  def snapped(self) -> Callable[[Any], Any] | None:
+    """From parameters to those that files of integers hold, see `a2q_groups`.
+
+    None with fixed bits: their scales are trained with those of messages.
+    """
+    if self.fixed_bits:
+      return None
+    rule = a2q.with_sign_bit(self.rule, int(self.non_negative))
+    return functools.partial(_snapped, rule=rule)
 
   def grid(self, params: Any, statistics: Any, path: str) -> grids.GroupGrid:
     """The table of groups; a limit of 2**(b-1) - 1 for b bits."""
@@ -375,6 +387,13 @@ class ChannelQuantizer(nn.Module):
     if self.start != 'data':
       return _normal_start(key, (kernel.shape[1],), self.normal)
     return _max_scale(kernel, axis=0, bits=self.bits)
+
+
+def _snapped(params: Any, *, rule: a2q.Rule) -> Any:
+  scale, bits = a2q_groups.snapped_table(
+    params['scale'], params['bits'], rule=rule
+  )
+  return {'scale': scale, 'bits': bits}
 
 
 def _table(
