@@ -95,7 +95,7 @@ class BatchedRun(Run):
     finally:
       display.close()
 
-  def _snapped(self, epoch: float) -> bool:
+  def _snapped(self, epoch: int | float) -> bool:
     """Whether tables are as files hold them at a position in the run."""
     first = self.selection.integers
     return self._snap is not None and first is not None and epoch >= first - 1

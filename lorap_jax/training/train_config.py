@@ -24,7 +24,8 @@ class TrainConfig:
     step_epochs: epochs between halvings of the rate, for `step`.
     selection: rule that chooses the epoch, see `history.Selection`.
     integer_epochs: in so many last epochs, all in a shorter run, the network is
-      evaluated as integers, and one of them is selected; 0 for none.
+      evaluated as integers, and one of them is selected; 0 for none. A2Q's
+      tables of groups then have the ranges that files hold, and stay so.
     export: write the integers into the work folder at the end.
     init_from: folder of a run whose weights are the start, or None; one inside
       the work folder by its path from there.

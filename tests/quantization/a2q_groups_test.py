@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lorap_jax.quantization import a2q_groups
+from lorap_jax.integers import quantizers
+from lorap_jax.quantization import a2q, a2q_groups, grids
 
 pytestmark = pytest.mark.optimized
 
@@ -193,3 +194,56 @@ class TestMemory:
     tables = [jnp.asarray([4.4, -3.6]), jnp.asarray([1.0, 2.5, 3.5, 8.0])]
     # Rounded 4 4 and 1 2 4 8, each minus one: means 3 and 2.75.
     assert a2q_groups.published_average_bits(tables) == 2.875
+
+
+UNIT = 2.0**-16  # Whole numbers of it, so that a file rounds ranges once.
+
+
+def a_table(seed, count=1000):
+  rng = np.random.default_rng(seed)
+  scale = np.rint(2.0 ** rng.uniform(-3, 0, count) / UNIT) * UNIT
+  scale *= rng.choice([-1, 1], count)
+  return jnp.float32(scale), jnp.float32(rng.uniform(1, 9, count))
+
+
+RULE = a2q.a2q_rule('graph', 'feature')
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_snapped_ranges_are_those_of_the_file(seed):
+  scale, bits = a_table(seed)
+  snap = jax.jit(functools.partial(a2q_groups.snapped_table, rule=RULE))
+  new_scale, new_bits = map(np.asarray, snap(scale, bits))
+  scale, used = np.asarray(scale), np.clip(np.rint(bits), 2, 8)
+
+  def groups(scale, bits):
+    reach = np.abs(np.float64(scale)) * 2.0 ** (bits - 1)
+    limit = (2.0 ** (bits - 1) - 1).astype(int)
+    return quantizers._groups(grids.GroupGrid(scale, limit, reach), UNIT)
+
+  before, after = groups(scale, used), groups(new_scale, new_bits)
+  for old, new in zip(before, after, strict=True):
+    np.testing.assert_array_equal(old, new)
+  # Five bits, and nothing is left for a file to round.
+  reach = new_scale * 2.0 ** (new_bits - 1)
+  np.testing.assert_array_equal(np.unique(reach), before[0] * UNIT)
+  np.testing.assert_allclose(
+    reach, np.abs(scale) * 2.0 ** (used - 1), rtol=1 / 32
+  )
+  assert len(np.unique(reach)) < 200
+
+
+def test_snapped_groups_of_equal_ranges_are_equal():
+  # Ranges 16.4, 16.4, 16 and 17.5, in steps of 1, ties to even.
+  scale = jnp.float32([8.2, 4.1, 2, 8.75, 1e-9])
+  bits = jnp.float32([2, 3, 4.4, 2, 2])
+  new_scale, new_bits = a2q_groups.snapped_table(scale, bits, rule=RULE)
+  np.testing.assert_array_equal(new_bits, [4, 4, 4, 2, 2])
+  # 2**-15 of 16, the power of two below the largest range.
+  np.testing.assert_array_equal(new_scale, [2, 2, 2, 9, 2.0**-12])
+
+
+def test_snapping_twice_changes_nothing():
+  once = a2q_groups.snapped_table(*a_table(7), rule=RULE)
+  twice = a2q_groups.snapped_table(*once, rule=RULE)
+  jax.tree.map(np.testing.assert_array_equal, once, twice)

@@ -3,12 +3,15 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from flax import traverse_util
 
 import lorap_jax
 from lorap_jax.integers import builder
+from lorap_jax.quantization import a2q, a2q_groups
 from lorap_jax.reports import tables
 from lorap_jax.runs import integer_phase, loop, protocol, settings
 from lorap_jax.runs import run as run_lib
@@ -66,6 +69,27 @@ def test_the_result_is_that_of_the_file(finished):
     assert own['integers'] == pytest.approx(result[split], abs=1e-12)
     assert own['network'] == pytest.approx(result['network'][split], abs=1e-6)
     assert best[f'network_{split}_accuracy'] == result['network'][split]
+
+
+def test_tables_are_those_of_the_file(finished):
+  folder, report, _ = finished
+  params = traverse_util.flatten_dict(
+    lorap_jax.load_run(folder).variables['params']
+  )
+  tables = [
+    p[:-1] for p, x in params.items() if (p[-1], x.shape) == ('bits', (8,))
+  ]
+  graphs = report['config']['data']['level'] == 'graph'
+  assert len(tables) == (5 if graphs else 0)
+  for path in tables:
+    table = [jnp.asarray(params[(*path, name)]) for name in ('scale', 'bits')]
+    rule = a2q.a2q_rule('graph', 'feature')
+    for old, new in zip(
+      table, a2q_groups.snapped_table(*table, rule=rule), strict=True
+    ):
+      np.testing.assert_array_equal(old, new)
+    # Trained before: no longer those of the start, which are evenly spread.
+    assert np.ptp(np.diff(table[0])) > 0
 
 
 def test_the_report_says_what_was_exported(finished, capsys):
