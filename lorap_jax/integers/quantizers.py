@@ -138,8 +138,8 @@ def _groups(
   """Ranges in whole units, in order and each once, and their largest codes.
 
   Ranges are whole numbers of `RANGE_BITS` bits times a power of two, so that a
-  table has some hundred groups in place of a thousand; of those that become
-  equal the one of most bits stays.
+  table has some hundred groups in place of a thousand; those that become equal
+  get the median of their bits. See `a2q_groups.snapped_table`.
   """
   reach = np.clip(np.rint(grid.reach / unit), 1, EXACT)
   reach = np.maximum(
@@ -147,7 +147,9 @@ def _groups(
   )
   power = np.maximum(np.floor(np.log2(reach)) - (grids.RANGE_BITS - 1), 0)
   reach = (np.rint(reach / 2**power) * 2**power).astype(np.int64)
-  ranges, place = np.unique(reach, return_inverse=True)
-  limit = np.zeros(len(ranges), np.int64)
-  np.maximum.at(limit, place, np.asarray(grid.limit))
-  return ranges, limit
+  limit = np.asarray(grid.limit, np.int64)
+  order = np.lexsort((limit, reach))
+  ranges, first, count = np.unique(
+    reach[order], return_index=True, return_counts=True
+  )
+  return ranges, limit[order][first + count // 2]

@@ -23,6 +23,7 @@ from lorap_jax._typing import Array, Bool, Float, Int
 from lorap_jax.quantization import a2q, grids, numerics
 
 _KIB = 8 * 1024  # bits
+_SIDES = ('left', 'right')
 
 
 def nearest_group(
@@ -105,8 +106,8 @@ def snapped_table(
   The range t = |s| 2**(b^ - 1) of a group becomes the nearest whole number of
   `grids.RANGE_BITS` bits times a power of two, ties to even, and no less than
   2**-15 of the power of two below the largest. Groups of equal ranges become
-  equal: all have the most bits that one of them has. A second time nothing
-  changes.
+  equal: all have the median of their bits, the upper one of two. A second time
+  nothing changes.
 
   Args:
     scale: table of step sizes [m].
@@ -124,10 +125,11 @@ def snapped_table(
   reach = jnp.maximum(reach, jnp.ldexp(jnp.float32(1), exponent))
   step = exponent - (grids.RANGE_BITS - 1)
   reach = jnp.ldexp(jnp.round(jnp.ldexp(reach, -step)), step)
-  ranked = jnp.sort(reach)
-  place = jnp.searchsorted(ranked, reach)
-  most = jnp.zeros_like(used).at[place].max(used)[place]
-  return reach / range_factor(most), most
+  order = jnp.lexsort((used, reach))
+  ranked = reach[order]
+  first, last = (jnp.searchsorted(ranked, reach, side=s) for s in _SIDES)
+  median = used[order][(first + last) // 2]
+  return reach / range_factor(median), median
 
 
 def nearest_group_by_degree(

@@ -234,13 +234,13 @@ def test_snapped_ranges_are_those_of_the_file(seed):
 
 
 def test_snapped_groups_of_equal_ranges_are_equal():
-  # Ranges 16.4, 16.4, 16 and 17.5, in steps of 1, ties to even.
-  scale = jnp.float32([8.2, 4.1, 2, 8.75, 1e-9])
-  bits = jnp.float32([2, 3, 4.4, 2, 2])
+  # Ranges 16.4, 16.4, 16, 17.5, 18 in steps of 1, ties to even; their bits.
+  scale = jnp.float32([8.2, 4.1, 0.25, 8.75, 4.5, 1e-9])
+  bits = jnp.float32([2, 3, 7.4, 2, 3, 2])
   new_scale, new_bits = a2q_groups.snapped_table(scale, bits, rule=RULE)
-  np.testing.assert_array_equal(new_bits, [4, 4, 4, 2, 2])
+  np.testing.assert_array_equal(new_bits, [3, 3, 3, 3, 3, 2])
   # 2**-15 of 16, the power of two below the largest range.
-  np.testing.assert_array_equal(new_scale, [2, 2, 2, 9, 2.0**-12])
+  np.testing.assert_array_equal(new_scale, [4, 4, 4, 4.5, 4.5, 2.0**-12])
 
 
 def test_snapping_twice_changes_nothing():
