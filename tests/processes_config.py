@@ -8,4 +8,4 @@ def get_config(level='graphs'):
   changes = {'train__plots': False, 'train__devices': 0}
   if level == 'graphs':
     return tiny_run.config(train__epochs=3, **changes)
-  return tiny_run.node_config('gcn,a2q,gpf_lorap', train__epochs=6, **changes)
+  return tiny_run.node_config('gcn,a2q,gpf_lorap', train__epochs=8, **changes)
