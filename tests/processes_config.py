@@ -2,6 +2,10 @@
 
 import tiny_run
 
-get_config = lambda: tiny_run.config(
-  train__plots=False, train__epochs=3, train__devices=0
-)
+
+def get_config(level='graphs'):
+  """Of many graphs, or of `nodes` of one."""
+  changes = {'train__plots': False, 'train__devices': 0}
+  if level == 'graphs':
+    return tiny_run.config(train__epochs=3, **changes)
+  return tiny_run.node_config('gcn,a2q,gpf_lorap', train__epochs=8, **changes)

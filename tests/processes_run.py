@@ -4,7 +4,8 @@
 
 Once the training step STEP is dispatched, ACTION happens to this process:
 `kill`, `stop` (SIGSTOP), `term` (SIGTERM), `stand` (the main thread stands
-still, the others of this process do not), or `nothing`.
+still, the others of this process do not), or `nothing`. Of one graph it is the
+dispatch STEP, of two epochs.
 """
 
 import functools
@@ -19,7 +20,7 @@ import pytest
 import tiny_run
 
 from lorap_jax import train
-from lorap_jax.runs import processes, star
+from lorap_jax.runs import full_batch, processes, side_by_side, star
 from lorap_jax.training import steps
 
 CLOCKS = star.Clocks(join=20, beat=0.2, silent=3, batch=4, elsewhere=120)
@@ -32,15 +33,23 @@ ACTIONS = {
 }
 
 
-def set_up(monkeypatch: pytest.MonkeyPatch, action: str, step: int) -> None:
+def set_up(
+  monkeypatch: pytest.MonkeyPatch, action: str, step: int, *, nodes: bool
+) -> None:
   """Feeds tiny data, shortens the clocks, and has the action happen."""
-  tiny_run.feed(monkeypatch)
+  module, name = steps, 'make_train_step'
+  if nodes:
+    tiny_run.feed_short_node_runs(monkeypatch)
+    monkeypatch.setattr(side_by_side, '_SAVE_SECONDS', 0)
+    module, name = full_batch, 'make_epochs'
+  else:
+    tiny_run.feed(monkeypatch)
   joined: Any = functools.partial(processes.joined, clocks=CLOCKS)
   monkeypatch.setattr(processes, 'joined', joined)
-  make, count = steps.make_train_step, itertools.count(1)
+  make, count = getattr(module, name), itertools.count(1)
 
-  def make_acting(*args):
-    program = make(*args)
+  def make_acting(*args, **options):
+    program = make(*args, **options)
 
     def call(*args):
       out = program(*args)
@@ -50,11 +59,12 @@ def set_up(monkeypatch: pytest.MonkeyPatch, action: str, step: int) -> None:
 
     return call
 
-  monkeypatch.setattr(steps, 'make_train_step', make_acting)
+  monkeypatch.setattr(module, name, make_acting)
 
 
 if __name__ == '__main__':
   _, chosen, number, *arguments = sys.argv
-  set_up(pytest.MonkeyPatch(), chosen, int(number))
+  of_nodes = any(a.endswith('.py:nodes') for a in arguments)
+  set_up(pytest.MonkeyPatch(), chosen, int(number), nodes=of_nodes)
   sys.argv = ['train.py', *arguments]
   train.run()

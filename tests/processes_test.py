@@ -224,11 +224,40 @@ def test_goes_on_with_another_number_of_devices(whole, tmp_path):
     assert line == pytest.approx(other, rel=2e-3)
 
 
+NODES = '--config=tests/processes_config.py:nodes'
+
+
+@pytest.fixture(scope='module')
+def one_graph(tmp_path_factory):
+  """The folder of a run on one graph, of one process with two devices."""
+  return one(tmp_path_factory.mktemp('one_graph') / 'run', NODES)
+
+
+@pytest.mark.slow
+def test_one_graph_is_that_of_one_process(one_graph, tmp_path):
+  (code, _, err), other = run(tmp_path / 'run', NODES)
+  assert code == 0, err
+  assert other == (0, '', '')
+  assert_same_state(tmp_path / 'run', one_graph)
+  assert read(tmp_path / 'run')['result'] == read(one_graph)['result']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('action', ['kill', 'stand', 'term'])
+def test_one_graph_goes_on(one_graph, tmp_path, action):
+  folder, whats = tmp_path / 'run', [{}, (action, 2)]
+  codes = [code for code, *_ in run(folder, NODES, whats=whats)]
+  lost = -signal.SIGKILL if action == 'kill' else 1
+  assert codes == ([130, 130] if action == 'term' else [1, lost])
+  assert 2 <= len(metrics(folder)) < 8
+  assert [code for code, *_ in run(folder, NODES)] == [0, 0]
+  assert_same_state(folder, one_graph)
+
+
 REFUSED = {
   'more devices': (('--config.train.devices=4',), '`devices` is 4, the 2'),
   'fewer devices': (('--config.train.devices=1',), '`devices` is 1, the 2'),
   'batch size': (('--config.train.batch_size=15',), 'is no multiple of the 2'),
-  'one graph': (('--config=configs/cora.py',), 'share batches of many'),
 }
 
 

@@ -295,7 +295,7 @@ class WholeGraph:
     """Arrays with a row for each node on their device, or parts on theirs."""
     if self._mesh is None:
       return jax.device_put(batch)
-    return jax.device_put(batch, shards.by_device(self._mesh))
+    return shards.placed(batch, self._mesh)
 
   def ordered(self) -> list[None]:
     """One batch."""

@@ -168,6 +168,20 @@ def put(batch: PyTree, mesh: Mesh) -> PyTree:
   )
 
 
+def placed(batch: PyTree, mesh: Mesh) -> PyTree:
+  """The rows of a batch, which each process has whole, on the devices of all.
+
+  Args:
+    batch: arrays whose rows are those of all shards, in their order.
+    mesh: of the devices of all processes.
+  """
+  sharding = by_device(mesh)
+  return jax.tree.map(
+    lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__),
+    batch,
+  )
+
+
 def replicated(tree: PyTree) -> PyTree:
   """The same arrays, whole on each device of the mesh if there is one."""
   if AXIS not in jax.sharding.get_abstract_mesh().axis_names:

@@ -425,15 +425,14 @@ def watched(batches: Iterable[Any], seen: set[Any]) -> Iterator[Any]:
   tick()
 
 
-def check(level: str, devices: int) -> None:
+def check(devices: int) -> None:
   """Refuses what several processes do not do.
 
   Args:
-    level: what has a label.
     devices: `train.devices`.
 
   Raises:
-    ValueError: several processes, and one graph, or not all devices.
+    ValueError: several processes, and not all devices.
   """
   if jax.process_count() == 1:
     return
@@ -441,11 +440,6 @@ def check(level: str, devices: int) -> None:
     raise ValueError(
       'processes that JAX has joined by itself do not train together; start '
       'train.py with --coordinator'
-    )
-  if level != 'graph':
-    raise ValueError(
-      'several processes share batches of many graphs, and this run has one '
-      'graph; leave out --coordinator'
     )
   there = jax.device_count()
   if devices not in (0, there):

@@ -96,7 +96,7 @@ class Settings:
     Raises:
       ValueError: more than there are, or a batch that they can't share.
     """
-    processes.check(self.level, self.train.devices)
+    processes.check(self.train.devices)
     if self.train.fanout is not None or self.train.devices == 1:
       return None
     there = jax.devices()

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lorap_jax._typing import PyTree
-from lorap_jax.runs import result, workdir, writers
+from lorap_jax.runs import processes, result, workdir, writers
 from lorap_jax.runs.run import Interrupted, NonFiniteError
 
 _SAVE_SECONDS = 20.0  # For each run: saving takes as long for each.
+_BRISK_SECONDS = 10.0  # A dispatch that takes no longer is never a stuck one.
 
 
 class Group(NamedTuple):
@@ -125,17 +126,22 @@ def train(
   carries = {run: run.carry() for run in runs}
   carry = _join([carries[run] for run in members])
   size = lead.dispatch_size(count)
-  display = writers.create_display(lead.epochs)
-  saved = time.monotonic()
+  display = writers.create_display(lead.epochs, shown=processes.is_main())
+  saved, brisk = time.monotonic(), False  # The first one compiles.
   with contextlib.closing(display):
     while first < lead.epochs:
+      processes.tick(batch=brisk)
       started = time.monotonic()
       # Always to the end of a dispatch, should a run begin inside one.
       end = first + size - first % size
       rates = _join([run.rates(range(first, end)) for run in members])
       carry, records = program(carry, *inputs, rates)
       records = jax.device_get(records)
-      seconds = (time.monotonic() - started) / (end - first) / len(runs)
+      taken = time.monotonic() - started
+      processes.tick(end)
+      # Programs of integers may be compiled anew in any epoch.
+      brisk = taken < _BRISK_SECONDS and lead.selection.integers is None
+      seconds = taken / (end - first) / len(runs)
       first = end
       _file(group, records, seconds, errors)
       # Those that have diverged stay in the program, which has their shape.
@@ -146,7 +152,8 @@ def train(
       display.step(going[0].shown(mean), end)
       stop = stopped()  # Asked once: what is interrupted has been saved.
       done = end == lead.epochs
-      since = time.monotonic() - saved
+      # One clock for all processes, which save together.
+      since = processes.on_main(lambda last=saved: time.monotonic() - last)
       if done or stop or since > _SAVE_SECONDS * count:
         for run in going:
           run.save(_part(carry, group.places.index(run.folder), count))

@@ -185,23 +185,17 @@ def test_shards_of_processes_make_the_batch(monkeypatch, small):
   jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
 
-@pytest.mark.parametrize(
-  'level, devices, message',
-  [
-    ('node', 1, 'one graph; leave out --coordinator'),
-    ('graph', 1, '`devices` is 1, the 2 processes have 4 .* set it to 0 or 4'),
-  ],
-)
-def test_what_they_do_not_do(join, monkeypatch, level, devices, message):
+def test_what_they_do_not_do(join, monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(jax, 'device_count', lambda: 4)
   with pytest.raises(ValueError, match='start train.py with --coordinator'):
-    processes.check(level, devices)
+    processes.check(0)
   join(0)
+  message = '`devices` is 1, the 2 processes have 4 .* set it to 0 or 4'
   with pytest.raises(ValueError, match=message):
-    processes.check(level, devices)
-  processes.check('graph', 0)
-  processes.check('graph', 4)
+    processes.check(1)
+  processes.check(0)
+  processes.check(4)
 
 
 def test_settings_look(monkeypatch):
