@@ -694,6 +694,36 @@ _PREPARED = (
   ),
 )
 
+_SNAPPED = (
+  Defect(
+    'groups_of_equal_ranges_take_the_most_bits',
+    'snapped tables',
+    'quantization/a2q_groups.py',
+    'used[order][(first + last) // 2]',
+    'used[order][last - 1]',
+    (
+      'quantization/a2q_groups_test.py'
+      '::test_snapped_groups_of_equal_ranges_are_equal',
+    ),
+  ),
+  Defect(
+    'snapped_tables_are_trained_on',
+    'snapped tables',
+    'runs/batched.py',
+    'dict.fromkeys(snapping.FROZEN, np.float32(0))',
+    'dict.fromkeys(snapping.FROZEN, np.float32(1e-3))',
+    ('runs/integer_epochs_test.py::test_tables_are_those_of_the_file',),
+  ),
+  Defect(
+    'all_strips_are_the_first',
+    'C',
+    'integers/c_writer.py',
+    "return f'lorap_from({word}, first)'",
+    "return f'lorap_from({word}, 0)'",
+    ('integers/c_test.py::test_codes_are_those_of_the_reference',),
+  ),
+)
+
 DEFECTS = (
   *_QUANTIZERS,
   *_PADDING,
@@ -713,4 +743,5 @@ DEFECTS = (
   *_LARGE_GRAPHS,
   *_RELATIONS,
   *_PREPARED,
+  *_SNAPPED,
 )
