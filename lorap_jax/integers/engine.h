@@ -405,29 +405,32 @@ static inline int32_t lorap_near(float x, int32_t none) {
   return bits - 0x4b400000 + even;
 }
 
-/* What results are made with: rint of products of up to `end`, then a sum, then
- * limits. */
+/* What results are made with: products in least..most are rounded. With `sums`
+ * those get a bias, and limits again. */
 typedef struct {
-  float factor[LORAP_BLOCK], end;
+  float factor[LORAP_BLOCK], least, most;
   int32_t bias[LORAP_BLOCK], low, high, none;
+  int sums;
 } lorap_rounding;
 
 /* LORAP_LANES results, from column j of a block on. */
 static inline void lorap_round(const float *restrict f, float row,
                                const lorap_rounding *restrict r, int j,
                                int32_t *restrict q) {
-  const float *factor = r->factor + j, end = r->end;
+  const float *factor = r->factor + j, least = r->least, most = r->most;
   const int32_t *bias = r->bias + j, low = r->low, high = r->high;
   const int32_t none = r->none;
   int lane;
   (void)none;
   for (lane = 0; lane < LORAP_LANES; lane++) {
     float x = LORAP_F32(f[lane] * row); /* of no row: of 1, exact */
-    int32_t t;
     x = LORAP_F32(x * factor[lane]);
-    x = x > -end ? x : -end;
-    x = x < end ? x : end;
-    t = LORAP_NEAREST(x, none) + bias[lane];
+    x = x > least ? x : least;
+    x = x < most ? x : most;
+    q[lane] = LORAP_NEAREST(x, none);
+  }
+  for (lane = 0; r->sums && lane < LORAP_LANES; lane++) {
+    int32_t t = q[lane] + bias[lane];
     t = t > low ? t : low;
     q[lane] = t < high ? t : high;
   }
@@ -481,7 +484,7 @@ static inline void lorap_round_few(lorap_value a, const void *x, size_t first,
     f[j] = x ? lorap_get_f32(x, first + (size_t)j)
              : LORAP_F32((float)lorap_get(a, first + (size_t)j));
   lorap_round(f, row, r, 0, q);
-  lorap_store(y, first, count, q);
+  for (j = 0; j < count; j++) lorap_put(y, first + (size_t)j, q[j]);
 }
 
 /* A block of a row. What does not fill LORAP_LANES at its end is read, with some
@@ -512,6 +515,8 @@ static inline void lorap_round_block(lorap_value a, const void *x, size_t first,
 static inline void lorap_affine(int rows, lorap_value a, const void *x,
                                 lorap_value y, const lorap_scaling *s,
                                 const lorap_value *limit) {
+  const float end = x ? LORAP_LARGEST : LORAP_EXACT;
+  const int32_t whole = (int32_t)end;
   volatile int32_t unknown = 0;
   lorap_rounding r;
   size_t i, c, count = (size_t)rows, width = (size_t)y.width;
@@ -522,7 +527,7 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
   }
   memset(&r, 0, sizeof r);
   r.none = unknown;
-  r.end = x ? LORAP_LARGEST : LORAP_EXACT;
+  r.sums = s->bias.count > 0;
   lorap_reals(s->factor, 0, r.factor);
   for (j = 1; j < LORAP_BLOCK && s->factor.count == 1; j++)
     r.factor[j] = r.factor[0];
@@ -531,6 +536,8 @@ static inline void lorap_affine(int rows, lorap_value a, const void *x,
     int32_t most = limit ? lorap_get(*limit, i) : INT32_MAX;
     r.low = lorap_clip(s->low, -most, most);
     r.high = lorap_clip(s->high, -most, most);
+    r.least = r.sums ? -end : (float)lorap_clip(r.low, -whole, whole);
+    r.most = r.sums ? end : (float)lorap_clip(r.high, -whole, whole);
     for (c = 0; c < width; c += LORAP_BLOCK) {
       int block = lorap_some(width - c, LORAP_BLOCK);
       if (i == 0 || width > LORAP_BLOCK) {

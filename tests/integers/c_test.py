@@ -231,7 +231,9 @@ ROUND_ALL = """
     volatile int32_t none = 0;
     lorap_rounding r;
     int i, j;
-    r.end = LORAP_EXACT;
+    r.most = LORAP_EXACT;
+    r.least = -r.most;
+    r.sums = 1;
     r.low = low;
     r.high = high;
     r.none = none;
@@ -717,13 +719,13 @@ BROKEN = {
   'half_down': (' | ((rest == 0.5f) & t)', ''),
   'order_of_factors': (
     'float x = LORAP_F32(f[lane] * row); /* of no row: of 1, exact */\n'
-    '    int32_t t;\n'
     '    x = LORAP_F32(x * factor[lane]);',
-    'int32_t t;\nfloat x = LORAP_F32(f[lane] * LORAP_F32(row * factor[lane]));',
+    'float x = LORAP_F32(f[lane] * LORAP_F32(row * factor[lane]));',
   ),
   'cut': ('q[lane] = t < high ? t : high;', 'q[lane] = t;'),
   'sum': ('x + 12582912.0f', 'x + 12582911.0f'),
-  'bias': ('none) + bias[lane]', 'none)'),
+  'bias': ('q[lane] + bias[lane]', 'q[lane]'),
+  'least': ('x = x > least ? x : least;', ''),
   'loops': ('if (drop_loops && from == to) continue;', ''),
   'ties_of_search': ('if (least <= x)', 'if (least < x)'),
   'block': ('k += LORAP_BLOCK', 'k += LORAP_BLOCK + 1'),
