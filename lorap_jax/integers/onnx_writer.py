@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from lorap_jax.integers import onnx_graph, onnx_ops, repeats
+from lorap_jax.integers import onnx_graph, onnx_model, onnx_ops, repeats
 from lorap_jax.integers.onnx_graph import INT32_TYPE
 from lorap_jax.integers.program import INT32, Graph, Program, execute
 
@@ -63,7 +63,7 @@ def write(program: Program, *, names: bool = False) -> Any:
 
 def _written(onnx, program, repeat, *, names) -> Any:
   """The model; a repetition is a Loop, if its layers are alike."""
-  model, widths = onnx_graph.Model(onnx), _widths(program)
+  model, widths = onnx_model.Model(onnx), _widths(program)
   of = {'nodes': 'nodes'}
   model.width['nodes'] = program.num_features
   start, stop = (repeat.start, repeat.stop) if repeat else (0, 0)
