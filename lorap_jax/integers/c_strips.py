@@ -7,6 +7,9 @@ takes a strip of the arena, not all rows.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from lorap_jax.integers.c_arena import Value
 from lorap_jax.integers.program import Node
@@ -45,6 +48,43 @@ class Loop:
   rows: str | None
   first: int
   last: int
+
+
+def order(nodes: Sequence[Node], output: str) -> list[Node]:
+  """What depends on edges alone comes first, and equal operations of it once.
+
+  Degrees, norms and what follows from them have a column or a few. In between
+  they would break a loop, and all rows of what passes there would be kept.
+
+  Args:
+    nodes: of a program, in an order of their execution.
+    output: the result, which stays what it is.
+  """
+  of_edges: list[Node] = []
+  rest: list[Node] = []
+  seen: dict[Any, str] = {}
+  same: dict[str, str] = {}
+  depends = {'nodes'}
+  for node in nodes:
+    inputs = {key: same.get(name, name) for key, name in node.inputs.items()}
+    node = dataclasses.replace(node, inputs=inputs)
+    if depends.intersection(inputs.values()):
+      depends.add(node.output)
+      rest.append(node)
+      continue
+    constants = [(k, np.asarray(v)) for k, v in node.constants.items()]
+    key = (
+      node.op,
+      tuple(inputs.items()),
+      tuple((k, str(v.dtype), v.shape, v.tobytes()) for k, v in constants),
+      tuple(node.options.items()),
+    )
+    first = seen.setdefault(key, node.output)
+    if node.output in (first, output):
+      of_edges.append(node)
+    else:
+      same[node.output] = first
+  return of_edges + rest
 
 
 def loops(nodes: Sequence[Node], values: Mapping[str, Value]) -> list[Loop]:

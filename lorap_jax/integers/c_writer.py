@@ -106,7 +106,9 @@ class _Writer:
     self.program, self._name, self.most = program, name, most
     self._narrow = narrow
     self.tables = Tables(name)
-    self.nodes = _joined(_used(program), program.output)
+    self.nodes = c_strips.order(
+      _joined(_used(program), program.output), program.output
+    )
     self.degree = self.together = INT32
     self._values = {
       'nodes': c_arena.Value(

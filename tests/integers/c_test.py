@@ -10,7 +10,7 @@ import c_programs
 import numpy as np
 import pytest
 
-from lorap_jax.integers import c_ops, c_run, c_tables, c_writer
+from lorap_jax.integers import c_ops, c_run, c_strips, c_tables, c_writer
 from lorap_jax.integers.builder import Builder, Wide
 from lorap_jax.integers.program import EXACT, INT32, OPERATIONS, Graph, execute
 
@@ -782,3 +782,17 @@ def test_a_broken_executor_is_found(tmp_path, name):
   with pytest.raises(AssertionError):
     assert_same(of_names(library, *c_programs.all_programs()), graphs)
     assert_same(of_names(library, 'small'), dict(small_graphs(60)))
+
+
+def test_what_depends_on_edges_alone_comes_first_and_once():
+  b = Builder(max_degree=9, max_nodes=9)
+  b.fix('nodes', 1.0, 2)
+  degrees = [b.add('degrees', f'd{i}', {}, bound=9) for i in range(3)]
+  sums = [
+    b.add('add', 's', {'a': d, 'b': degrees[0]}, bound=18) for d in degrees
+  ]
+  nodes = c_strips.order(b.nodes, sums[2])
+  assert [n.op for n in nodes] == ['degrees', 'add', 'add', 'fix']
+  # The result keeps its name, and reads the first of its equals.
+  assert nodes[2].output == sums[2]
+  assert set(nodes[2].inputs.values()) == {degrees[0]}
