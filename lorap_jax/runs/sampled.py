@@ -35,6 +35,7 @@ class SampledRun(BatchedRun):
         self._edges,
         fanout,
         batch_size=chosen.train.batch_size,
+        unlabelled=chosen.train.unlabelled if split == 'train' else 0,
         **forms,
       )
       for split in ('train', 'test')

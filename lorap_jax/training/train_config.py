@@ -4,6 +4,8 @@ import dataclasses
 
 SCHEDULES = ('cosine', 'plateau', 'step', 'constant')
 RULES = ('val_metric', 'val_loss', 'last')
+# Nodes that show the ranges of a graph well enough, see docs/scale.md.
+FULL_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +18,10 @@ class TrainConfig:
     batch_size: graphs per batch; with `fanout` nodes.
     fanout: edges drawn per node in each hop, from the nodes of a batch on, one
       number for each convolution; None for all of the graph in each step.
+    unlabelled: with `fanout`, nodes that are drawn from the whole graph for each
+      batch and computed beside it. Their labels are not used; ranges, A2Q's
+      scales and bits, and batch norm see them, as in training on the whole
+      graph. None for as many as a batch lacks to `FULL_BATCH`.
     schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run in which the rate rises, for `cosine`.
     patience: epochs without improvement, for `plateau`.
@@ -51,6 +57,7 @@ class TrainConfig:
   epochs: int | None = None
   batch_size: int = 128
   fanout: tuple[int, ...] | None = None
+  unlabelled: int | None = None
   schedule: str = 'cosine'
   warmup: float = 0.05
   patience: int = 5
@@ -88,6 +95,7 @@ class TrainConfig:
           'pretrain_epochs',
           'integer_epochs',
           'devices',
+          'unlabelled',
         ),
         0,
         '0 or more',
