@@ -300,6 +300,7 @@ class Found(NamedTuple):
     senders: rows, per hop.
     counts: edges that each node of the frontier receives, per hop.
     places: numbers of the edges, per hop.
+    drawn: rows of the nodes drawn from the whole graph; None for no draw.
   """
 
   ids: np.ndarray
@@ -307,6 +308,7 @@ class Found(NamedTuple):
   senders: list[np.ndarray]
   counts: list[np.ndarray]
   places: list[np.ndarray]
+  drawn: np.ndarray | None = None
 
 
 def find(
@@ -323,13 +325,14 @@ def find(
     targets: the nodes.
     fanout: edges per node, hop by hop from the targets on.
   """
-  frontier = numbering.add(targets.ids)
+  frontier, drawn = numbering.add(targets.ids), None
   if targets.beside:
     # Floyd's method again, unless they are a large part of the graph.
     rng = np.random.default_rng(targets.key)
     count = min(targets.beside, edges.num_nodes)
-    drawn = rng.choice(edges.num_nodes, count, replace=False, shuffle=False)
-    frontier = np.concatenate([frontier, numbering.add(drawn)])
+    ids = rng.choice(edges.num_nodes, count, replace=False, shuffle=False)
+    frontier = np.concatenate([frontier, numbering.add(ids)])
+    drawn = numbering.rows(ids)
   rows, senders, counts, found = [numbering.count], [], [], []
   for k in fanout:
     places, received = draw_edges(edges.indptr, frontier, k, targets.key)
@@ -339,7 +342,7 @@ def find(
     senders.append(numbering.rows(sent))
     counts.append(received)
     found.append(places)
-  return Found(numbering.take(), rows, senders, counts, found)
+  return Found(numbering.take(), rows, senders, counts, found, drawn)
 
 
 class NeighborLoader:
@@ -454,6 +457,7 @@ class NeighborLoader:
         layout=self._layout,
         weighted=self._weighted,
         relations=self.edges.relations_at(np.concatenate(found.places[:hops])),
+        observed=found.drawn,
       )
       graphs.append(graph)
       layouts.append(lay)

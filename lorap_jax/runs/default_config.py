@@ -246,8 +246,8 @@ def _train() -> config_dict.ConfigDict:
     batch_size=int,  # 128; graphs, or with `fanout` nodes.
     # Labels of nodes: drawn edges per node, one number for each layer; all.
     fanout=tuple,
-    # With `fanout`: nodes of the graph that are computed beside each batch, for
-    # quantizers and batch norm; as many as a batch lacks to 1024.
+    # With `fanout`: nodes of the whole graph that are computed beside each
+    # batch, for quantizers and batch norm; 1024.
     unlabelled=int,
     # Devices that share each batch; 0 for all there are; 1.
     devices=int,

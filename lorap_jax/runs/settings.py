@@ -172,7 +172,7 @@ class Settings:
       )
 
   def on(self, data: Data) -> 'Settings':
-    """The settings of a run on this data: its epochs, its unlabelled nodes.
+    """The settings of a run on this data: with its number of epochs.
 
     Args:
       data: the data set.
@@ -181,26 +181,17 @@ class Settings:
       ValueError: see `check`.
     """
     self.check(data)
-    found: dict[str, Any] = {'epochs': self.epochs(data)}
-    if self.train.fanout is not None:
-      found['unlabelled'] = self.unlabelled(data)
+    epochs = self.epochs(data)
+    train = {**self.config['train'], 'epochs': epochs}
     return dataclasses.replace(
       self,
-      config={**self.config, 'train': {**self.config['train'], **found}},
-      train=dataclasses.replace(self.train, **found),
+      config={**self.config, 'train': train},
+      train=dataclasses.replace(self.train, epochs=epochs),
     )
 
   def epochs(self, data: Data) -> int:
     """Epochs of the run on this data."""
     return self.train.epochs or datasets.default_epochs(data)
-
-  def unlabelled(self, data: Any) -> int:
-    """Nodes of one graph beside each batch; no more than fill up the graph."""
-    targets = min(self.train.batch_size, int(data.train_mask.sum()))
-    wanted = self.train.unlabelled
-    if wanted is None:
-      wanted = max(FULL_BATCH - targets, 0)
-    return min(wanted, data.num_nodes)
 
 
 def is_relational(model: Any) -> bool:

@@ -4,8 +4,6 @@ import dataclasses
 
 SCHEDULES = ('cosine', 'plateau', 'step', 'constant')
 RULES = ('val_metric', 'val_loss', 'last')
-# Nodes that show the ranges of a graph well enough, see docs/scale.md.
-FULL_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +16,10 @@ class TrainConfig:
     batch_size: graphs per batch; with `fanout` nodes.
     fanout: edges drawn per node in each hop, from the nodes of a batch on, one
       number for each convolution; None for all of the graph in each step.
-    unlabelled: with `fanout`, nodes that are drawn from the whole graph for each
-      batch and computed beside it. Their labels are not used; ranges, A2Q's
-      scales and bits, and batch norm see them, as in training on the whole
-      graph. None for as many as a batch lacks to `FULL_BATCH`.
+    unlabelled: with `fanout`, nodes drawn from the whole graph for each batch and
+      computed beside it. Their labels are not used. Ranges are
+      observed on them alone; A2Q's scales and bits, and batch norm, see them
+      too. 0 for none: ranges are then those of the batch.
     schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run in which the rate rises, for `cosine`.
     patience: epochs without improvement, for `plateau`.
@@ -57,7 +55,7 @@ class TrainConfig:
   epochs: int | None = None
   batch_size: int = 128
   fanout: tuple[int, ...] | None = None
-  unlabelled: int | None = None
+  unlabelled: int = 1024
   schedule: str = 'cosine'
   warmup: float = 0.05
   patience: int = 5

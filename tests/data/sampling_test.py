@@ -218,6 +218,12 @@ def test_unlabelled_nodes_are_of_the_whole_graph_and_behind_the_targets():
       count = len(targets.ids)
       np.testing.assert_array_equal(ids[:count], targets.ids)
       assert len(np.unique(ids)) == len(ids) <= count + 12
+      for graph in batch.graph.layers:  # The draw, and of the targets its part.
+        each = graph.globals.neighborhood
+        observed = each.numbers.ids[each.observed]
+        assert len(np.unique(observed)) == len(observed) == 12
+        assert set(observed) >= set(ids[count:])
+        assert set(observed) <= set(ids)
       np.testing.assert_array_equal(batch.targets.sum(), count)
       assert batch.targets[:count].all()
       np.testing.assert_array_equal(

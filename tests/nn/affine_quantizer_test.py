@@ -48,6 +48,19 @@ def apply(module, variables, x, rows):
 
 
 class TestRange:
+  @pytest.mark.parametrize('guard', [None, PROTECTED])
+  @pytest.mark.parametrize('percentile', [0.0, 0.3])
+  def test_of_the_rows_that_are_observed(self, x, guard, percentile):
+    module = make(protects=True, percentile=percentile)
+    seen = jnp.arange(10)[:, None] % 2 == 1  # Rows 1, 3, 5, 7 and 9.
+    rows = Rows(MASK, True, guard, observed=seen)
+    kept = [1, 3, 5, 7] if guard is None else [3, 7]
+    y, stats = apply(module, started(module, x), x, rows)
+    expected = observers.batch_range(x[jnp.array(kept)], percentile=percentile)
+    assert ranges(stats) == [float(v) for v in expected]
+    if guard is not None:  # The others are quantized all the same.
+      assert not np.array_equal(y.values[0], x[0])
+
   def test_variable(self, x):
     spec = helpers.tree_spec(started(make(), x)['quant_stats'])
     assert spec == {
