@@ -16,10 +16,10 @@ class TrainConfig:
     batch_size: graphs per batch; with `fanout` nodes.
     fanout: edges drawn per node in each hop, from the nodes of a batch on, one
       number for each convolution; None for all of the graph in each step.
-    unlabelled: with `fanout`, nodes drawn from the whole graph for each batch and
-      computed beside it. Their labels are not used. Ranges are
-      observed on them alone; A2Q's scales and bits, and batch norm, see them
-      too. 0 for none: ranges are then those of the batch.
+    unlabelled: with `fanout`, nodes drawn from the whole graph for each batch
+      and computed beside it. Their labels are not used. Ranges are observed on
+      them alone; A2Q's scales and bits, and batch norm, see them too. 0 for
+      none: ranges are then those of the batch.
     schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run in which the rate rises, for `cosine`.
     patience: epochs without improvement, for `plateau`.
