@@ -282,10 +282,13 @@ class Targets(NamedTuple):
   Attributes:
     ids: int [t], distinct.
     key: of the draws.
+    beside: so many nodes are drawn from the whole graph, and those that are no
+      targets are computed beside them. Nobody reads their labels.
   """
 
   ids: np.ndarray
   key: int
+  beside: int = 0
 
 
 class Found(NamedTuple):
@@ -297,6 +300,7 @@ class Found(NamedTuple):
     senders: rows, per hop.
     counts: edges that each node of the frontier receives, per hop.
     places: numbers of the edges, per hop.
+    drawn: rows of the nodes drawn from the whole graph; None for no draw.
   """
 
   ids: np.ndarray
@@ -304,6 +308,7 @@ class Found(NamedTuple):
   senders: list[np.ndarray]
   counts: list[np.ndarray]
   places: list[np.ndarray]
+  drawn: np.ndarray | None = None
 
 
 def find(
@@ -320,7 +325,14 @@ def find(
     targets: the nodes.
     fanout: edges per node, hop by hop from the targets on.
   """
-  frontier = numbering.add(targets.ids)
+  frontier, drawn = numbering.add(targets.ids), None
+  if targets.beside:
+    # Floyd's method again, unless they are a large part of the graph.
+    rng = np.random.default_rng(targets.key)
+    count = min(targets.beside, edges.num_nodes)
+    ids = rng.choice(edges.num_nodes, count, replace=False, shuffle=False)
+    frontier = np.concatenate([frontier, numbering.add(ids)])
+    drawn = numbering.rows(ids)
   rows, senders, counts, found = [numbering.count], [], [], []
   for k in fanout:
     places, received = draw_edges(edges.indptr, frontier, k, targets.key)
@@ -330,7 +342,7 @@ def find(
     senders.append(numbering.rows(sent))
     counts.append(received)
     found.append(places)
-  return Found(numbering.take(), rows, senders, counts, found)
+  return Found(numbering.take(), rows, senders, counts, found, drawn)
 
 
 class NeighborLoader:
@@ -354,13 +366,27 @@ class NeighborLoader:
     batch_size: int,
     layout: bool,
     weighted: bool = False,
+    unlabelled: int = 0,
   ):
+    """Measures the budget.
+
+    Args:
+      data: the graph.
+      split: whose nodes are the targets.
+      edges: by receiver.
+      fanout: see above.
+      batch_size: targets of a batch; at most those of the split.
+      layout: attach layouts.
+      weighted: those that serve sums with edge weights.
+      unlabelled: nodes of the whole graph beside those of a shuffled batch.
+    """
     batching.check_batch_size(batch_size)
     self.data, self.edges, self.fanout = data, edges, tuple(fanout)
     self.targets = getattr(data, f'{split}_mask')
     self._ids = np.flatnonzero(self.targets).astype(np.int32)
     self._batch_size = min(batch_size, len(self._ids))
     self._layout, self._weighted = layout, weighted
+    self._unlabelled = min(unlabelled, edges.num_nodes)
     self._numbering = Numbering(edges.num_nodes)
     self._lock = threading.Lock()
     self.budget = self._measured()
@@ -374,7 +400,8 @@ class NeighborLoader:
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(self._ids))
-    return self._plan(self._ids[order], (seed, epoch))
+    plan = self._plan(self._ids[order], (seed, epoch))
+    return [t._replace(beside=self._unlabelled) for t in plan]
 
   def ordered(self) -> list[Targets]:
     """The batches of the split in the order of the nodes."""
@@ -391,8 +418,9 @@ class NeighborLoader:
     """A budget that nearly every batch fits."""
     plan = self.shuffled(0, 0)[:_PROBES]
     found = [self._find(targets) for targets in plan]
-    t, most = self._batch_size, self.edges.num_nodes
-    rows, edges, worst = [t + 1], [], t
+    most = self.edges.num_nodes
+    worst = min(self._batch_size + self._unlabelled, most)
+    rows, edges = [worst + 1], []
     for hop, k in enumerate(self.fanout):
       drawn = max(sum(len(s) for s in f.senders[: hop + 1]) for f in found)
       seen = max(f.rows[hop + 1] for f in found)
@@ -429,6 +457,7 @@ class NeighborLoader:
         layout=self._layout,
         weighted=self._weighted,
         relations=self.edges.relations_at(np.concatenate(found.places[:hops])),
+        observed=found.drawn,
       )
       graphs.append(graph)
       layouts.append(lay)

@@ -62,6 +62,8 @@ class Neighborhood(NamedTuple):
     numbers: of the nodes.
     relation_degree: int32 [m, R], edges of each relation that the receivers
       have in the whole graph; None where all edges are of one kind.
+    observed: bool [n], rows that are drawn from the whole graph, all nodes
+      alike, which ranges are observed on; None for all rows.
   """
 
   receivers: Any
@@ -71,6 +73,7 @@ class Neighborhood(NamedTuple):
   loops: Any
   numbers: NodeNumbers
   relation_degree: Any = None
+  observed: Any = None
 
 
 class Sampled(NamedTuple):
@@ -117,6 +120,7 @@ def layer_graph(
   layout: bool,
   weighted: bool,
   relations: Any = None,
+  observed: np.ndarray | None = None,
 ) -> tuple[jraph.GraphsTuple, Layout | None]:
   """The padded graph of one layer, on the host.
 
@@ -130,6 +134,7 @@ def layer_graph(
     layout: attach a layout.
     weighted: one that serves sums with edge weights.
     relations: of the edges, `graphs.Relations`; None where all are of one kind.
+    observed: rows that ranges are observed on, their numbers; None for all.
 
   Returns:
     Graph with nodes [n, 0] and `Neighborhood`, and layout; numpy arrays.
@@ -142,6 +147,10 @@ def layer_graph(
   if relations is not None:
     by_relation = np.zeros((num_receivers, relations.count), np.int32)
     by_relation[:m] = facts.relation_degree[:m]  # pyrefly: ignore
+  seen = None
+  if observed is not None:
+    seen = np.zeros(num_rows, bool)
+    seen[observed] = True
   lay = None
   if layout:
     incoming = Csr(
@@ -170,6 +179,7 @@ def layer_graph(
         loops=padded(facts.loops, num_rows),
         numbers=NodeNumbers(padded(facts.ids, num_rows), facts.count),
         relation_degree=by_relation,
+        observed=seen,
       ),
     ),
   )

@@ -40,8 +40,10 @@ def node_rows(
     order = None
     ids = jnp.arange(mask.shape[0], dtype=jnp.int32)
     numbers = neighborhood.NodeNumbers(ids, shared.num_nodes)
+  seen = None if there is None or not train else there.observed
+  seen = None if seen is None else jnp.asarray(seen)[:, None]
   if chance is None or not train:
-    return Rows(mask, train, order=order, numbers=numbers)
+    return Rows(mask, train, order=order, numbers=numbers, observed=seen)
   num_nodes = mask.shape[0]
   bounds = {'low': chance.low, 'change': chance.change}
   if there is None:
@@ -60,7 +62,7 @@ def node_rows(
   else:
     drawn = degree_quant.protective_mask(key, probability[order])
     drawn = drawn[jnp.argsort(order)]
-  return Rows(mask, train, drawn[:, None], order, numbers)
+  return Rows(mask, train, drawn[:, None], order, numbers, seen)
 
 
 def redraws(scheme: Scheme) -> bool:

@@ -26,6 +26,7 @@ class Rows(NamedTuple):
       at their places (dropout, samples); None where they lie so.
     numbers: which nodes of a larger graph the rows are, for what has parameters
       of each node; None where the rows are the nodes.
+    observed: bool [n, 1], rows that ranges are observed on; None for all.
   """
 
   mask: Array | None = None
@@ -33,6 +34,7 @@ class Rows(NamedTuple):
   protected: Array | None = None
   order: Array | None = None
   numbers: neighborhood.NodeNumbers | None = None
+  observed: Array | None = None
 
 
 class Quantized(NamedTuple):
@@ -81,4 +83,5 @@ def receiver_rows(rows: Rows, graph: jraph.GraphsTuple) -> Rows:
     train=rows.train,
     protected=None if protected is None else at_receivers(protected, graph),
     numbers=None if numbers is None else numbers.first(count),
+    observed=None if rows.observed is None else rows.observed[:count],
   )

@@ -20,6 +20,8 @@ from lorap_jax.training.optimizer import Rates
 class BatchedRun(Run):
   """A run on many graphs: graph classification and regression."""
 
+  _snap = None
+
   def __init__(
     self, chosen: settings.Settings, data: DataSplits, folder: pathlib.Path
   ):
@@ -52,7 +54,6 @@ class BatchedRun(Run):
     self.epoch_steps = len(plan)
     first = loader.put(loader.batch(plan[0]))
     self.start(first, data.train.nodes.shape[1], budget.num_nodes)
-    self._snap = None
     if self.selection.integers is not None:
       self._snap = snapping.of_model(self.model, first)
 

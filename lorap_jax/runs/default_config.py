@@ -246,6 +246,9 @@ def _train() -> config_dict.ConfigDict:
     batch_size=int,  # 128; graphs, or with `fanout` nodes.
     # Labels of nodes: drawn edges per node, one number for each layer; all.
     fanout=tuple,
+    # With `fanout`: nodes of the whole graph that are computed beside each
+    # batch, for quantizers and batch norm; 1024 beside a smaller batch, else 0.
+    unlabelled=int,
     # Devices that share each batch; 0 for all there are; 1.
     devices=int,
     # Batches that renew batch norm's statistics before an evaluation; 30.

@@ -99,6 +99,7 @@ _BATCHES = Need(
   lambda c: c.level == 'graph' or c.train.fanout is not None,
 )
 _WHOLE = Need('train.fanout None', lambda c: c.train.fanout is None)
+_SAMPLED = Need('train.fanout', lambda c: c.train.fanout is not None)
 _NODES = Need('nodes with a label each', lambda c: c.level == 'node')
 
 _TEACHER = Need('train.teacher', lambda c: bool(c.train.teacher))
@@ -266,6 +267,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
       'batch_size settle_batches': (_BATCHES,),
       'devices': (_WHOLE,),
       'fanout': (_NODES, _is('scheme.published', False, unset=True)),
+      'unlabelled': (_SAMPLED,),
       'label_smoothing': (_CLASSES,),
       'augment': (_GRAPHS, _POSITIONS),
       'ema': (_SETTLES,),

@@ -174,7 +174,7 @@ RANGES: dict[str, Range] = {
       'teacher_temperature': Range(_FLOAT, 0, 100, open_low=True),
       'patience settle_batches pretrain_epochs': Range(_INT, 0, 10**6),
       'integer_epochs': Range(_INT, 0, 10**7),
-      'devices': Range(_INT, 0, 10**6),
+      'devices unlabelled': Range(_INT, 0, 10**6),
       'together': Range(_INT, 1, 1000),
       'finetune_lr': _RATE,
     },

@@ -13,6 +13,9 @@ from lorap_jax.runs.run import Run
 from lorap_jax.training import layerwise, steps
 
 
+_MANY_NODES = 1024  # Of a batch: enough for the ranges of quantizers.
+
+
 class SampledRun(BatchedRun):
   """A run on one graph, some nodes and their drawn neighbours at a time.
 
@@ -28,6 +31,10 @@ class SampledRun(BatchedRun):
     self._edges = sampling.in_edges(data)
     forms = {'layout': chosen.uses_layout, 'weighted': chosen.weighted}
     fanout: Any = chosen.train.fanout
+    unlabelled = chosen.train.unlabelled
+    if unlabelled is None:
+      size = min(chosen.train.batch_size, int(data.train_mask.sum()))
+      unlabelled = 0 if size >= _MANY_NODES else _MANY_NODES
     self.loaders = {
       split: sampling.NeighborLoader(
         data,
@@ -35,6 +42,7 @@ class SampledRun(BatchedRun):
         self._edges,
         fanout,
         batch_size=chosen.train.batch_size,
+        unlabelled=unlabelled if split == 'train' else 0,
         **forms,
       )
       for split in ('train', 'test')

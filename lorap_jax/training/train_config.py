@@ -16,6 +16,11 @@ class TrainConfig:
     batch_size: graphs per batch; with `fanout` nodes.
     fanout: edges drawn per node in each hop, from the nodes of a batch on, one
       number for each convolution; None for all of the graph in each step.
+    unlabelled: with `fanout`, nodes drawn from the whole graph for each batch
+      and computed beside it. Their labels are not used. Ranges are observed on
+      them alone; A2Q's scales and bits, and batch norm, see them too. 0 for
+      none: ranges are then those of the batch. None for 1024 where a batch has
+      fewer nodes than that, else for none.
     schedule: `cosine`, `plateau`, `step` or `constant`.
     warmup: share of the run in which the rate rises, for `cosine`.
     patience: epochs without improvement, for `plateau`.
@@ -52,6 +57,7 @@ class TrainConfig:
   epochs: int | None = None
   batch_size: int = 128
   fanout: tuple[int, ...] | None = None
+  unlabelled: int | None = None
   schedule: str = 'cosine'
   warmup: float = 0.05
   patience: int = 5
@@ -89,6 +95,7 @@ class TrainConfig:
           'pretrain_epochs',
           'integer_epochs',
           'devices',
+          'unlabelled',
         ),
         0,
         '0 or more',

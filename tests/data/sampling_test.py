@@ -192,6 +192,70 @@ def test_a_plan_is_the_same_for_a_run_that_goes_on():
   assert len(keys) == 3 * len(plan)
 
 
+def unlabelled_loader(count, batch_size=7):
+  data = dataset()
+  edges = sampling.in_edges(data)
+  return sampling.NeighborLoader(
+    data,
+    'train',
+    edges,
+    (2, 3),
+    batch_size=batch_size,
+    layout=True,
+    unlabelled=count,
+  )
+
+
+def test_unlabelled_nodes_are_of_the_whole_graph_and_behind_the_targets():
+  loader = unlabelled_loader(12)
+  data, seen, shapes = loader.data, [], set()
+  for epoch in range(20):
+    for targets in loader.shuffled(0, epoch):
+      batch = loader.batch(targets)
+      shapes.add(tuple(a.shape for a in jax.tree.leaves(batch)))
+      there = batch.graph.layers[-1].globals.neighborhood
+      ids = there.numbers.ids[: there.receivers.sum()]
+      count = len(targets.ids)
+      np.testing.assert_array_equal(ids[:count], targets.ids)
+      assert len(np.unique(ids)) == len(ids) <= count + 12
+      for graph in batch.graph.layers:  # The draw, and of the targets its part.
+        each = graph.globals.neighborhood
+        observed = each.numbers.ids[each.observed]
+        assert len(np.unique(observed)) == len(observed) == 12
+        assert set(observed) >= set(ids[count:])
+        assert set(observed) <= set(ids)
+      np.testing.assert_array_equal(batch.targets.sum(), count)
+      assert batch.targets[:count].all()
+      np.testing.assert_array_equal(
+        batch.labels[:count], data.labels[targets.ids]
+      )
+      assert not batch.labels[count:].any()  # Nobody can read theirs.
+      seen.append(ids[count:])
+  counts = np.bincount(np.concatenate(seen), minlength=N)
+  assert (counts > 0).all()  # 60 draws of 12 of 60 nodes.
+  assert len(shapes) <= 2
+
+
+def test_unlabelled_nodes_depend_on_the_batch_alone():
+  one, other = unlabelled_loader(12), unlabelled_loader(12)
+  plan = one.shuffled(3, 2)
+  later = other.batch(other.shuffled(3, 2)[2])  # Of a run that goes on.
+  jax.tree.map(np.testing.assert_array_equal, one.batch(plan[2]), later)
+  drawn = [one.batch(t).graph.layers[-1] for t in plan[:2]]
+  ids = [set(g.globals.neighborhood.numbers.ids.tolist()) for g in drawn]
+  assert ids[0] != ids[1]
+  assert all(t.beside == 0 for t in one.ordered())
+
+
+def test_more_unlabelled_nodes_than_there_are_take_the_whole_graph():
+  loader = unlabelled_loader(10**9)
+  (targets, *_) = loader.shuffled(0, 0)
+  batch = loader.batch(targets)
+  there = batch.graph.layers[-1].globals.neighborhood
+  assert there.receivers.sum() == N
+  assert len(there.receivers) == N + 1
+
+
 def test_an_indptr_of_other_edges_is_refused():
   data = dataset()
   edges = sampling.in_edges(data)

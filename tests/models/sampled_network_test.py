@@ -70,7 +70,7 @@ def model_of(backbone, scheme, **changes):
   )
 
 
-def loader(fanout, *, layout=True, batch_size=7, kinds=False):
+def loader(fanout, *, layout=True, batch_size=7, kinds=False, unlabelled=0):
   return sampling.NeighborLoader(
     data(kinds),
     'train',
@@ -79,6 +79,7 @@ def loader(fanout, *, layout=True, batch_size=7, kinds=False):
     batch_size=batch_size,
     layout=layout,
     weighted=True,
+    unlabelled=unlabelled,
   )
 
 
@@ -300,6 +301,65 @@ def test_memory_of_a_sample_is_an_estimate_of_all():
   )[1]['memory']['kib']
   thirds = [memory(all_ids[i::3]) for i in range(3)]
   np.testing.assert_allclose(np.mean(thirds), memory(all_ids), rtol=1e-5)
+
+
+def test_unlabelled_nodes_show_the_ranges_of_the_whole_graph():
+  scheme = methods.DegreeQuant(bits=4, low=0.0, change=0.0)  # Protects nobody.
+  model = model_of('gcn', 'fp32').clone(scheme=scheme)
+  variables = trained('gcn', 'edges', True)[1]
+  fresh = jax.tree.map(jnp.zeros_like, variables['quant_stats'])
+
+  @jax.jit
+  def seen(batch):
+    return model.apply(
+      {**variables, 'quant_stats': fresh},
+      batch.graph,
+      layout=batch.layout,
+      train=True,
+      mutable=['quant_stats', 'batch_stats'],
+      rngs={'quantization': jax.random.key(0)},
+    )[1]
+
+  def drawn(unlabelled):
+    sampled = loader((N, N), unlabelled=unlabelled)
+    return seen(sampled.put(sampled.batch(sampled.shuffled(0, 0)[0])))
+
+  expected = seen(whole(True))
+  helpers.assert_trees_close(drawn(N), expected, rtol=1e-4, atol=1e-5)
+  # Of seven targets and their neighbours the last layer has other ranges.
+  limit = lambda tree: float(
+    tree['quant_stats']['conv_1']['update']['range']['max_val']
+  )
+  assert abs(limit(drawn(0)) / limit(expected) - 1) > 0.01
+
+
+def test_a_node_that_no_target_reaches_learns_where_it_is_drawn():
+  model, variables, _ = trained('rgcn', 'a2q', True)
+
+  def by_node(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf.shape == (N,)]
+
+  assert by_node(variables['params'])
+
+  def learned(unlabelled):
+    sampled = loader((1, 1), kinds=True, unlabelled=unlabelled)
+    batch = sampled.put(sampled.batch(sampled.shuffled(0, 0)[0]))
+
+    def loss(params):
+      outputs, _ = model.apply(
+        {**variables, 'params': params},
+        batch.graph,
+        layout=batch.layout,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return jnp.sum(outputs * batch.target_mask()[:, None])
+
+    found = jax.grad(loss)(variables['params'])
+    return max(np.count_nonzero(leaf) for leaf in by_node(found))
+
+  assert learned(0) < N / 2
+  assert learned(N) > 0.9 * N
 
 
 def test_cost_is_counted_the_same_way_for_all_batches():

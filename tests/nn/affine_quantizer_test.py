@@ -48,6 +48,20 @@ def apply(module, variables, x, rows):
 
 
 class TestRange:
+  @pytest.mark.parametrize('guard', [None, PROTECTED])
+  @pytest.mark.parametrize('percentile', [0.0, 0.3])
+  def test_of_the_rows_that_are_observed(self, x, guard, percentile):
+    module = make(protects=True, percentile=percentile)
+    x = x.at[3].multiply(20)
+    seen = jnp.arange(10)[:, None] % 4 != 3  # All but 3 and 7.
+    rows = Rows(MASK, True, guard, observed=seen)
+    kept = [0, 1, 2, 4, 5, 6] if guard is None else [0, 2, 4, 6]
+    y, stats = apply(module, started(module, x), x, rows)
+    expected = observers.batch_range(x[jnp.array(kept)], percentile=percentile)
+    assert ranges(stats) == [float(v) for v in expected]
+    if guard is not None:  # The others are quantized all the same.
+      assert not np.array_equal(y.values[0], x[0])
+
   def test_variable(self, x):
     spec = helpers.tree_spec(started(make(), x)['quant_stats'])
     assert spec == {

@@ -92,7 +92,7 @@ class AffineQuantizer(nn.Module):
     if rows.train:
       seen = observers.update_range(
         seen,
-        self._batch_range(x, mask if keep is None else mask & ~keep, rows),
+        self._batch_range(x, _observed(mask, keep, rows), rows),
         rule=self.range_rule,
         momentum=self.momentum,
       )
@@ -173,6 +173,13 @@ class AffineQuantizer(nn.Module):
       jnp.minimum(low, jnp.min(jnp.where(beside, x.row, jnp.inf))),
       jnp.maximum(high, jnp.max(jnp.where(beside, x.row, -jnp.inf))),
     )
+
+
+def _observed(mask: Array, keep: Array | None, rows: Rows) -> Array:
+  """The rows [n, 1] that a range is of."""
+  if keep is not None:
+    mask = mask & ~keep
+  return mask if rows.observed is None else mask & rows.observed
 
 
 def _grid(qparams: affine.QParams, low: int) -> partition.Grid:
