@@ -132,7 +132,7 @@ def columns(found: list[dict[str, Any]], series: Series) -> list[output.Row]:
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-  """b of costs = a sizes^b, by least squares of their logarithms."""
+  """The b of costs = a sizes^b, by least squares of their logarithms."""
   return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
@@ -153,7 +153,7 @@ def measured(
     bytes (`held`, `state`, `peak`), and sizes.
   """
   config = ogbn_arxiv.get_config('gcn,a2q,lorap')
-  config.model.features = _FEATURES
+  config.model.features, config.model.num_layers = _FEATURES, len(_FANOUT)
   if groups:
     config.scheme.num_groups = _GROUPS
     config.scheme.quantize_messages = None
