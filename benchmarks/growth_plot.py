@@ -7,6 +7,7 @@ of exponents that stands in docs/scale.md.
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 import matplotlib
@@ -88,7 +89,8 @@ def table(points: list[Row]) -> str:
 def _power(own: dict[str, list[float]], key: str) -> str:
   """The exponent of a column of a line, as it is written."""
   # Adding 0 turns -0.0 to 0.0.
-  return f'{round(growth.exponent(own["size"], own[key]), 2) + 0.0:.2f}'
+  power = round(growth.exponent(own['size'], own[key]), 2) + 0.0
+  return re.sub(r'^(-?)0\.', r'\1.', f'{power:.2f}')
 
 
 def _named(points: list[Row], series: str) -> str:
@@ -107,7 +109,7 @@ def draw(points: list[Row], path: pathlib.Path) -> None:
     {'svg.fonttype': 'none', 'svg.hashsalt': '', 'font.size': 8}
   )
   figure, grid = pyplot.subplots(
-    2, len(_PANELS), figsize=(10, 5), layout='constrained', sharex='col'
+    2, len(_PANELS), figsize=(10, 5.6), layout='constrained', sharex='col'
   )
   for axes_row, keys in zip(grid, (_TIMES, _SIZES), strict=True):
     ends = [
@@ -118,13 +120,14 @@ def draw(points: list[Row], path: pathlib.Path) -> None:
     reach = 1.3 * max(high / low for low, high in ends) ** 0.5
     for axes, (low, high) in zip(axes_row, ends, strict=True):
       middle = (low * high) ** 0.5
-      axes.set_ylim(middle / reach, middle * reach)
+      # A quarter above the lines is for what they mean.
+      axes.set_ylim(middle / reach, middle * reach**1.7)
   for (above, below), (label, shown) in zip(grid.T, _PANELS, strict=True):
     above.set_title(_named(points, next(iter(shown))), fontsize=8)
     below.set_xlabel(label)
-    if label == 'devices':
-      below.set_xticks(line(points, label)['size'])
-      below.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    below.set_xticks(line(points, next(iter(shown)))['size'])
+    below.xaxis.set_major_formatter(ticker.EngFormatter(places=0, sep=''))
+    below.tick_params(axis='x', labelsize=7)
   grid[0, 0].set_ylabel('time of a step, over that of the first point')
   grid[1, 0].set_ylabel('memory of a device, MB')
   figure.savefig(path, metadata={'Date': None, 'Description': digest(points)})
@@ -136,7 +139,7 @@ def _panel(
 ) -> tuple[float, float]:
   """Draws the lines of a panel and a guide; the least and largest value."""
   found = []
-  axes.set_xscale('log', base=2 if 'devices' in shown else 10)
+  axes.set_xscale('log')
   axes.set_yscale('log')
   for color, (series, suffix) in zip(_COLORS, shown.items(), strict=False):
     own = line(points, series)
@@ -159,8 +162,9 @@ def _panel(
         own['size'], guide, '--', color='#999999', label=f'slope {slope}'
       )
       found += guide
+  axes.minorticks_off()
   axes.grid(alpha=0.3)
-  axes.legend(fontsize=6)
+  axes.legend(fontsize=6, loc='upper left')
   return min(found), max(found)
 
 

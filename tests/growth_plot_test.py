@@ -52,7 +52,7 @@ def test_a_table_has_the_exponents_of_its_rows():
   lines = growth_plot.table(points).splitlines()
   assert (
     lines[2]
-    == '| nodes, 125.0 edges each | 2 | 8 | 1.50 | 0.00 | -1.00 | 2.00 |'
+    == '| nodes, 125.0 edges each | 2 | 8 | 1.50 | .00 | -1.00 | 2.00 |'
   )
   assert lines[4].startswith('| devices that share 100 nodes | 2 | 8 | 1.50 |')
   assert len(lines) == 2 + len(growth.SERIES)
