@@ -4,7 +4,8 @@
     python -m benchmarks aggregation steps --out results
 
 Themes: aggregation, steps, seeds, epochs, startup, memory, prompts, ops,
-integers, integers_large, sampling, shared_graph, scale; all of them by default.
+integers, integers_large, sampling, shared_graph, scale, growth; all of them by
+default.
 Each prints a table and writes OUT/THEME.json, or THEME_quick.json with --quick.
 Graphs are synthetic, of the right shapes, unless the folder of --data-dir or
 $LORAP_JAX_DATA_DIR holds the real ones.
@@ -33,6 +34,7 @@ THEMES = (
   'sampling',
   'shared_graph',
   'scale',
+  'growth',
 )
 
 

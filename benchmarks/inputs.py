@@ -20,17 +20,21 @@ _ANSWERS = 1.6  # Exponent that gives discussions hubs like REDDIT's.
 _SPACE = 7  # Dimensions that give 8 neighbours the in-degrees of superpixels.
 
 
-def node_data(name: str, scale: float = 1.0) -> NodeDataset:
+def node_data(
+  name: str, scale: float = 1.0, density: float = 1.0
+) -> NodeDataset:
   """A graph with power-law degrees and random features and labels.
 
   Args:
     name: `cora`, `pubmed` or `arxiv`, for the shapes.
     scale: of the numbers of nodes and edges.
+    density: a further factor of the number of edges.
   """
   *sizes, exponent, features, share, classes, train, valid, test = _SHAPES[name]
   num_nodes, pairs, *counts = (
     int(scale * count) for count in (*sizes, train, valid, test)
   )
+  pairs = int(density * pairs)
   rng = np.random.default_rng(0)
   nodes = rng.standard_normal((num_nodes, features), np.float32)
   if share < 1:

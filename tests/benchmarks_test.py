@@ -16,6 +16,7 @@ from benchmarks import (
   aggregation,
   child,
   floats,
+  growth,
   inputs,
   integers,
   integers_large,
@@ -264,6 +265,70 @@ def test_what_goes_between_devices_is_counted():
     ('f32', 1),
   ]
   assert scale.bytes_moved(text) == 4 * 123 + 8
+
+
+def test_an_exponent_is_that_of_a_power():
+  sizes = (3, 10, 700)
+  costs = [0.2 * size**1.25 for size in sizes]
+  assert growth.exponent(sizes, costs) == pytest.approx(1.25)
+  assert growth.exponent(sizes, [7, 7, 7]) == pytest.approx(0)
+
+
+def test_each_line_has_its_points_in_processes_of_their_own(monkeypatch):
+  calls = []
+
+  def point(*arguments, environment):
+    calls.append((*arguments, environment['JAX_NUM_CPU_DEVICES']))
+    _, scale, density, devices, *_ = arguments
+    seconds = 2.0 * scale * density / devices
+    return {
+      'wall': [seconds, 9 * seconds, seconds],
+      'cpu': [1.0, 3.0, 5.0],
+      'batch': [seconds / 4] * 3,
+      'held': 8e6 / devices,
+      'state': 1e6,
+      'peak': 3e6,
+      'rows': 10,
+      'nodes': 1000 * scale,
+      'edges': 1000 * scale * density,
+    }
+
+  monkeypatch.setattr(child, 'run', point)
+  rows = growth.run(False, None)
+  assert len(rows) == len(calls)
+  assert all(int(call[-1]) == call[3] for call in calls)
+  for name, series in growth.SERIES.items():
+    own = [row for row in rows if row['series'] == name]
+    grown = [row[series.grows] / own[0][series.grows] for row in own]
+    assert len(own) >= 3 and grown == sorted(set(grown))
+    # The last point's rounds over the median of the first one's.
+    last = grown[-1] if series.grows != 'devices' else 1 / grown[-1]
+    assert own[-1]['time over first'] == pytest.approx((last, last, 9 * last))
+    assert own[-1]['cpu over first'] == pytest.approx((1, 1 / 3, 5 / 3))
+    assert own[-1]['MB per device'] == 8 / own[-1]['devices']
+    assert ('batch over step' in own[0]) == series.sampled
+  assert own[-1]['batch over step'] == pytest.approx(1 / 4)
+
+
+def test_a_graph_may_have_more_edges():
+  data = inputs.node_data('cora', 0.1, 2.0)
+  assert data.num_nodes == 270
+  assert len(data.senders) == 2 * 2 * 527
+
+
+@pytest.mark.parametrize(
+  'groups', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_what_a_sampled_step_holds(groups, monkeypatch):
+  monkeypatch.setattr(growth, '_FEATURES', 8)
+  monkeypatch.setattr(growth, '_FANOUT', (5,))
+  data = inputs.node_data('arxiv', 0.004)
+  found = growth.measured(data, 1, True, groups, 1)
+  assert found['nodes'] == 677 and 128 < found['rows'] <= 678
+  assert found['state'] < found['held'] < found['peak']
+  assert len(found['wall']) == len(found['batch']) == 1
+  # Scale and bits of each node's features and messages, with two moments.
+  assert (found['state'] > 4 * 3 * 2 * 2 * 677) != groups
 
 
 def test_bytes_of_integers():
