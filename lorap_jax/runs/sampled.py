@@ -12,7 +12,6 @@ from lorap_jax.runs.batched import BatchedRun
 from lorap_jax.runs.run import Run
 from lorap_jax.training import layerwise, steps
 
-
 _MANY_NODES = 1024  # Of a batch: enough for the ranges of quantizers.
 
 
