@@ -191,7 +191,7 @@ def measured(
     'held': held + memory.output_size_in_bytes - memory.alias_size_in_bytes,
     'state': size,
     'peak': child.peak_bytes(),
-    'rows': len(batch.graph.nodes),
+    'rows': jax.tree.leaves(batch.graph.nodes)[0].shape[0],
     'nodes': data.num_nodes,
     'edges': len(data.senders),
   }
