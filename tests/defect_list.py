@@ -55,8 +55,8 @@ _QUANTIZERS = (
     'affine_range_sees_protected_rows',
     'quantizers',
     'nn/methods/qat.py',
-    'self._batch_range(x, mask if keep is None else mask & ~keep, rows),',
-    'self._batch_range(x, mask, rows),',
+    'self._batch_range(x, _observed(mask, keep, rows), rows),',
+    'self._batch_range(x, _observed(mask, None, rows), rows),',
     (
       'nn/affine_quantizer_test.py::TestProtection::'
       'test_protected_rows_pass_and_stay_out_of_the_range',
