@@ -333,6 +333,7 @@ def test_unlabelled_nodes_show_the_ranges_of_the_whole_graph():
   assert abs(limit(drawn(0)) / limit(expected) - 1) > 0.01
 
 
+@pytest.mark.slow
 def test_a_node_that_no_target_reaches_learns_where_it_is_drawn():
   model, variables, _ = trained('rgcn', 'a2q', True)
 
